@@ -1,0 +1,67 @@
+"""The exceptions of secateur: one tree, every message names the thing at fault and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ArtefactError",
+    "BudgetError",
+    "CalibrationError",
+    "DataError",
+    "RecipeError",
+    "SecateurError",
+    "SurgeryError",
+    "TraceError",
+    "UnknownNameError",
+    "did_you_mean",
+]
+
+
+class SecateurError(Exception):
+    """The root of all errors that secateur raises on purpose."""
+
+
+class TraceError(SecateurError):
+    """The model cannot be exported; the message says at which operation and what to change."""
+
+
+class CalibrationError(SecateurError):
+    """Calibration data are empty, of the wrong shape, or make activations that are not finite."""
+
+
+class BudgetError(SecateurError):
+    """A budget is out of range, or the model cannot reach it; the message says how far it can go."""
+
+
+class UnknownNameError(SecateurError):
+    """A layer pattern, model or data set is not known; the message says which name is closest."""
+
+
+class RecipeError(SecateurError):
+    """A recipe has an unknown key or a value of the wrong kind."""
+
+
+class SurgeryError(SecateurError):
+    """A plan does not fit the model, or the smaller model does not compute what was predicted."""
+
+
+class ArtefactError(SecateurError):
+    """A saved artefact is missing, truncated, hostile, too new, or made for another model."""
+
+
+class DataError(SecateurError):
+    """A data set cannot be had, or its content does not have the right hash."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string.
+
+    >>> did_you_mean("macz", ["macs", "params"])
+    " Did you mean 'macs'?"
+    >>> did_you_mean("zzz", ["macs"])
+    ''
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
