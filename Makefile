@@ -1,0 +1,53 @@
+# Every target does its own set-up: it makes .venv when that is missing and installs what it needs, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install
+CORE := $(VENV)/.core
+TEST := $(VENV)/.test
+DOCS := $(VENV)/.docs
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(CORE) ## Halve a bundled network and print what was gained
+	@$(BIN)/secateur demo
+
+test: $(TEST) ## Run the tests
+	@$(BIN)/python -m pytest
+
+check: $(TEST) ## Lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(TEST) ## Write results/*.csv (hours; needs the data sets)
+	@$(BIN)/python benchmarks/oneshot.py
+
+docs: $(DOCS) ## Build the API reference into build/docs
+	@$(BIN)/python -m pdoc --output-directory build/docs secateur
+
+clean: ## Remove the environment and everything built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("secateur needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml | $(BIN)/python
+	@echo "Installing secateur into $(VENV) (a minute or more the first time) ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(TEST): pyproject.toml | $(BIN)/python
+	@echo "Installing secateur and its test tools into $(VENV) (a few minutes the first time) ..."
+	@$(PIP) -e '.[test]'
+	@touch $(CORE) $@
+
+$(DOCS): pyproject.toml | $(BIN)/python
+	@$(PIP) -e '.[docs]'
+	@touch $(CORE) $@
