@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Edit", "Plan", "RemoveBranch", "SetAttribute", "SliceTensor"]
+__all__ = ["Edit", "Fingerprint", "Plan", "RemoveBranch", "SetAttribute", "Setting", "SliceTensor"]
+
+Setting = int | tuple[int, ...]
+"""The value of a module attribute that a plan may set: an integer or a tuple of integers."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Which dense model a plan was made for: its class, and a hash over the names and shapes of its state."""
+
+    model: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -27,16 +37,21 @@ class SetAttribute:
 
     module: str
     attribute: str
-    old: Any
-    new: Any
+    old: Setting
+    new: Setting
 
 
 @dataclass(frozen=True)
 class RemoveBranch:
-    """A residual branch without units: its last layers yield a constant, the modules before them go."""
+    """A residual branch without units: its last layers yield a constant, the modules before them go.
 
-    constants: tuple[str, ...]  # modules whose output is now the constant in tensors["<module>.value"]
-    removed: tuple[str, ...]  # modules that nothing needs any more
+    The constant of layer ``m`` is ``tensors["m.value"]`` of the plan, with one entry for each output channel.
+    """
+
+    constants: tuple[str, ...]  # layers whose output is now a constant
+    removed: tuple[str, ...]  # layers that nothing needs any more: they make small blank tensors
+    skipped: tuple[str, ...] = ()  # layers behind the constants, already folded into them: now the identity
+    written_out: bool = False  # the constant takes the full shape, for a join that adds to it in place
 
 
 Edit = SliceTensor | SetAttribute | RemoveBranch
@@ -51,4 +66,5 @@ class Plan:
 
     kept: Mapping[str, tuple[int, ...]]
     edits: tuple[Edit, ...]
+    made_for: Fingerprint
     tensors: Mapping[str, Tensor] = field(default_factory=dict)

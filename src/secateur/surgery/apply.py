@@ -1,0 +1,179 @@
+"""Apply a plan to a model: short, because all thinking is in the plan."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import SurgeryError, did_you_mean
+from secateur.graph.trace import tensor_names
+
+from .fingerprint import fingerprint, tensors_of
+from .modules import Constant, Removed, output_shape
+from .plan import Plan, RemoveBranch, SetAttribute, SliceTensor
+
+__all__ = ["apply", "apply_in_place"]
+
+OTHER_MODEL = "the plan was made for another model"
+
+T = TypeVar("T")
+
+
+def apply(model: nn.Module, plan: Plan) -> nn.Module:
+    """Return a smaller copy of a model; the model itself is left as it is.
+
+    The model may be the one that the plan was made from or a fresh one of the same class. Parameters stay
+    parameters with the same names, data type, device, memory layout and ``requires_grad``; tied names stay
+    tied; hooks and the training flag stay.
+
+    Raises:
+        SurgeryError: the plan does not fit the model; the message names the tensor and its two shapes.
+    """
+    return apply_in_place(copy.deepcopy(model), plan)
+
+
+def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
+    """Do what `apply` does to the model itself, and return it.
+
+    Raises:
+        SurgeryError: as `apply`; nothing was changed if the plan was made for another model.
+    """
+    _check(model, plan)
+    for edit in plan.edits:
+        match edit:
+            case SliceTensor(names, dim, index):
+                owner, leaf = _owner(model, names[0])
+                old = getattr(owner, leaf)
+                kept = old.detach().index_select(dim, torch.tensor(index, device=old.device))
+                _put(model, names, _in_layout_of(old, kept))
+            case SetAttribute(module, attribute, _, new):
+                setattr(model.get_submodule(module), attribute, new)
+            case RemoveBranch():
+                _remove(model, edit, plan.tensors)
+    tensors = tensors_of(model)
+    for name, value in plan.tensors.items():
+        old = _lookup(tensors, name, "tensor")
+        if old.shape != value.shape:
+            raise SurgeryError(
+                f"the plan gives {name} the shape {tuple(value.shape)}, "
+                f"but after its edits the tensor has the shape {tuple(old.shape)}"
+            )
+        with torch.no_grad():
+            old.copy_(value)
+    return model
+
+
+def _check(model: nn.Module, plan: Plan) -> None:
+    """Refuse a model that the plan does not fit, with the first entry that differs."""
+    found = fingerprint(model)
+    if found.model != plan.made_for.model:
+        raise SurgeryError(f"{OTHER_MODEL}: for a {plan.made_for.model}, and this is a {found.model}")
+    tensors = tensors_of(model)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    tied = {name: group for group in tensor_names(model) for name in group}
+    for edit in plan.edits:
+        match edit:
+            case SliceTensor():
+                _check_slice(edit, tensors, tied)
+            case SetAttribute():
+                _check_attribute(edit, _lookup(modules, edit.module, "module"))
+            case RemoveBranch():
+                for path in (*edit.constants, *edit.removed, *edit.skipped):
+                    _lookup(modules, path, "module")
+                for name in (f"{path}.value" for path in edit.constants):
+                    if name not in plan.tensors:
+                        raise SurgeryError(f"the plan removes a branch but has no tensor {name!r} for it")
+    if found != plan.made_for:
+        raise SurgeryError(
+            f"{OTHER_MODEL}: both are a {found.model}, but the names or shapes of their tensors differ. "
+            "Make the model with the same options as when the plan was made"
+        )
+
+
+def _check_slice(
+    edit: SliceTensor, tensors: Mapping[str, Tensor], tied: Mapping[str, tuple[str, ...]]
+) -> None:
+    for name in edit.names:
+        tensor = _lookup(tensors, name, "parameter or buffer")
+        if tensor.ndim <= edit.dim or tensor.shape[edit.dim] != edit.size:
+            raise SurgeryError(
+                f"{OTHER_MODEL}: it expects size {edit.size} in dimension {edit.dim} of {name}, "
+                f"which has the shape {tuple(tensor.shape)}"
+            )
+        if set(tied[name]) != set(edit.names):
+            raise SurgeryError(
+                f"{OTHER_MODEL}: there {', '.join(edit.names)} are one tensor, here {', '.join(tied[name])}"
+            )
+
+
+def _check_attribute(edit: SetAttribute, module: nn.Module) -> None:
+    # Only the module's own attributes: never a property, a method or a class attribute.
+    if edit.attribute not in vars(module):
+        raise SurgeryError(
+            f"{OTHER_MODEL}: {edit.module} ({type(module).__name__}) has no attribute {edit.attribute!r}."
+            f"{did_you_mean(edit.attribute, vars(module))}"
+        )
+    found = vars(module)[edit.attribute]
+    if type(found) is not type(edit.old) or found != edit.old:
+        raise SurgeryError(
+            f"{OTHER_MODEL}: it expects {edit.module}.{edit.attribute} to be {edit.old}, not {found!r}"
+        )
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
+
+
+def _put(model: nn.Module, names: tuple[str, ...], value: Tensor) -> None:
+    """Put one tensor under all names of a parameter or buffer; a parameter stays one."""
+    parameters: dict[int, nn.Parameter] = {}
+    for name in names:
+        owner, leaf = _owner(model, name)
+        old = owner._parameters.get(leaf)
+        if old is None:
+            owner._buffers[leaf] = value
+        else:
+            fresh = nn.Parameter(value, requires_grad=old.requires_grad)
+            owner._parameters[leaf] = parameters.setdefault(id(old), fresh)
+
+
+def _in_layout_of(like: Tensor, value: Tensor) -> Tensor:
+    if not like.is_contiguous():
+        for layout, ndim in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+            if like.ndim == ndim and like.is_contiguous(memory_format=layout):
+                return value.contiguous(memory_format=layout)
+    return value.contiguous()
+
+
+def _remove(model: nn.Module, edit: RemoveBranch, tensors: Mapping[str, Tensor]) -> None:
+    for path in edit.constants:
+        layer = model.get_submodule(path)
+        value = tensors[f"{path}.value"].detach()
+        like = next(layer.parameters(), value)
+        constant = Constant(
+            value.to(like.device, like.dtype, copy=True),
+            output_shape(layer, path) if edit.written_out else None,
+            trainable=any(p.requires_grad for p in layer.parameters()),
+        )
+        _replace(model, path, constant)
+    for path in edit.removed:
+        _replace(model, path, Removed(output_shape(model.get_submodule(path), path)))
+    for path in edit.skipped:
+        _replace(model, path, nn.Identity())
+
+
+def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+    owner, leaf = _owner(model, path)
+    old = model.get_submodule(path)
+    owner._modules[leaf] = new.train(old.training)
+
+
+def _lookup(known: Mapping[str, T], name: str, what: str) -> T:
+    if name not in known:
+        raise SurgeryError(f"{OTHER_MODEL}: this one has no {what} {name!r}.{did_you_mean(name, known)}")
+    return known[name]
