@@ -1,5 +1,6 @@
 """Reference data sets."""
 
+from .bundled import DemoData, demo_data
 from .images import (
     DATASETS,
     HELD_OUT,
@@ -15,10 +16,12 @@ from .images import (
 __all__ = [
     "DATASETS",
     "HELD_OUT",
+    "DemoData",
     "ImageData",
     "cache_folder",
     "calibration",
     "calibration_index",
+    "demo_data",
     "held_out",
     "load_images",
     "normalise",
