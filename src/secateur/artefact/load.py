@@ -1,0 +1,131 @@
+"""Load an artefact onto a fresh model of the class that it was made from."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from secateur.errors import ArtefactError, SurgeryError, did_you_mean
+from secateur.graph.trace import tensor_names
+from secateur.surgery.apply import apply_in_place
+from secateur.surgery.fingerprint import tensors_of
+from secateur.surgery.plan import Plan, RemoveBranch
+from secateur.surgery.plan_json import plan_from_json
+
+from .files import find, parse_json, parse_yaml, read_text, regular_file
+from .manifest import MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
+
+__all__ = ["load", "read"]
+
+
+def load(folder: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """Return the saved model: a fresh dense one, cut to size, with the saved tensors.
+
+    ``fresh`` is a model of the class that was pruned, or a callable that makes one; a model that is given
+    stays as it is. Tensors come in the data type in which they were saved, on the fresh model's device; the
+    training flag is the saved one. Nothing is unpickled or executed.
+
+    Raises:
+        ArtefactError: a file is missing, truncated, changed, hostile or of a newer version, or the artefact
+            was made for another model. The message names the file or the tensor.
+    """
+    artefact = read(folder)
+    model = copy.deepcopy(fresh) if isinstance(fresh, nn.Module) else fresh()
+    if not isinstance(model, nn.Module):
+        raise ArtefactError(f"the callable made a {type(model).__name__}; it must make an nn.Module")
+    try:
+        apply_in_place(model, artefact.plan)
+    except SurgeryError as error:
+        raise ArtefactError(
+            f"the artefact {folder} does not fit a {type(model).__name__}: {error}"
+        ) from error
+    _fill(model, artefact)
+    return model.train(artefact.manifest.training)
+
+
+def read(folder: str | PathLike[str]) -> Artefact:
+    """Read and check all files of an artefact, without a model.
+
+    Raises:
+        ArtefactError: as `load`.
+    """
+    path = find(Path(folder))
+    manifest, plan_json = Manifest.from_json(parse_json(read_text(path, PLAN), PLAN))
+    tensors = _tensors(path, manifest)
+    plan = plan_from_json(plan_json, {})
+    recipe = _mapping(parse_yaml(read_text(path, RECIPE), RECIPE), RECIPE)
+    report = _mapping(parse_json(read_text(path, REPORT), REPORT), REPORT)
+    constants = _constants(plan, tensors)
+    return Artefact(Plan(plan.kept, plan.edits, plan.made_for, constants), manifest, tensors, recipe, report)
+
+
+def _tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
+    path = regular_file(folder, MODEL)
+    size = path.stat().st_size
+    if size != manifest.size:
+        what = "truncated" if size < manifest.size else "too long"
+        raise ArtefactError(f"{path} is {what}: it has {size} bytes, {PLAN} says {manifest.size}")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != manifest.sha256:
+        raise ArtefactError(f"{path} was changed: its content does not have the hash that {PLAN} says")
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(data)
+    except (SafetensorError, KeyError) as error:  # KeyError: a data type that torch does not have
+        raise ArtefactError(f"{path} is not a safetensors file that can be read: {error}") from None
+    return tensors
+
+
+def _constants(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the constants of removed branches, which `apply` needs; the rest is filled in afterwards."""
+    names = [f"{path}.value" for e in plan.edits if isinstance(e, RemoveBranch) for path in e.constants]
+    for name in names:
+        if name not in tensors:
+            raise ArtefactError(f"{MODEL} has no tensor {name!r}.{did_you_mean(name, tensors)}")
+    return {name: tensors[name] for name in names}
+
+
+def _fill(model: nn.Module, artefact: Artefact) -> None:
+    stored, tied = artefact.tensors, artefact.manifest.tied
+    found = tensors_of(model)
+    for group in tensor_names(model):
+        keys = {tied.get(name, name) for name in group}
+        if len(keys) > 1:
+            raise ArtefactError(f"{', '.join(group)} are one tensor in the model, but not in the artefact")
+        (key,) = keys
+        if key not in stored:
+            raise ArtefactError(
+                f"{MODEL} has no tensor {key!r}, which the model needs.{did_you_mean(key, stored)}"
+            )
+        old, new = found[group[0]], stored[key]
+        if old.shape != new.shape:
+            raise ArtefactError(
+                f"{MODEL}: {key} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
+            )
+        if old.is_floating_point() != new.is_floating_point() or old.is_complex() != new.is_complex():
+            raise ArtefactError(f"{MODEL}: {key} is {new.dtype}, the model needs {old.dtype}")
+        if key in artefact.manifest.channels_last and new.ndim == 4:
+            new = new.contiguous(memory_format=torch.channels_last)
+        elif old.ndim == 4:
+            new = new.contiguous()
+        # The parameter object stays, so that names, ties and requires_grad do.
+        old.data = new.to(old.device)
+    for name in (*stored, *tied):
+        if name not in found:
+            raise ArtefactError(
+                f"{MODEL} has a tensor {name!r} that the model lacks.{did_you_mean(name, found)}"
+            )
+
+
+def _mapping(data: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ArtefactError(f"{name} must hold a mapping with names as keys")
+    return data

@@ -1,0 +1,99 @@
+"""The files of an artefact, and what its plan.json says besides the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from secateur.errors import ArtefactError, did_you_mean
+from secateur.surgery.plan import Plan
+
+__all__ = ["FILES", "MODEL", "PLAN", "RECIPE", "REPORT", "VERSION", "Artefact", "Manifest"]
+
+VERSION = 1
+MODEL = "model.safetensors"
+PLAN = "plan.json"
+RECIPE = "recipe.yaml"
+REPORT = "report.json"
+FILES = (MODEL, PLAN, RECIPE, REPORT)
+
+FORMAT = "secateur-artefact"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How the tensors of the file belong to the model.
+
+    ``tied`` maps each further name of a shared tensor to the name under which it is stored.
+    """
+
+    training: bool  # the model's training flag
+    tied: Mapping[str, str]
+    channels_last: frozenset[str]  # stored names of tensors whose memory layout is channels last
+    size: int  # of the tensor file, in bytes
+    sha256: str  # of the tensor file
+
+    def to_json(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the content of plan.json."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "training": self.training,
+            "tied": dict(sorted(self.tied.items())),
+            "channels_last": sorted(self.channels_last),
+            "size": self.size,
+            "sha256": self.sha256,
+            "plan": plan,
+        }
+
+    @staticmethod
+    def from_json(data: object) -> tuple[Manifest, object]:
+        """Return the manifest and the plan's own JSON, checked entry by entry.
+
+        Raises:
+            ArtefactError: not an artefact, a newer version, or an entry of the wrong kind.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ArtefactError(f"{PLAN} does not begin an artefact: it has no format {FORMAT!r}")
+        version = data.get("version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ArtefactError(f"{PLAN}: version must be a positive integer, not {version!r:.40}")
+        if version > VERSION:
+            raise ArtefactError(
+                f"the artefact has format version {version}, this secateur reads up to {VERSION}: "
+                "update secateur"
+            )
+        keys = ("format", "version", "training", "tied", "channels_last", "size", "sha256", "plan")
+        for key in keys:
+            if key not in data:
+                raise ArtefactError(f"{PLAN} has no entry {key!r}")
+        for key in data:
+            if key not in keys:
+                raise ArtefactError(f"{PLAN} has an unknown entry {key!r:.60}.{did_you_mean(key, keys)}")
+        tied, last, size = data["tied"], data["channels_last"], data["size"]
+        if not isinstance(data["training"], bool):
+            raise ArtefactError(f"{PLAN}: training must be true or false")
+        if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
+            raise ArtefactError(f"{PLAN}: tied must map names to names")
+        if not isinstance(last, list) or not all(isinstance(name, str) for name in last):
+            raise ArtefactError(f"{PLAN}: channels_last must be a list of names")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise ArtefactError(f"{PLAN}: size must be a number of bytes")
+        if not isinstance(data["sha256"], str):
+            raise ArtefactError(f"{PLAN}: sha256 must be a string")
+        manifest = Manifest(data["training"], tied, frozenset(last), size, data["sha256"])
+        return manifest, data["plan"]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Everything that an artefact holds, read and checked."""
+
+    plan: Plan
+    manifest: Manifest
+    tensors: Mapping[str, Tensor]  # by stored name
+    recipe: Mapping[str, Any]
+    report: Mapping[str, Any]
