@@ -1,0 +1,66 @@
+"""Parameters, multiply-accumulates and bytes on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .mode import evaluating
+
+__all__ = ["Size", "macs", "parameters", "size", "stored_bytes"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network costs, whatever it runs on."""
+
+    params: int
+    macs: int  # for the example inputs, their batch included
+    bytes: int  # of its tensors as one safetensors file
+
+
+def parameters(model: nn.Module) -> int:
+    """Count the parameters; shared ones count once.
+
+    >>> parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(p.numel() for p in model.parameters())
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Return the size of the safetensors file of the model's parameters and buffers; shared tensors are stored once."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[tuple[object, ...]] = set()
+    # The state dict makes new tensor objects, but shared parameters keep their memory.
+    for name, value in model.state_dict().items():
+        memory = (value.data_ptr() or name, value.shape, value.stride(), value.dtype)
+        if memory not in seen:
+            seen.add(memory)
+            tensors[name] = value.contiguous()
+    return len(save(tensors))
+
+
+def macs(model: nn.Module, inputs: Sequence[Any]) -> int:
+    """Count the multiply-accumulates of convolutions, matrix products and attention in one forward pass.
+
+    They are half of what ``torch.utils.flop_counter`` reports; element-wise work is not counted.
+
+    >>> macs(nn.Linear(3, 2), (torch.zeros(5, 3),))
+    30
+    """
+    # Not inference mode: there, composite operators such as linear reach the counter undecomposed.
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    return int(counter.get_total_flops()) // 2
+
+
+def size(model: nn.Module, inputs: Sequence[Any]) -> Size:
+    """Count everything at once."""
+    return Size(parameters(model), macs(model, inputs), stored_bytes(model))

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load, save_model
+from torch import nn
+
+from secateur import zoo
+from secateur.measure import macs, parameters, size, stored_bytes
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2]), st.integers(5, 8), st.integers(1, 3))
+def test_macs_of_a_convolution(
+    per_group: int, out_per_group: int, groups: int, side: int, batch: int
+) -> None:
+    conv = nn.Conv2d(per_group * groups, out_per_group * groups, 3, groups=groups)
+    x = torch.zeros(batch, per_group * groups, side, side)
+    assert macs(conv, (x,)) == batch * (side - 2) ** 2 * 9 * per_group * out_per_group * groups
+
+
+def test_macs_of_resnet20_are_the_published_ones() -> None:
+    assert macs(zoo.resnet20(), (torch.zeros(1, 3, 32, 32),)) == pytest.approx(41e6, rel=0.01)
+
+
+def test_counting_leaves_modes_as_they_were() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout().eval())
+    before = model.state_dict()["1.running_mean"].clone()
+    macs(model, (torch.ones(3, 4),))
+    assert [m.training for m in model] == [True, True, False]
+    assert torch.equal(model.state_dict()["1.running_mean"], before)
+
+
+def test_bytes_are_those_of_the_file(tmp_path: Path) -> None:
+    model = zoo.lenet5()
+    save_model(model, str(tmp_path / "a.safetensors"))
+    # save_model notes the format in the header
+    assert abs((tmp_path / "a.safetensors").stat().st_size - stored_bytes(model)) < 64
+
+
+def test_shared_tensors_count_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
+            self.b.weight = self.a.weight
+
+    assert parameters(Tied()) == 64 * 64
+    assert stored_bytes(Tied()) < 1.5 * 4 * 64 * 64
+
+
+def test_half_precision_and_non_contiguous_tensors_are_stored() -> None:
+    model = nn.Conv2d(8, 8, 3, bias=False).half().to(memory_format=torch.channels_last)
+    assert stored_bytes(model) == pytest.approx(2 * 8 * 8 * 9, abs=100)
+
+
+def test_size_takes_all_together() -> None:
+    found = size(nn.Linear(3, 2), (torch.zeros(1, 3),))
+    assert (found.params, found.macs) == (8, 6)
+    assert found.bytes > 4 * 8
+
+
+def test_load_is_what_was_counted() -> None:
+    from safetensors.torch import save
+
+    model = zoo.lenet300()
+    data = save(dict(model.state_dict()))
+    assert len(data) == stored_bytes(model)
+    assert set(load(data)) == set(model.state_dict())
