@@ -1,0 +1,111 @@
+"""Plans survive JSON, and nothing that is not a plan does."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.errors import ArtefactError
+from secateur.surgery.plan import Fingerprint, Plan, RemoveBranch, SetAttribute, SliceTensor
+from secateur.surgery.plan_json import plan_from_json, plan_to_json
+
+names = st.text(min_size=1, max_size=12)
+indices = st.lists(st.integers(0, 40), unique=True, min_size=1).map(lambda i: tuple(sorted(i)))
+settings = st.integers(-1000, 1000) | st.lists(st.integers(-9, 9), max_size=4).map(tuple)
+edits = st.one_of(
+    st.builds(
+        SliceTensor,
+        st.lists(names, min_size=1, max_size=3).map(tuple),
+        st.integers(0, 5),
+        indices,
+        st.integers(41, 100),
+    ),
+    st.builds(SetAttribute, names, st.just("groups"), settings, settings),
+    st.builds(RemoveBranch, *[st.lists(names, max_size=3).map(tuple)] * 3, st.booleans()),
+)
+plans = st.builds(
+    Plan,
+    st.dictionaries(names, indices | st.just(())),
+    st.lists(edits, max_size=4).map(tuple),
+    st.builds(Fingerprint, names, names),
+)
+
+
+def example() -> dict[str, Any]:
+    return plan_to_json(
+        Plan(
+            {"a": (0, 2), "b": ()},
+            (
+                SliceTensor(("a.weight", "b.weight"), 0, (0, 2), 3),
+                SetAttribute("a", "groups", 3, 2),
+                RemoveBranch(("b",), ("a",), ("c",), True),
+            ),
+            Fingerprint("Net", "00"),
+        )
+    )
+
+
+@given(plans)
+def test_a_plan_survives_json(plan: Plan) -> None:
+    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan))), {}) == plan
+
+
+def test_tensors_are_handed_through() -> None:
+    value = torch.ones(2)
+    assert plan_from_json(example(), {"a.weight": value}).tensors["a.weight"] is value
+
+
+def paths(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [at, *(path for key, value in items for path in paths(value, (*at, key)))]
+
+
+@pytest.mark.parametrize("path", paths(example()), ids=str)
+@pytest.mark.parametrize("value", [None, 1.5, float("inf"), -(2**40), 2**40, {"x": 1}, [[]], True], ids=str)
+def test_a_wrong_value_anywhere_is_an_artefact_error(path: tuple[Any, ...], value: Any) -> None:
+    data = {"root": example()}
+    target: Any = data
+    for key in ("root", *path)[:-1]:
+        target = target[key]
+    last = ("root", *path)[-1]
+    if target[last] == value:
+        pytest.skip("that is the value")
+    target[last] = copy.deepcopy(value)
+    with pytest.raises(ArtefactError):
+        plan_from_json(data["root"], {})
+
+
+def test_an_unknown_key_is_named_with_the_closest_known_one() -> None:
+    data = example()
+    data["edits"][1]["modul"] = data["edits"][1].pop("module")
+    with pytest.raises(ArtefactError, match="no entry 'module'"):
+        plan_from_json(data, {})
+    data = example()
+    data["edits"][1]["attributes"] = 1
+    with pytest.raises(ArtefactError, match=r"'attributes'\. Did you mean 'attribute'"):
+        plan_from_json(data, {})
+
+
+def test_a_newer_version_says_so() -> None:
+    with pytest.raises(ArtefactError, match=r"version 2.*update secateur"):
+        plan_from_json(example() | {"version": 2}, {})
+
+
+@pytest.mark.parametrize("attribute", ["__class__", "_parameters", "a.b", "f()"])
+def test_only_public_attributes_can_be_set(attribute: str) -> None:
+    data = example()
+    data["edits"][1]["attribute"] = attribute
+    with pytest.raises(ArtefactError, match="public attribute"):
+        plan_from_json(data, {})
+
+
+@pytest.mark.parametrize("index", [[2, 0], [0, 0], [3], [-1], []])
+def test_an_index_must_ascend_within_the_dimension(index: list[int]) -> None:
+    data = example()
+    data["edits"][0]["index"] = index
+    with pytest.raises(ArtefactError, match=r"edits\[0\]\.index"):
+        plan_from_json(data, {})
