@@ -72,9 +72,9 @@ def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], frozens
         if tensor.is_sparse or tensor.is_quantized or tensor.device.type == "meta":
             raise ArtefactError(f"{first} is not an ordinary tensor with values, and cannot be saved")
         tied.update(dict.fromkeys(others, first))
-        if tensor.ndim == 4 and not tensor.is_contiguous():
-            if tensor.is_contiguous(memory_format=torch.channels_last):
-                channels_last.add(first)
+        last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        if last and not tensor.is_contiguous():
+            channels_last.add(first)
         # A copy of its own: tensors may be views of one another's memory.
         tensors[first] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
     return tensors, tied, frozenset(channels_last)

@@ -1,0 +1,363 @@
+"""An artefact comes back bit for bit; anything else on the disk is a clear error, and saving never does half."""
+
+import json
+import os
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import secateur.artefact.files as files
+from secateur.artefact import load, read, save
+from secateur.artefact.files import parse_json, parse_yaml
+from secateur.errors import ArtefactError
+from secateur.surgery.apply import apply
+from secateur.surgery.fingerprint import fingerprint
+from secateur.surgery.plan import Plan, RemoveBranch, SliceTensor
+
+RECIPE = {"model": "net", "budget": {"macs": 0.5}}
+REPORT = {"accuracy": [0.9, 0.89]}
+
+
+class Net(nn.Module):
+    def __init__(self, hidden: int = 5) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, hidden, 3)
+        self.b = nn.Conv2d(3, hidden, 3)
+        self.b.weight = self.a.weight
+        self.norm = nn.BatchNorm2d(hidden)
+        self.branch = nn.Conv2d(hidden, hidden, 1)
+        self.register_buffer("gain", torch.rand(hidden), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.a(x) + self.b(x)) * self.gain[:, None, None]
+        return x + self.branch(x)
+
+
+class Other(Net):
+    pass
+
+
+def plan(model: nn.Module) -> Plan:
+    kept = (0, 2, 4)
+    names = ("a.bias", "b.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "gain")
+    edits = (
+        SliceTensor(("a.weight", "b.weight"), 0, kept, 5),
+        *(SliceTensor((name,), 0, kept, 5) for name in names),
+        RemoveBranch(("branch",), ()),
+    )
+    return Plan({"a": kept}, edits, fingerprint(model), {"branch.value": torch.randn(1, 3, 1, 1)})
+
+
+@pytest.fixture
+def small() -> tuple[nn.Module, Plan]:
+    torch.manual_seed(0)
+    model = Net().eval()
+    made = plan(model)
+    return apply(model, made), made
+
+
+@pytest.fixture
+def saved(tmp_path: Path, small: tuple[nn.Module, Plan]) -> Path:
+    return save(tmp_path / "artefact", *small, RECIPE, REPORT)
+
+
+@pytest.mark.parametrize("fresh", [Net, Net()], ids=["callable", "instance"])
+def test_saved_is_loaded(saved: Path, small: tuple[nn.Module, Plan], fresh: Any) -> None:
+    model = load(saved, fresh)
+    x = torch.randn(2, 3, 6, 6)
+    assert torch.equal(model(x), small[0](x))
+    assert not model.training
+    assert model.a.weight is model.b.weight
+    assert list(model.state_dict()) == list(small[0].state_dict())
+    assert torch.equal(model.gain, small[0].gain)
+    artefact = read(saved)
+    assert artefact.recipe == RECIPE
+    assert artefact.report == REPORT
+    assert artefact.plan.kept == small[1].kept
+    assert sorted(path.name for path in saved.iterdir()) == sorted(files.FILES)
+
+
+def test_type_and_layout_come_back(tmp_path: Path, small: tuple[nn.Module, Plan]) -> None:
+    model = small[0].to(torch.bfloat16).to(memory_format=torch.channels_last)
+    loaded = load(save(tmp_path / "a", model, small[1], {}, {}), Net)
+    assert loaded.a.weight.dtype == torch.bfloat16
+    assert loaded.a.weight.stride() == model.a.weight.stride()
+    assert loaded.norm.num_batches_tracked.dtype == torch.int64
+
+
+def test_an_instance_that_is_given_stays_dense(saved: Path) -> None:
+    fresh = Net()
+    load(saved, fresh)
+    assert fresh.a.out_channels == 5
+    assert fresh.a.weight.shape[0] == 5
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    data = json.loads((folder / "plan.json").read_text())
+    change(data)
+    (folder / "plan.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("name", files.FILES)
+def test_each_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(ArtefactError, match=f"no file {name}"):
+        load(saved, Net)
+
+
+@pytest.mark.parametrize("name", files.FILES)
+def test_links_are_not_followed(saved: Path, name: str) -> None:
+    (saved / name).rename(saved.parent / name)
+    (saved / name).symlink_to(saved.parent / name)
+    with pytest.raises(ArtefactError, match=f"{name} is not an ordinary file"):
+        load(saved, Net)
+
+
+def test_there_is_no_artefact(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="no artefact at"):
+        load(tmp_path / "none", Net)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match="is a file"):
+        load(tmp_path / "file", Net)
+
+
+def test_wrong_models_are_told_apart(saved: Path) -> None:
+    with pytest.raises(ArtefactError, match="for a Net, and this is a Other"):
+        load(saved, Other)
+    with pytest.raises(ArtefactError, match=r"size 5 in dimension 0 of a.weight, which has the shape \(7"):
+        load(saved, lambda: Net(7))
+    with pytest.raises(ArtefactError, match=r"must make an nn\.Module"):
+        load(saved, lambda: 3)  # type: ignore[arg-type, return-value]
+
+
+def test_a_newer_artefact_says_so(saved: Path) -> None:
+    edit_manifest(saved, lambda data: data.update(version=2, surprise=1))
+    with pytest.raises(ArtefactError, match=r"version 2.*update secateur"):
+        load(saved, Net)
+
+
+def test_an_unknown_entry_is_refused(saved: Path) -> None:
+    edit_manifest(saved, lambda data: data.update(tieds={}))
+    with pytest.raises(ArtefactError, match="unknown entry 'tieds'. Did you mean 'tied'"):  # noqa: RUF043
+        load(saved, Net)
+
+
+@pytest.mark.parametrize("length", [0, 4, 8, 100, -1])
+def test_a_truncated_tensor_file_says_so(saved: Path, length: int) -> None:
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ArtefactError, match=r"model.safetensors is truncated"):
+        load(saved, Net)
+
+
+def put_tensors(folder: Path, data: bytes) -> None:
+    import hashlib
+
+    (folder / "model.safetensors").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    edit_manifest(folder, lambda manifest: manifest.update(size=len(data), sha256=digest))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2) + b"{}" + b"x" * 9,
+        struct.pack("<Q", 60) + b'{"a":{"dtype":"F32","shape":[99999999],"data_offsets":[0,4]}}' + b"1234",
+        struct.pack("<Q", 7) + b'{"a":1}',
+        b"PK\x03\x04" + b"\0" * 40,
+    ],
+)
+def test_a_hostile_tensor_file_is_refused_though_its_hash_is_right(saved: Path, data: bytes) -> None:
+    put_tensors(saved, data)
+    with pytest.raises(ArtefactError, match=r"model\.safetensors"):
+        load(saved, Net)
+
+
+def test_missing_surplus_and_misshapen_tensors_are_named(saved: Path) -> None:
+    from safetensors.torch import save as dump
+
+    tensors = dict(read(saved).tensors)
+
+    def with_tensors(**changes: Tensor | None) -> None:
+        changed = tensors | {key.replace("__", "."): value for key, value in changes.items()}
+        put_tensors(saved, dump({key: value for key, value in changed.items() if value is not None}))
+
+    with_tensors(a__bias=None)
+    with pytest.raises(ArtefactError, match=r"no tensor 'a\.bias', which the model needs"):
+        load(saved, Net)
+    with_tensors(branch__value=None)
+    with pytest.raises(ArtefactError, match=r"no tensor 'branch\.value'"):
+        load(saved, Net)
+    with_tensors(extra=torch.ones(1))
+    with pytest.raises(ArtefactError, match="a tensor 'extra' that the model lacks"):
+        load(saved, Net)
+    with_tensors(a__bias=torch.ones(4))
+    with pytest.raises(ArtefactError, match=r"a\.bias has the shape \(4,\), the model needs \(3,\)"):
+        load(saved, Net)
+    with_tensors(a__bias=torch.ones(3, dtype=torch.int32))
+    with pytest.raises(ArtefactError, match=r"a\.bias is torch.int32"):
+        load(saved, Net)
+
+
+def test_a_tie_that_the_model_lacks_is_refused(saved: Path) -> None:
+    edit_manifest(saved, lambda data: data["tied"].clear())
+    with pytest.raises(ArtefactError, match=r"a\.weight, b\.weight are one tensor in the model"):
+        load(saved, Net)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(files.FILES), at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_one_changed_byte_never_ends_in_anything_but_an_artefact_error(
+    saved: Path, small: tuple[nn.Module, Plan], name: str, at: float, byte: int
+) -> None:
+    path = saved / name
+    content = path.read_bytes()
+    place = int(at * len(content))
+    path.write_bytes(content[:place] + bytes([byte]) + content[place + 1 :])
+    try:
+        model = load(saved, Net)
+    except ArtefactError:
+        return
+    finally:
+        path.write_bytes(content)
+    assert model.a.weight.equal(small[0].a.weight)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(("model.safetensors", "plan.json", "report.json")), share=st.floats(0, 0.99))
+def test_a_file_cut_anywhere_is_an_artefact_error(saved: Path, name: str, share: float) -> None:
+    path = saved / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    try:
+        with pytest.raises(ArtefactError, match=name):
+            load(saved, Net)
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "levels deep|not JSON"),
+        ("[" * 80 + "]" * 80, "levels deep"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": 1, "a": 2}', "same key twice"),
+        ("{", "perhaps truncated"),
+        ("1" * 5000, "not JSON"),
+    ],
+    ids=["brackets", "deep", "nan", "twice", "cut", "digits"],
+)
+def test_json_is_strict(text: str, message: str) -> None:
+    with pytest.raises(ArtefactError, match=message):
+        parse_json(text, "report.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb: [*x, *x]", "alias"),
+        ("a: !!python/object/apply:os.system [ls]", "not YAML"),
+        ("[" * 100 + "]" * 100, "levels deep"),
+        ("[" * 100_000, "levels deep"),
+        ("a: [", "not YAML"),
+        ("a: 2001-99-99", "not allowed"),
+        ("{[1]: 2}", "not YAML"),
+    ],
+    ids=["alias", "python", "deep", "deeper", "cut", "date", "key"],
+)
+def test_yaml_is_plain(text: str, message: str) -> None:
+    with pytest.raises(ArtefactError, match=message):
+        parse_yaml(text, "recipe.yaml")
+
+
+def test_a_text_file_that_is_too_long_is_not_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_TEXT", 10)
+    with pytest.raises(ArtefactError, match="more than 10 bytes"):
+        load(saved, Net)
+
+
+@pytest.mark.parametrize("bad", [{"a": float("nan")}, {"a": object()}, {"a": {1, 2}}])
+def test_what_is_not_plain_data_is_refused_before_anything_is_written(
+    tmp_path: Path, small: tuple[nn.Module, Plan], bad: dict[str, Any]
+) -> None:
+    for recipe, report, name in ((bad, {}, "recipe.yaml"), ({}, bad, "report.json")):
+        with pytest.raises(ArtefactError, match=f"{name} cannot be written"):
+            save(tmp_path / "a", *small, recipe, report)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_artefact_is_replaced_as_a_whole(saved: Path, small: tuple[nn.Module, Plan]) -> None:
+    save(saved, *small, {"second": True}, {})
+    assert read(saved).recipe == {"second": True}
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("fail", ["write", "fsync", "first rename", "second rename"])
+def test_a_save_that_fails_leaves_the_older_artefact(
+    saved: Path, small: tuple[nn.Module, Plan], monkeypatch: pytest.MonkeyPatch, fail: str
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError("disk full")
+
+    rename = Path.rename
+
+    def rename_or_fail(self: Path, target: Path) -> Path:
+        if (fail == "first rename") == (self == saved) and not self.name.endswith(".older"):
+            raise OSError("disk full")
+        return rename(self, target)
+
+    if fail == "fsync":
+        monkeypatch.setattr(os, "fsync", refuse)
+    elif fail == "write":
+        monkeypatch.setattr(sys.modules["secateur.artefact.save"], "write", refuse)
+    else:
+        monkeypatch.setattr(Path, "rename", rename_or_fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(saved, *small, {"second": True}, {})
+    monkeypatch.undo()
+    assert read(saved).recipe == RECIPE
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_kill_between_the_renames_loses_nothing(saved: Path, small: tuple[nn.Module, Plan]) -> None:
+    saved.rename(saved.with_name(f".{saved.name}.older"))
+    assert read(saved).recipe == RECIPE
+    save(saved, *small, {"second": True}, {})
+    assert read(saved).recipe == {"second": True}
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_nothing_but_an_artefact_is_overwritten(tmp_path: Path, small: tuple[nn.Module, Plan]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtefactError, match="is not an artefact and is not overwritten"):
+        save(tmp_path, *small, {}, {})
+    with pytest.raises(ArtefactError, match="is a file"):
+        save(tmp_path / "thesis.txt", *small, {}, {})
+    saved = save(tmp_path / "a", *small, {}, {})
+    (saved / "notes.txt").write_text("mine")
+    with pytest.raises(ArtefactError, match=r"holds 'notes\.txt'"):
+        save(saved, *small, {}, {})
+    assert (saved / "notes.txt").read_text() == "mine"
+
+
+def test_state_that_is_not_a_tensor_is_refused(tmp_path: Path, small: tuple[nn.Module, Plan]) -> None:
+    class Extra(Net):
+        def get_extra_state(self) -> object:
+            return {"a": 1}
+
+        def set_extra_state(self, state: object) -> None:
+            pass
+
+    with pytest.raises(ArtefactError, match="only tensors"):
+        save(tmp_path / "a", Extra(), small[1], {}, {})
