@@ -60,8 +60,12 @@ class Group:
     producers: tuple[Site, ...]
     consumers: tuple[Site, ...]
     segments: tuple[Segment, ...] = ()
-    removable: bool = False  # all units may go: what is left is a constant that is only added to another value
-    tied: frozenset[str] = field(default=frozenset())  # ids of groups that constrain one another through segments
+    removable: bool = (
+        False  # all units may go: what is left is a constant that is only added to another value
+    )
+    tied: frozenset[str] = field(
+        default=frozenset()
+    )  # ids of groups that constrain one another through segments
 
     def owner(self, parameter: str, dim: int) -> tuple[int, ...]:
         """Return the owner of each index of a parameter's dimension.

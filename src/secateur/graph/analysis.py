@@ -1,0 +1,194 @@
+"""The dimension analysis: every parameter index gets a label, and the rules say which belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from secateur.graph.context import Context, Piece, Unsupported
+from secateur.graph.groups import Kind
+from secateur.graph.labels import Labels, Reason, UnionFind, Value
+from secateur.graph.program import Node, Program, Ref, Shape, references
+from secateur.graph.rules import RULES, Result
+
+__all__ = ["Analysis", "analyse"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known about every value and parameter once all rules have run."""
+
+    values: Mapping[str, Value]  # node -> its labelled output; nodes with several outputs are left out
+    parameters: Mapping[str, tuple[Labels | None, ...]]  # canonical name -> labels of each dimension
+    sets: UnionFind
+    pieces: tuple[Piece, ...]
+    marks: tuple[tuple[Kind, Labels], ...]
+    missing: tuple[Reason, ...]  # calls that no rule understood
+
+
+def analyse(program: Program) -> Analysis:
+    """Run the rules over a program in order.
+
+    An operator without a rule, or one that its rule does not cover, freezes what it touches.
+    """
+    run = _Run(program)
+    for node in program.nodes:
+        run.visit(node)
+    run.settle()
+    values = {name: v for name, v in run.values.items() if isinstance(v, Value)}
+    context = run.context
+    return Analysis(
+        values, run.parameters, context.sets, tuple(context.pieces), tuple(context.marks), tuple(run.missing)
+    )
+
+
+class _Run:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.context = Context()
+        self.values: dict[str, Result] = {}
+        self.hints = {n.name: n.hint for n in program.nodes if n.hint is not None}
+        self.used = {name for n in program.nodes for name in references((n.args, n.kwargs))}
+        self.parameters: dict[str, tuple[Labels | None, ...]] = {}
+        self.missing: list[Reason] = []
+        self.unused = {names[0] for names in program.parameters.values()}
+        self.unused -= {program.parameters[p][0] for p in self.used if p in program.parameters}
+
+    def visit(self, node: Node) -> None:
+        self.context.here = node
+        if node.op == "placeholder":
+            self.values[node.name] = self._placeholder(node)
+        elif node.op == "output":
+            self._freeze(self._arguments(node), self.context.why("is an output of the model"))
+        else:
+            self.values[node.name] = self._call(node)
+
+    def settle(self) -> None:
+        self.context.here = Node("", "", "", (), {}, None)
+        while True:
+            before = _census(self.context)
+            self.context.settle(v for r in self.values.values() for v in _values(r))
+            for result in self.values.values():  # a tensor that has become one unit may not vanish
+                for value in _values(result):
+                    self.context.norm(value)
+            if _census(self.context) == before:
+                return
+
+    def _placeholder(self, node: Node) -> Result:
+        if node.shape is None:
+            return None
+        shape = node.tensor_shape()
+        names = self.program.parameters.get(node.name)
+        if names is None:
+            return Value(shape, cause=self.context.why("is an input of the model"))
+        if not node.floating:
+            return Value(shape, static=True)
+        labels = self.parameters.get(names[0])
+        if labels is None:
+            labels = tuple(self.context.sets.fresh(n) if n > 1 else None for n in shape)
+            self.parameters[names[0]] = labels
+            if names[0] in self.program.shared:
+                self._freeze_parameter(labels, "shares its memory with a tensor of another form")
+            if names[0] in self.unused:
+                self._freeze_parameter(labels, "is not used")
+        fields = [
+            along.reshape([n if k == d else 1 for k, n in enumerate(shape)])
+            for d, along in enumerate(labels)
+            if along is not None
+        ]
+        return Value(shape, tuple(fields), static=True)
+
+    def _freeze_parameter(self, labels: tuple[Labels | None, ...], text: str) -> None:
+        for along in labels:
+            if along is not None:
+                self.context.freeze(along, text)
+
+    def _call(self, node: Node) -> Result:
+        args, kwargs = self._arguments(node)
+        inputs = _values((args, kwargs))
+        rule = RULES.get(node.op)
+        if rule is None:
+            return self._unknown(node, f"no rule for operator {node.op}")
+        try:
+            result = rule(self.context, node, *args, **kwargs)
+        except Unsupported as form:
+            return self._unknown(node, f"{node.op}: {form}")
+        except Exception as error:
+            # Law 6: whatever goes wrong in a rule freezes what the call touches, and tracing goes on. A rule
+            # meets arguments of models that nobody here has seen, so no narrower class would do.
+            return self._unknown(node, f"{node.op}: the rule failed ({type(error).__name__}: {error})")
+        if not _fits(result, node.shape):
+            return self._unknown(node, f"{node.op}: the rule predicts another shape")
+        static = all(v.static for v in inputs)
+        cause = next((v.cause for v in inputs if v.cause), None)
+        return _inherit(result, static, cause)
+
+    def _unknown(self, node: Node, text: str) -> Result:
+        why = self.context.why(text)
+        touched = _values(self._arguments(node))
+        if any(f.any() for v in touched for f in self.context.norm(v).fields):
+            self.missing.append(why)
+        self._freeze(self._arguments(node), why)
+        return _blank(node.shape, all(v.static for v in touched), why)
+
+    def _freeze(self, argument: Any, why: Reason) -> None:
+        for value in _values(argument):
+            for labels in value.fields:
+                self.context.freeze(labels, why)
+
+    def _arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self._resolve(node.args), {k: self._resolve(v) for k, v in node.kwargs.items()}
+
+    def _resolve(self, argument: Any) -> Any:
+        """Replace references by labelled values, and symbolic sizes by those of the example."""
+        if isinstance(argument, Ref):
+            if argument.name in self.hints:
+                return self.hints[argument.name]
+            return self.values.get(argument.name)
+        if isinstance(argument, tuple):
+            return tuple(self._resolve(a) for a in argument)
+        return argument
+
+
+def _values(argument: Any) -> list[Value]:
+    if isinstance(argument, Value):
+        return [argument]
+    if isinstance(argument, Mapping):
+        argument = tuple(argument.values())
+    if isinstance(argument, (list, tuple)):
+        return [v for a in argument for v in _values(a)]
+    return []
+
+
+def _fits(result: Result, shape: Shape | tuple[Shape | None, ...] | None) -> bool:
+    if result is None:
+        return True
+    if isinstance(result, Value):
+        return result.shape == shape
+    if shape is None or len(result) != len(shape):
+        return False
+    return all(v is None or v.shape == s for v, s in zip(result, shape, strict=True))
+
+
+def _inherit(result: Result, static: bool, cause: Reason | None) -> Result:
+    if result is None:
+        return None
+    if isinstance(result, Value):
+        return replace(result, static=static, cause=result.cause or cause)
+    return [None if v is None else replace(v, static=static, cause=v.cause or cause) for v in result]
+
+
+def _blank(shape: Shape | tuple[Shape | None, ...] | None, static: bool, cause: Reason) -> Result:
+    if shape is None:
+        return None
+    if all(isinstance(n, int) for n in shape):
+        return Value(shape, static=static, cause=cause)  # type: ignore[arg-type]
+    return [None if s is None else Value(s, static=static, cause=cause) for s in shape]  # type: ignore[arg-type]
+
+
+def _census(context: Context) -> int:
+    """The number of different live units; it only ever falls."""
+    return len(np.unique(context.find(np.arange(len(context.sets)))))

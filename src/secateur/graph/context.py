@@ -1,0 +1,277 @@
+"""Context: all that an operator's rule may do to labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from secateur.graph.groups import Kind
+from secateur.graph.labels import Labels, Reason, UnionFind, Value, expand_left, varying
+from secateur.graph.program import Node, Shape
+
+__all__ = ["Context", "Piece", "Unsupported"]
+
+
+class Unsupported(Exception):  # noqa: N818  (a rule's answer, not an error of the user's)
+    """A rule does not cover this form of its operator; the message is the reason for freezing."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Labels along a part of a dimension that may not become empty."""
+
+    labels: Labels
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A field that one split dimension left varying over several: what survives must be a full grid."""
+
+    labels: Labels
+    dims: tuple[int, ...]
+    why: Reason
+
+
+class Context:
+    """The state of one analysis, and the primitives from which rules are made.
+
+    `here` is the call that the running rule stands for; reasons name it.
+    """
+
+    def __init__(self) -> None:
+        self.sets = UnionFind()
+        self.pieces: list[Piece] = []
+        self.marks: list[tuple[Kind, Labels]] = []
+        self.here = Node("", "", "", (), {}, None)
+        self._grids: list[_Grid] = []
+
+    def why(self, text: str, structural: bool = False) -> Reason:
+        """Return a reason that names the running call."""
+        return Reason(text, self.here.op, self.here.module, self.here.source, structural)
+
+    def find(self, labels: Labels) -> Labels:
+        """Return the representatives; 0 for frozen ones."""
+        return self.sets.find(labels)
+
+    def union(
+        self, a: Labels, b: Labels, why: str | Reason = "joins a dimension that may not shrink"
+    ) -> None:
+        """Merge labels pairwise, after broadcasting; `why` counts where one of a pair is frozen already."""
+        self.sets.union(a, b, why if isinstance(why, Reason) else self.why(why))
+
+    def freeze(self, labels: Labels, why: str | Reason) -> None:
+        """Say that these labels stay for good."""
+        self.sets.freeze(labels, why if isinstance(why, Reason) else self.why(why))
+
+    def mark(self, kind: Kind, labels: Labels) -> None:
+        """Note what kind of unit these labels turned out to be."""
+        self.marks.append((kind, labels))
+
+    def piece(self, labels: Labels, reason: str) -> None:
+        """Require that one of these labels survives."""
+        self.pieces.append(Piece(labels, reason))
+
+    def norm(self, value: Value) -> Value:
+        """Return the value with present labels: dimensions that vary no more become 1, frozen fields go.
+
+        A field that has become a single unit is frozen, since removing it would leave an empty tensor.
+        """
+        fields, cause = [], value.cause
+        for labels in value.fields:
+            present = self.find(labels)
+            for d in varying(present):
+                first = present.take([0], axis=d)
+                if (present == first).all():
+                    present = first
+            if present.size == 1 and present.any():
+                self.freeze(present, "the whole tensor is one unit")
+            if present.size > 1 and present.any():
+                fields.append(present)
+            elif labels.size:
+                cause = self.sets.reason(int(labels.flat[0])) or cause
+        return replace(value, fields=tuple(fields), cause=cause)
+
+    def block(self, labels: Labels, dims: Iterable[int] | None, why: str | Reason) -> Labels:
+        """Say that these dimensions keep their size (None: all) and return the present labels.
+
+        The field is unified along them; if it then varies nowhere, it is frozen. That turns (head, channel)
+        labels into whole heads.
+        """
+        over = varying(labels)
+        blocked = over if dims is None else over & set(dims)
+        if blocked and over - blocked:
+            return self.coarsen(labels, blocked)
+        if blocked or dims is None:
+            self.freeze(labels, why)
+        return self.find(labels)
+
+    def block_value(self, value: Value, dims: Iterable[int] | None, why: str | Reason) -> Value:
+        """Block dimensions in every field of a value and return what is left."""
+        dims = None if dims is None else [d % value.ndim for d in dims]
+        return self.norm(replace(value, fields=tuple(self.block(f, dims, why) for f in value.fields)))
+
+    def coarsen(self, labels: Labels, dims: Iterable[int]) -> Labels:
+        """Unify a field along dimensions and return the present labels, in the same shape."""
+        for d in dims:
+            if labels.shape[d] > 1:
+                self.union(labels, labels.take([0], axis=d))
+        return self.find(labels)
+
+    def joint(self, shape: Shape, values: Sequence[Value]) -> Value:
+        """Combine values index by index, as a broadcasting operator does.
+
+        Fields that overlap are unified. Where a partner has its true size but no label, the other's
+        dimension is blocked.
+        """
+        values = [self.norm(expand_left(v, len(shape))) for v in values]
+        merged: list[Labels] = []
+        for k, value in enumerate(values):
+            for labels in value.fields:
+                self._meet(labels, [w for i, w in enumerate(values) if i != k])
+                merged.append(labels)
+        out: list[Labels] = []
+        for labels in merged:
+            for i, other in enumerate(out):
+                if varying(other) & varying(labels):
+                    wide = np.broadcast_arrays(labels, other)[0]
+                    self.union(labels, other)
+                    out[i] = wide
+                    break
+            else:
+                out.append(labels)
+        return self.norm(Value(shape, tuple(out), all(v.static for v in values)))
+
+    def _meet(self, labels: Labels, partners: Sequence[Value]) -> None:
+        over = varying(labels)
+        for partner in partners:
+            true_size = {d for d in over if partner.shape[d] > 1}
+            if not true_size:
+                continue
+            overlapping = [f for f in partner.fields if varying(f) & over]
+            for other in overlapping:
+                self.union(labels, other)
+            if not overlapping:
+                why = partner.cause or self.why("meets a value that may not shrink")
+                self.block(labels, true_size, why)
+
+    def reduce(
+        self, value: Value, dims: Iterable[int], keepdim: bool, why: str, contracted: bool = False
+    ) -> Value:
+        """Reduce over dimensions. `contracted`: a removed index is a zero summand, so nothing is blocked."""
+        over = {d % value.ndim for d in dims}
+        fields = []
+        for labels in self.norm(value).fields:
+            if varying(labels) & over:
+                if varying(labels) <= over:
+                    if not contracted:
+                        self.freeze(labels, why)
+                    continue
+                labels = self.coarsen(labels, over)
+                for d in over:
+                    labels = labels.take([0], axis=d)
+            fields.append(labels)
+        sizes = tuple(1 if d in over else n for d, n in enumerate(value.shape))
+        reduced = self.norm(replace(value, shape=sizes, fields=tuple(fields)))
+        if keepdim:
+            return reduced
+        kept = [d for d in range(value.ndim) if d not in over]
+        return replace(
+            reduced,
+            shape=tuple(sizes[d] for d in kept),
+            fields=tuple(f.reshape([f.shape[d] for d in kept]) for f in reduced.fields),
+        )
+
+    def view(self, value: Value, shape: Shape) -> Value:
+        """Reshape: dimensions are matched by their running products, and labels moved literally."""
+        if 0 in value.shape:
+            return Value(shape)
+        matched = _match(value.shape, shape)
+        fields = []
+        for labels in self.norm(value).fields:
+            source, target = [1] * value.ndim, [1] * len(shape)
+            for old, new in matched:
+                if varying(labels) & set(old):
+                    for d in old:
+                        source[d] = value.shape[d]
+                    for d in new:
+                        target[d] = shape[d]
+            moved = np.broadcast_to(labels, source).reshape(target)
+            for field in self.norm(Value(shape, (moved,))).fields:
+                for _, new in matched:
+                    grid = tuple(d for d in new if field.shape[d] > 1)
+                    if len(grid) > 1:
+                        self._grids.append(_Grid(field, grid, self.why("is reshaped")))
+                fields.append(field)
+        return replace(value, shape=shape, fields=tuple(fields))
+
+    def select(self, value: Value, dim: int, index: Sequence[int] | slice) -> Value:
+        """Take indices of one dimension."""
+        index = list(range(value.shape[dim])[index]) if isinstance(index, slice) else list(index)
+        fields = tuple(f.take(index, axis=dim) if f.shape[dim] > 1 else f for f in value.fields)
+        shape = value.shape[:dim] + (len(index),) + value.shape[dim + 1 :]
+        if not index:
+            return Value(shape)
+        return self.norm(replace(value, shape=shape, fields=fields))
+
+    def drop_dim(self, value: Value, dim: int) -> Value:
+        """Remove a dimension along which no field varies."""
+
+        def without(sizes: Shape) -> Shape:
+            return sizes[:dim] + sizes[dim + 1 :]
+
+        fields = tuple(f.reshape(without(f.shape)) for f in value.fields)
+        return replace(value, shape=without(value.shape), fields=fields)
+
+    def settle(self, values: Iterable[Value]) -> None:
+        """Make sure that what survives is a full grid: a field that still varies over several dims is unified.
+
+        The outer dimensions are unified, which leaves one unit for each inner index (a channel shuffle
+        keeps C / 2 units).
+        """
+        grids = list(self._grids)
+        why = Reason("must stay a full grid")
+        for value in values:
+            grids += [_Grid(f, tuple(varying(f)), why) for f in value.fields if len(varying(f)) > 1]
+        changed = True
+        while changed:
+            changed = False
+            for grid in grids:
+                labels = self.find(grid.labels)
+                over = [d for d in grid.dims if (labels != labels.take([0], axis=d)).any()]
+                if len(over) > 1:
+                    for d in over[:-1]:
+                        self.sets.union(labels, labels.take([0], axis=d), grid.why)
+                    changed = True
+
+
+def _match(source: Shape, target: Shape) -> list[tuple[list[int], list[int]]]:
+    """Pair runs of dimensions of equal product; dimensions of size 1 take no part.
+
+    Raises:
+        Unsupported: the shapes do not hold equally many elements.
+    """
+    if math.prod(source) != math.prod(target):
+        raise Unsupported(f"reshapes {source} to {target}")
+    old = [(d, n) for d, n in enumerate(source) if n != 1]
+    new = [(d, n) for d, n in enumerate(target) if n != 1]
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old):
+        run_old, run_new = [old[i][0]], [new[j][0]]
+        a, b = old[i][1], new[j][1]
+        i, j = i + 1, j + 1
+        while a != b:
+            if a < b:
+                run_old.append(old[i][0])
+                a *= old[i][1]
+                i += 1
+            else:
+                run_new.append(new[j][0])
+                b *= new[j][1]
+                j += 1
+        runs.append((run_old, run_new))
+    return runs

@@ -1,0 +1,235 @@
+"""Graph: a traced model, its groups, and what any selection would make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from secateur.errors import SurgeryError, UnknownNameError, did_you_mean
+from secateur.graph.analysis import Analysis, analyse
+from secateur.graph.branch import Branch, find_branch
+from secateur.graph.grouping import Units, find_frozen, find_groups
+from secateur.graph.groups import Frozen, Group, Kept
+from secateur.graph.layers import Layer, find_layers
+from secateur.graph.predict import Alive, CostModel, alive_units, predict_shape
+from secateur.graph.program import Node, Program, Shape, references
+from secateur.graph.trace import export_program
+
+__all__ = ["Graph", "trace"]
+
+_EVERYTHING: Kept = {}
+
+
+def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Graph:
+    """Trace a model on example inputs and find its prunable groups, without running it.
+
+    The model is exported as it is in eval mode, and left as it was. The batch may have any size; a first
+    dimension that all inputs share stays free where the model allows it.
+
+    Raises:
+        TraceError: the model cannot be exported.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> graph = trace(model, torch.zeros(1, 4))
+    >>> [(g.id, g.size) for g in graph.groups], graph.total_macs()
+    ([('0', 8)], 48)
+    >>> graph.total_macs({"0": (0, 3)}), graph.shapes({"0": (0, 3)})["2.weight"]
+    (12, (2, 2))
+    """
+    return analyse_program(export_program(model, args, kwargs))
+
+
+def analyse_program(program: Program) -> Graph:
+    """Return the graph of a program that was exported already."""
+    analysis = analyse(program)
+    layers = find_layers(program)
+    groups, units, lonely = find_groups(program, analysis, layers)
+    by_node = {layer.node: layer for layer in layers}
+    branches = {
+        g.id: branch
+        for g in groups
+        if (branch := find_branch(program, analysis, units, by_node, g)) is not None
+    }
+    return Graph(
+        program=program,
+        groups=tuple(replace(g, removable=g.id in branches) for g in groups),
+        frozen=(*find_frozen(analysis), *lonely),
+        layers=layers,
+        branches=branches,
+        _analysis=analysis,
+        _units=units,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What is connected to what in a model, as seen by pruning.
+
+    A selection (`kept`) maps group ids to the units that stay; groups that it does not name keep all.
+    """
+
+    program: Program
+    groups: tuple[Group, ...]  # in order of their first producer
+    frozen: tuple[Frozen, ...]
+    layers: tuple[Layer, ...]  # the convolution and linear calls, in order
+    branches: Mapping[str, Branch]  # of the removable groups
+    _analysis: Analysis = field(repr=False)
+    _units: Units = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def to_text(self) -> str:
+        """Return a table of the groups and of what is frozen and why."""
+        from secateur.graph.show import to_text
+
+        return to_text(self)
+
+    def group(self, id: str) -> Group:
+        """Return a group by its id.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+        """
+        if id not in self._by_id:
+            raise UnknownNameError(f"there is no group {id!r}.{did_you_mean(id, self._by_id)}")
+        return self._by_id[id]
+
+    def branch(self, id: str) -> Branch | None:
+        """Return what is left of a group's residual branch without units; None if the group is not removable.
+
+        Raises:
+            UnknownNameError: there is no group of that name.
+        """
+        return self.branches.get(self.group(id).id)
+
+    def users(self, node: str) -> tuple[Node, ...]:
+        """Return the nodes that read a node's output.
+
+        Raises:
+            UnknownNameError: there is no node of that name.
+        """
+        if node not in self._users:
+            raise UnknownNameError(f"there is no node {node!r}.{did_you_mean(node, self._users)}")
+        return self._users[node]
+
+    def sizes(self, kept: Kept = _EVERYTHING) -> dict[str, Shape]:
+        """Return the shape of every node with one tensor output after a selection (batch of the example).
+
+        Raises:
+            UnknownNameError: the selection names a group that does not exist.
+            SurgeryError: it names a unit that does not exist, or its units do not form a full grid.
+        """
+        alive = self._alive(kept)
+        return {name: predict_shape(name, v, self._units, alive) for name, v in self._analysis.values.items()}
+
+    def surviving(self, parameter: str, dim: int, kept: Kept) -> NDArray[np.int64]:
+        """Return the indices of a parameter's dimension that stay, ascending, after all groups' selections.
+
+        Raises:
+            UnknownNameError: there is no such parameter, or the selection names an unknown group.
+            SurgeryError: the selection names a unit that does not exist.
+        """
+        return self._surviving(parameter, dim, self._alive(kept))
+
+    def shapes(self, kept: Kept = _EVERYTHING) -> dict[str, Shape]:
+        """Return the shape of every parameter and buffer, by canonical name, after a selection."""
+        alive = self._alive(kept)
+        return {
+            name: tuple(
+                n if labels is None else int(alive[self._units.of(labels)].sum())
+                for n, labels in zip(shape, self._labels(name), strict=True)
+            )
+            for name, shape in self.program.shapes.items()
+        }
+
+    def macs(self, kept: Kept = _EVERYTHING) -> dict[str, int]:
+        """Return the multiply-accumulates of each convolution, linear and matrix product call, for one sample."""
+        cost = self._cost.macs(self._alive(kept))
+        for name in self._dropped(kept):
+            cost.pop(name, None)
+        return cost
+
+    def total_macs(self, kept: Kept = _EVERYTHING) -> int:
+        """Return the multiply-accumulates of the whole model, for one sample."""
+        return sum(self.macs(kept).values())
+
+    def params(self, kept: Kept = _EVERYTHING) -> int:
+        """Return the number of parameters (tied ones once, no buffers); those of removed branches do not count."""
+        dropped = self._dropped(kept)
+        gone = set()
+        if dropped:
+            for name, readers in self._readers.items():
+                if readers <= dropped:
+                    gone.add(name)
+        shapes = self.shapes(kept)
+        return sum(
+            prod(shape)
+            for name, shape in shapes.items()
+            if name not in self.program.buffers and name not in gone
+        )
+
+    @cached_property
+    def _by_id(self) -> dict[str, Group]:
+        return {group.id: group for group in self.groups}
+
+    @cached_property
+    def _users(self) -> dict[str, tuple[Node, ...]]:
+        users: dict[str, tuple[Node, ...]] = {node.name: () for node in self.program.nodes}
+        for node in self.program.nodes:
+            for name in dict.fromkeys(references((node.args, node.kwargs))):
+                users[name] = (*users[name], node)
+        return users
+
+    @cached_property
+    def _readers(self) -> dict[str, set[str]]:
+        """Parameter -> the calls that read it, under any of its names."""
+        readers: dict[str, set[str]] = {}
+        for placeholder, names in self.program.parameters.items():
+            readers.setdefault(names[0], set()).update(n.name for n in self._users[placeholder])
+        return readers
+
+    @cached_property
+    def _cost(self) -> CostModel:
+        return CostModel(self.program, self._analysis, self._units)
+
+    def _labels(self, parameter: str) -> tuple[Any, ...]:
+        shape = self.program.shapes[parameter]
+        return self._analysis.parameters.get(parameter, (None,) * len(shape))
+
+    def _surviving(self, parameter: str, dim: int, alive: Alive) -> NDArray[np.int64]:
+        shapes = self.program.shapes
+        if parameter not in shapes:
+            raise UnknownNameError(f"there is no parameter {parameter!r}.{did_you_mean(parameter, shapes)}")
+        labels = self._labels(parameter)[dim]
+        if labels is None:
+            return np.arange(shapes[parameter][dim])
+        return np.flatnonzero(alive[self._units.of(labels)])
+
+    def _alive(self, kept: Kept) -> Alive:
+        sizes = {}
+        for id, units in kept.items():
+            group = self.group(id)
+            sizes[id] = group.size
+            if not units and not group.removable:
+                raise SurgeryError(f"group {id} must keep at least one of its {group.size} units")
+            if units and not (min(units) >= 0 and max(units) < group.size):
+                raise SurgeryError(f"group {id} has units 0 to {group.size - 1}; the selection names others")
+        return alive_units(self._units, sizes, kept)
+
+    def _dropped(self, kept: Kept) -> set[str]:
+        """The calls that are gone because their branch has no units."""
+        return {
+            name
+            for id, units in kept.items()
+            if not units and id in self.branches
+            for name in (*self.branches[id].dead, *self.branches[id].constants)
+        }

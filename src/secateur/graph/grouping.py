@@ -1,0 +1,182 @@
+"""From labels to groups: which units go together, who makes them and who reads them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from secateur.graph.analysis import Analysis
+from secateur.graph.groups import Frozen, Group, Kind, Segment, Site, Slice
+from secateur.graph.labels import Labels
+from secateur.graph.layers import Layer
+from secateur.graph.program import Program, references
+from secateur.graph.rules.convolution import passes_groups
+
+__all__ = ["Units", "find_frozen", "find_groups"]
+
+_Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Units:
+    """Where each label's unit stands: in the concatenation of all groups' units, or nowhere."""
+
+    number: Labels  # label -> position, or `count` for labels that stay whatever is selected
+    start: Mapping[str, int]  # group id -> position of its first unit
+    count: int
+
+    def of(self, labels: Labels) -> Labels:
+        """Return the positions of the units of these labels."""
+        return self.number[labels]
+
+
+def find_groups(
+    program: Program, analysis: Analysis, layers: Sequence[Layer]
+) -> tuple[tuple[Group, ...], Units, tuple[Frozen, ...]]:
+    """Return the groups in order of their first producers, their units, and what was too small to be one."""
+    roots = _roots_by_signature(analysis)
+    position = {node.name: i for i, node in enumerate(program.nodes)}
+    first_use = _first_uses(program, position)
+    found = []
+    lonely: list[Frozen] = []
+    for signature, members in roots.items():
+        if len(members) < 2:
+            lonely += [
+                Frozen(p, d, "has a single unit", "", p.rpartition(".")[0], "") for p, d in sorted(signature)
+            ]
+            continue
+        producers, consumers = _sites(layers, signature)
+        if producers:
+            order = position[producers[0].node]
+            key = producers[0].parameter, producers[0].dim
+        else:
+            order, key = min((first_use[p], (p, d)) for p, d in signature)
+        found.append((order, key, signature, members, producers, consumers))
+    found.sort(key=lambda f: f[:2])
+
+    groups: list[Group] = []
+    number = np.full(len(analysis.sets), -1, dtype=np.int64)
+    start: dict[str, int] = {}
+    taken: Counter[str] = Counter()
+    count = 0
+    everything = analysis.sets.find(np.arange(len(analysis.sets)))
+    kinds = _kinds(analysis)
+    by_node = {layer.node: layer for layer in layers}
+    for _, key, signature, members, producers, consumers in found:
+        name = (by_node[producers[0].node].module if producers else "") or key[0].rpartition(".")[0] or key[0]
+        taken[name] += 1
+        identity = name if taken[name] == 1 else f"{name}#{taken[name]}"
+        ordered = _by_first_index(analysis, key, members)
+        unit = np.full(len(analysis.sets), -1, dtype=np.int64)
+        unit[ordered] = np.arange(len(ordered))
+        owner_of = unit[everything]  # label -> unit of this group, or -1
+        number[owner_of >= 0] = owner_of[owner_of >= 0] + count
+        start[identity] = count
+        count += len(ordered)
+        groups.append(
+            Group(
+                id=identity,
+                kind=next((kinds[r] for r in ordered.tolist() if r in kinds), "channel"),
+                size=len(ordered),
+                slices=tuple(_slices(analysis, signature, owner_of)),
+                producers=tuple(producers),
+                consumers=tuple(consumers),
+                segments=_segments(analysis, owner_of, len(ordered)),
+            )
+        )
+    number[number < 0] = count
+    return tuple(groups), Units(number, start, count), tuple(lonely)
+
+
+def find_frozen(analysis: Analysis) -> tuple[Frozen, ...]:
+    """Return every parameter dimension of which some index is frozen, with the most frequent reason.
+
+    Positions inside kernels and convolution groups are left out: they are not what anyone would prune.
+    """
+    frozen = []
+    for name, dims in analysis.parameters.items():
+        for d, labels in enumerate(dims):
+            if labels is None:
+                continue
+            fixed = labels[analysis.sets.find(labels) == 0]
+            reasons = Counter(
+                r for x in fixed.tolist() if (r := analysis.sets.reason(x)) and not r.structural
+            )
+            if reasons:
+                why = reasons.most_common(1)[0][0]
+                frozen.append(Frozen(name, d, why.text, why.op, why.module, why.source))
+    return tuple(frozen)
+
+
+def _roots_by_signature(analysis: Analysis) -> dict[frozenset[_Key], list[int]]:
+    """Units by the set of parameter dimensions in which they own something."""
+    places: dict[int, set[_Key]] = defaultdict(set)
+    for name, dims in analysis.parameters.items():
+        for d, labels in enumerate(dims):
+            if labels is not None:
+                for root in np.unique(analysis.sets.find(labels)).tolist():
+                    if root:
+                        places[root].add((name, d))
+    signatures: dict[frozenset[_Key], list[int]] = defaultdict(list)
+    for root, keys in places.items():
+        signatures[frozenset(keys)].append(root)
+    return signatures
+
+
+def _first_uses(program: Program, position: Mapping[str, int]) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for node in program.nodes:
+        for name in references((node.args, node.kwargs)):
+            if name in program.parameters:
+                first.setdefault(program.parameters[name][0], position[node.name])
+    return first
+
+
+def _sites(layers: Iterable[Layer], signature: frozenset[_Key]) -> tuple[list[Site], list[Site]]:
+    producers, consumers = [], []
+    for layer in layers:
+        made, read = (layer.weight, layer.out_dim), (layer.weight, layer.in_dim)
+        dim = layer.channel_dim
+        if made in signature and not passes_groups(layer.groups, layer.width):
+            producers.append(Site(*made, layer.node, layer.op, layer.node, dim))
+        if read in signature:
+            consumers.append(Site(*read, layer.node, layer.op, layer.value, dim))
+    return producers, consumers
+
+
+def _by_first_index(analysis: Analysis, key: _Key, members: Sequence[int]) -> Labels:
+    labels = analysis.parameters[key[0]][key[1]]
+    assert labels is not None
+    roots, first = np.unique(analysis.sets.find(labels), return_index=True)
+    wanted = np.isin(roots, members)
+    return roots[wanted][np.argsort(first[wanted])]
+
+
+def _slices(analysis: Analysis, signature: frozenset[_Key], owner_of: Labels) -> Iterable[Slice]:
+    for name, dims in analysis.parameters.items():
+        for d, labels in enumerate(dims):
+            if labels is not None and (name, d) in signature:
+                yield Slice(name, d, tuple(owner_of[labels].tolist()))
+
+
+def _segments(analysis: Analysis, owner_of: Labels, size: int) -> tuple[Segment, ...]:
+    """Pieces that lie wholly in this group and hold only a part of its units."""
+    segments = {}
+    for piece in analysis.pieces:
+        owners = np.unique(owner_of[piece.labels])
+        if owners[0] >= 0 and len(owners) < size:
+            units = frozenset(owners.tolist())
+            segments[units] = Segment(units, piece.reason)
+    return tuple(segments.values())
+
+
+def _kinds(analysis: Analysis) -> dict[int, Kind]:
+    kinds: dict[int, Kind] = {}
+    for kind, labels in analysis.marks:
+        for root in np.unique(analysis.sets.find(labels)).tolist():
+            if root:
+                kinds.setdefault(root, kind)
+    return kinds

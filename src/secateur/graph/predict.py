@@ -1,0 +1,170 @@
+"""Prediction: the shape of every value, and the multiply-accumulates, after a selection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.errors import SurgeryError
+from secateur.graph.analysis import Analysis
+from secateur.graph.grouping import Units
+from secateur.graph.labels import Labels, Value, varying
+from secateur.graph.layers import RANK
+from secateur.graph.program import Node, Program, Ref, Shape
+
+__all__ = ["Alive", "CostModel", "Term", "alive_units", "predict_shape"]
+
+Alive = NDArray[np.bool_]
+"""For each unit of all groups whether it stays, and True at the end for what belongs to no unit."""
+
+
+def predict_shape(name: str, value: Value, units: Units, alive: Alive) -> Shape:
+    """Return the shape that a value has when only some units are left.
+
+    Raises:
+        SurgeryError: the survivors do not form a full grid.
+    """
+    shape = list(value.shape)
+    for labels in value.fields:
+        stays = alive[units.of(labels)]
+        dims = varying(labels)
+        for d in dims:
+            shape[d] = int(_along(stays, d).sum())
+        if int(stays.sum()) != prod(shape[d] for d in dims):
+            raise SurgeryError(
+                f"the units kept of value {name} of shape {value.shape} do not form a full grid; "
+                "keep the same number in each of its parts"
+            )
+    return tuple(shape)
+
+
+def _along(stays: Alive, dim: int) -> Alive:
+    return stays.any(axis=tuple(d for d in range(stays.ndim) if d != dim))
+
+
+@dataclass(frozen=True)
+class Term:
+    """A product: a constant, times the surviving length of some dimensions."""
+
+    factor: int
+    counters: tuple[int, ...]
+
+
+class CostModel:
+    """Multiply-accumulates of each call for any selection; made once, then quick to ask.
+
+    A dimension's length after a selection is what never goes plus the number of indices whose unit stays.
+    """
+
+    def __init__(self, program: Program, analysis: Analysis, units: Units) -> None:
+        self._analysis = analysis
+        self._units = units
+        self._batch = max(program.batch, 1)
+        self._fixed: list[int] = []
+        self._units_of: list[Labels] = []
+        self._weights: list[NDArray[np.int64]] = []
+        self._known: dict[bytes, int] = {}
+        self._terms: dict[str, tuple[Term, ...]] = {}
+        for node in program.nodes:
+            terms = self._node_terms(node)
+            if terms:
+                self._terms[node.name] = terms
+
+    def macs(self, alive: Alive) -> dict[str, int]:
+        """Return the multiply-accumulates of each call, for one sample."""
+        lengths = [
+            fixed + int(weights @ alive[units])
+            for fixed, units, weights in zip(self._fixed, self._units_of, self._weights, strict=True)
+        ]
+        return {
+            name: sum(t.factor * prod(lengths[c] for c in t.counters) for t in terms) // self._batch
+            for name, terms in self._terms.items()
+        }
+
+    def _node_terms(self, node: Node) -> tuple[Term, ...]:
+        refs = [a.name if isinstance(a, Ref) else None for a in node.args]
+        values = [self._analysis.values.get(r) if r is not None else None for r in refs]
+        out = self._analysis.values.get(node.name)
+        if out is None:
+            return ()
+        everything = range(out.ndim)
+        match [node.op, *values]:
+            case [op, Value() as x, Value() as weight, *_] if op in RANK and "transpose" in op:
+                taps = prod(weight.shape[2:])
+                return (self._product(taps, [(x, range(x.ndim)), (weight, [1])]),)
+            case [op, _, Value() as weight, *_] if op in RANK:
+                taps = prod(weight.shape[2:])
+                return (self._product(taps, [(out, everything), (weight, [1])]),)
+            case ["matmul" | "bmm" | "mm", Value() as a, Value(), *_]:
+                return (self._product(1, [(out, everything), (a, [a.ndim - 1])]),)
+            case ["addmm" | "baddbmm", _, Value() as a, Value(), *_]:
+                return (self._product(1, [(out, everything), (a, [a.ndim - 1])]),)
+            case ["scaled_dot_product_attention", Value() as q, Value() as k, Value() as v, *_]:
+                pairs = [(q, range(q.ndim - 1)), (k, [k.ndim - 2])]
+                return (
+                    self._product(1, [*pairs, (q, [q.ndim - 1])]),
+                    self._product(1, [*pairs, (v, [v.ndim - 1])]),
+                )
+            case ["einsum", *_]:
+                return self._einsum(node)
+        return ()
+
+    def _einsum(self, node: Node) -> tuple[Term, ...]:
+        equation, operands = node.args[0].replace(" ", ""), node.args[1]
+        where: dict[str, tuple[Value, int]] = {}
+        if len(operands) < 2 or "." in equation:
+            return ()
+        for letters, operand in zip(equation.split("->")[0].split(","), operands, strict=True):
+            value = self._analysis.values.get(operand.name)
+            if value is None:
+                return ()
+            for d, letter in enumerate(letters):
+                where.setdefault(letter, (value, d))
+        return (self._product(1, [(value, [d]) for value, d in where.values()]),)
+
+    def _product(self, factor: int, lengths: Iterable[tuple[Value, Iterable[int]]]) -> Term:
+        counters = []
+        for value, dims in lengths:
+            for d in dims:
+                counter = self._counter(value, d)
+                if counter is None:
+                    factor *= value.shape[d]
+                else:
+                    counters.append(counter)
+        return Term(factor, tuple(counters))
+
+    def _counter(self, value: Value, dim: int) -> int | None:
+        for labels in value.fields:
+            if labels.shape[dim] > 1:
+                units = self._units.of(labels)
+                rows = np.moveaxis(units, dim, 0).reshape(units.shape[dim], -1)
+                # Settled fields vary over one dimension only, so one column tells all.
+                if (rows == rows[:1]).all():
+                    return None
+                return self._register(rows[:, 0])
+        return None
+
+    def _register(self, units: Labels) -> int:
+        key = units.tobytes()
+        if key not in self._known:
+            self._known[key] = len(self._fixed)
+            distinct, weights = np.unique(units, return_counts=True)
+            free = distinct < self._units.count
+            self._fixed.append(int(weights[~free].sum()))
+            self._units_of.append(distinct[free])
+            self._weights.append(weights[free])
+        return self._known[key]
+
+
+def alive_units(units: Units, sizes: Mapping[str, int], kept: Mapping[str, tuple[int, ...]]) -> Alive:
+    """Return which units stay; groups that are not named keep all."""
+    alive = np.ones(units.count + 1, dtype=bool)
+    for group, chosen in kept.items():
+        start = units.start[group]
+        alive[start : start + sizes[group]] = False
+        alive[[start + u for u in chosen]] = True
+    return alive

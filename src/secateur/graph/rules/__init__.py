@@ -1,0 +1,33 @@
+"""One small file for each family of operators; importing this package fills the table."""
+
+from secateur.graph.rules import (
+    attention,
+    convolution,
+    factory,
+    join,
+    linear,
+    move,
+    normalisation,
+    pointwise,
+    pooling,
+    reduction,
+    split,
+)
+from secateur.graph.rules.registry import RULES, Result, rule
+
+__all__ = [
+    "RULES",
+    "Result",
+    "attention",
+    "convolution",
+    "factory",
+    "join",
+    "linear",
+    "move",
+    "normalisation",
+    "pointwise",
+    "pooling",
+    "reduction",
+    "rule",
+    "split",
+]

@@ -1,0 +1,142 @@
+"""Convolutions of any rank: plain, grouped, depthwise, transposed; and their unfolded forms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from secateur.graph.context import Context, Unsupported
+from secateur.graph.labels import Labels, Value, permute, varying
+from secateur.graph.program import Node
+from secateur.graph.rules.registry import rule
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def convolution(
+    ctx: Context,
+    node: Node,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Value:
+    return _convolve(ctx, node, x, weight, bias, groups)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed(
+    ctx: Context,
+    node: Node,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Value:
+    if groups > 1:
+        raise Unsupported("grouped transposed convolution")
+    order = [1, 0, *range(2, weight.ndim)]
+    return _convolve(ctx, node, x, permute(weight, order), bias, 1)
+
+
+def _convolve(ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None, groups: int) -> Value:
+    shape = node.tensor_shape()
+    if x.ndim != weight.ndim:
+        raise Unsupported("convolution of an input without batch dimension")
+    spatial = range(2, x.ndim)
+    x = ctx.block_value(x, spatial, "a convolution slides over it")
+    weight = ctx.block_value(weight, spatial, ctx.why("kernel position", structural=True))
+    inputs, rest = _channels(ctx, x)
+    wide, deep = _along(weight, 0), _along(weight, 1)
+    if groups == 1:
+        ctx.union(inputs, deep, x.cause or "reads channels that may not shrink")
+    else:
+        _group(ctx, inputs.reshape(groups, -1), wide.reshape(groups, -1), deep)
+    column = (1, shape[1], *[1] * len(spatial))
+    out = Value(shape, (wide.reshape(column), *rest), x.static and weight.static)
+    if bias is not None:
+        row = Value(column, tuple(f.reshape(column) for f in bias.fields), bias.static, bias.cause)
+        out = ctx.joint(shape, [out, row])
+    return ctx.norm(out)
+
+
+def _channels(ctx: Context, x: Value) -> tuple[Labels, list[Labels]]:
+    """Split the fields of an input into its channel labels and those of its batch dimension."""
+    channels = np.zeros(x.shape[1], dtype=np.int64)
+    rest = []
+    for labels in x.fields:
+        if varying(labels) == {1}:
+            channels = ctx.find(labels).ravel()
+        elif varying(labels) == {0}:
+            rest.append(labels)
+        else:  # heads folded into the batch: the channels of all of them are convolved alike
+            rest.append(ctx.coarsen(labels, range(1, x.ndim))[:, :1].reshape(-1, *[1] * (x.ndim - 1)))
+    return channels, rest
+
+
+def _along(weight: Value, dim: int) -> Labels:
+    for labels in weight.fields:
+        if dim in varying(labels):
+            if varying(labels) != {dim}:
+                raise Unsupported("a weight whose dimensions were merged")
+            return labels.ravel()
+    return np.zeros(weight.shape[dim], dtype=np.int64)
+
+
+def passes_groups(groups: int, width: int) -> bool:
+    """Say whether a unit of a grouped convolution is a whole group (else: one position of every group).
+
+    Such a convolution neither makes nor reads units, they pass through it. `width` counts the input channels
+    of a group.
+    """
+    return groups > 1 and (width == 1 or groups >= width)
+
+
+def _group(ctx: Context, inputs: Labels, outputs: Labels, deep: Labels) -> None:
+    """Relate (groups, channels of a group) labels: whole groups go, or the same position of every group."""
+    groups, width = inputs.shape
+    if passes_groups(groups, width):
+        ctx.union(inputs, inputs[:, :1])
+        ctx.union(outputs, outputs[:, :1])
+        ctx.union(inputs[:, :1], outputs[:, :1])
+        ctx.freeze(deep, ctx.why("position inside a convolution group", structural=True))
+        if width > 1:
+            ctx.mark("conv-group", outputs)
+    else:
+        ctx.union(inputs, inputs[:1])
+        ctx.union(outputs, outputs[:1])
+        ctx.union(deep, inputs[0])
+
+
+@rule("im2col")
+def unfold(ctx: Context, node: Node, x: Value, kernel_size: Any, *_: Any) -> Value:
+    x = ctx.block_value(x, [2, 3], "windows slide over it")
+    taps = prod(kernel_size)
+    fields = tuple(_rows(f) if f.shape[1] == 1 else _rows(f.repeat(taps, axis=1)) for f in x.fields)
+    return ctx.norm(replace(x, shape=node.tensor_shape(), fields=fields))
+
+
+def _rows(labels: Labels) -> Labels:
+    return labels.reshape(labels.shape[0], labels.shape[1], 1)
+
+
+@rule("col2im")
+def fold(ctx: Context, node: Node, x: Value, output_size: Any, kernel_size: Any, *_: Any) -> Value:
+    x = ctx.block_value(x, [2], "windows slide over it")
+    taps = prod(kernel_size)
+    fields = []
+    for labels in x.fields:
+        if labels.shape[1] > 1:
+            by_tap = labels.reshape(labels.shape[0], -1, taps)
+            labels = ctx.coarsen(by_tap, [2])[:, :, :1]
+        fields.append(labels.reshape(*labels.shape[:2], 1, 1))
+    return ctx.norm(replace(x, shape=node.tensor_shape(), fields=tuple(fields)))

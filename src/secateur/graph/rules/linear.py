@@ -1,0 +1,88 @@
+"""Contractions: linear, matrix products, einsum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from secateur.graph.context import Context, Unsupported
+from secateur.graph.labels import Value, expand_left, permute, varying
+from secateur.graph.program import Node
+from secateur.graph.rules.registry import rule
+
+ACTIVATIONS = "is contracted between two activations"
+
+
+@rule("linear")
+def linear(ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    if weight.ndim != 2:
+        raise Unsupported("linear with a weight that is no matrix")
+    rows = _insert(x, x.ndim - 1)
+    out = ctx.joint((*x.shape[:-1], *weight.shape), [rows, weight])
+    out = ctx.reduce(out, [-1], False, ACTIVATIONS, contracted=x.static or weight.static)
+    return out if bias is None else ctx.joint(out.shape, [out, bias])
+
+
+@rule("matmul", "bmm", "mm")
+def matmul(ctx: Context, node: Node, a: Value, b: Value) -> Value:
+    if a.ndim < 2 or b.ndim < 2:
+        raise Unsupported("product with a vector")
+    batch = max(a.ndim, b.ndim) - 2
+    a, b = expand_left(a, batch + 2), expand_left(b, batch + 2)
+    a, b = (_whole_batches(ctx, v, range(batch)) for v in (a, b))
+    left, right = _insert(a, batch + 2), _insert(b, batch)
+    shape = tuple(max(p, q) for p, q in zip(left.shape, right.shape, strict=True))
+    out = ctx.joint(shape, [left, right])
+    return ctx.reduce(out, [batch + 1], False, ACTIVATIONS, contracted=a.static or b.static)
+
+
+@rule("addmm", "baddbmm")
+def add_product(ctx: Context, node: Node, bias: Value, a: Value, b: Value, **_: object) -> Value:
+    return ctx.joint(node.tensor_shape(), [bias, matmul(ctx, node, a, b)])
+
+
+@rule("einsum")
+def einsum(ctx: Context, node: Node, equation: str, operands: tuple[Value, ...], **_: object) -> Value:
+    equation = equation.replace(" ", "")
+    if "->" not in equation or "." in equation:
+        raise Unsupported("einsum without an explicit result, or with an ellipsis")
+    inputs, result = equation.split("->")
+    terms = inputs.split(",")
+    if any(len(set(term)) < len(term) for term in terms):
+        raise Unsupported("einsum over a diagonal")
+    letters = result + "".join(sorted(set("".join(terms)) - set(result)))
+    size = {c: n for term, v in zip(terms, operands, strict=True) for c, n in zip(term, v.shape, strict=True)}
+    batch = [letters.index(c) for c in result if all(c in term for term in terms)]
+    spread = []
+    for term, value in zip(terms, operands, strict=True):
+        value = permute(value, [term.index(c) for c in letters if c in term])
+        for d, c in enumerate(letters):
+            if c not in term:
+                value = _insert(value, d)
+        spread.append(_whole_batches(ctx, value, batch))
+    out = ctx.joint(tuple(size[c] for c in letters), spread)
+    summed = range(len(result), len(letters))
+    activations = sum(not v.static for v in operands)
+    return ctx.reduce(out, summed, False, ACTIVATIONS, contracted=activations < 2) if summed else out
+
+
+def _insert(value: Value, dim: int) -> Value:
+    """Put a dimension of size 1 before `dim`."""
+    return replace(
+        value,
+        shape=(*value.shape[:dim], 1, *value.shape[dim:]),
+        fields=tuple(f.reshape(*f.shape[:dim], 1, *f.shape[dim:]) for f in value.fields),
+    )
+
+
+def _whole_batches(ctx: Context, value: Value, batch: range | list[int]) -> Value:
+    """Unify (head, channel) labels to whole heads where the head is a batch dimension of the product."""
+    fields = []
+    for labels in ctx.norm(value).fields:
+        over = varying(labels)
+        in_batch = over & set(batch)
+        if in_batch and over - in_batch:
+            labels = ctx.coarsen(labels, over - in_batch)
+        if in_batch:
+            ctx.mark("head", labels)
+        fields.append(labels)
+    return ctx.norm(replace(value, fields=tuple(fields)))

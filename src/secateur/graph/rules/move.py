@@ -1,0 +1,145 @@
+"""Data movement: labels move as the data do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from secateur.graph.context import Context, Unsupported
+from secateur.graph.labels import Value, expand_left, permute
+from secateur.graph.program import Node
+from secateur.graph.rules.registry import rule
+
+
+@rule(
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as"
+)
+def view(ctx: Context, node: Node, x: Value, *_: Any, **__: Any) -> Value:
+    return ctx.view(x, node.tensor_shape())
+
+
+@rule("permute")
+def reorder(ctx: Context, node: Node, x: Value, dims: Sequence[int]) -> Value:
+    return permute(x, [d % x.ndim for d in dims])
+
+
+@rule("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT")
+def transpose(ctx: Context, node: Node, x: Value, a: int | None = None, b: int | None = None) -> Value:
+    order = list(range(x.ndim))
+    if a is None or b is None:
+        a, b = (0, 1) if node.op == "t" else (-2, -1)
+    if x.ndim < 2:
+        return x
+    a, b = a % x.ndim, b % x.ndim
+    order[a], order[b] = b, a
+    return permute(x, order)
+
+
+@rule("movedim", "moveaxis")
+def movedim(
+    ctx: Context, node: Node, x: Value, source: int | Sequence[int], destination: int | Sequence[int]
+) -> Value:
+    old = [d % x.ndim for d in ([source] if isinstance(source, int) else source)]
+    new = [d % x.ndim for d in ([destination] if isinstance(destination, int) else destination)]
+    order = [-1] * x.ndim
+    for o, n in zip(old, new, strict=True):
+        order[n] = o
+    rest = (d for d in range(x.ndim) if d not in old)
+    return permute(x, [d if d >= 0 else next(rest) for d in order])
+
+
+@rule("expand", "broadcast_to")
+def expand(ctx: Context, node: Node, x: Value, *_: Any, **__: Any) -> Value:
+    shape = node.tensor_shape()
+    return replace(expand_left(x, len(shape)), shape=shape)
+
+
+@rule("repeat", "tile")
+def repeat(ctx: Context, node: Node, x: Value, times: Sequence[int]) -> Value:
+    shape = node.tensor_shape()
+    wide = expand_left(x, len(shape))
+    times = [1] * (len(shape) - len(times)) + list(times)
+    fields = []
+    for labels in wide.fields:
+        fields.append(np.tile(labels, [t if n > 1 else 1 for t, n in zip(times, labels.shape, strict=True)]))
+    return ctx.norm(replace(wide, shape=shape, fields=tuple(fields)))
+
+
+@rule("repeat_interleave")
+def repeat_interleave(
+    ctx: Context, node: Node, x: Value, repeats: int | Value, dim: int | None = None, **_: Any
+) -> Value:
+    if dim is None or not isinstance(repeats, int):
+        raise Unsupported("repeat_interleave with a tensor of repeats, or of the flattened input")
+    dim %= x.ndim
+    fields = tuple(f.repeat(repeats, axis=dim) if f.shape[dim] > 1 else f for f in x.fields)
+    return replace(x, shape=node.tensor_shape(), fields=fields)
+
+
+@rule("roll", "flip")
+def roll(ctx: Context, node: Node, x: Value, first: Any, second: Any = None) -> Value:
+    shifts, dims = (None, first) if node.op == "flip" else (first, second)
+    if not dims:
+        raise Unsupported("roll of the flattened input")
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    shifts = (shifts,) if isinstance(shifts, int) else shifts
+    fields = []
+    for labels in x.fields:
+        for i, d in enumerate(d % x.ndim for d in dims):
+            if labels.shape[d] > 1:
+                labels = np.flip(labels, d) if shifts is None else np.roll(labels, shifts[i], d)
+        fields.append(labels)
+    return replace(x, fields=tuple(fields))
+
+
+@rule("pad", "constant_pad_nd")
+def pad(
+    ctx: Context, node: Node, x: Value, amounts: Sequence[int], mode: Any = "constant", value: Any = None
+) -> Value:
+    if node.op == "constant_pad_nd":
+        mode = "constant"
+    for i in range(len(amounts) // 2):
+        before, after, d = amounts[2 * i], amounts[2 * i + 1], x.ndim - 1 - i
+        if not before and not after:
+            continue
+        if mode != "constant" or before < 0 or after < 0:
+            x = ctx.block_value(x, [d], f"is padded by {mode}")
+        fields = []
+        for labels in x.fields:
+            if labels.shape[d] > 1:
+                widths = [(before, after) if k == d else (0, 0) for k in range(x.ndim)]
+                labels = np.pad(labels, widths)
+            fields.append(labels)
+        x = replace(
+            x, shape=(*x.shape[:d], x.shape[d] + before + after, *x.shape[d + 1 :]), fields=tuple(fields)
+        )
+    return ctx.norm(x)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(ctx: Context, node: Node, x: Value, factor: int) -> Value:
+    *batch, channels, height, width = x.shape
+    split = ctx.view(x, (*batch, channels // factor**2, factor, factor, height, width))
+    n = len(batch)
+    moved = permute(split, [*range(n), n, n + 3, n + 1, n + 4, n + 2])
+    moved = ctx.block_value(moved, range(n + 1, n + 5), "becomes a spatial position")
+    return ctx.view(moved, node.tensor_shape())
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(ctx: Context, node: Node, x: Value, factor: int) -> Value:
+    *batch, channels, height, width = x.shape
+    n = len(batch)
+    x = ctx.block_value(x, [n + 1, n + 2], "becomes channels")
+    split = ctx.view(x, (*batch, channels, height // factor, factor, width // factor, factor))
+    moved = permute(split, [*range(n), n, n + 2, n + 4, n + 1, n + 3])
+    return ctx.view(moved, node.tensor_shape())
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(ctx: Context, node: Node, x: Value, groups: int) -> Value:
+    split = ctx.view(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
+    return ctx.view(permute(split, [0, 2, 1, *range(3, split.ndim)]), node.tensor_shape())

@@ -1,0 +1,82 @@
+"""Normalisations: only per-channel ones leave their dimension free (masked = shrunk)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from secateur.graph.context import Context
+from secateur.graph.labels import Value
+from secateur.graph.program import Node
+from secateur.graph.rules.registry import rule
+
+
+def _per_channel(value: Value | None, ndim: int) -> list[Value]:
+    """Lay a vector along dimension 1."""
+    if value is None:
+        return []
+    column = (1, -1, *[1] * (ndim - 2))
+    fields = tuple(f.reshape(column) for f in value.fields)
+    shape = (1, value.shape[0], *[1] * (ndim - 2))
+    return [Value(shape, fields, value.static, value.cause)]
+
+
+@rule("batch_norm", "instance_norm")
+def batch_norm(
+    ctx: Context,
+    node: Node,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    variance: Value | None,
+    training: bool = False,
+    *_: Any,
+) -> Value:
+    if node.op == "instance_norm" or training:
+        # Over the batch alone, for an instance: only the channels may change without moving the statistics.
+        x = ctx.block_value(x, [d for d in range(x.ndim) if d != 1], "statistics are taken over it")
+    vectors = [v for p in (weight, bias, mean, variance) for v in _per_channel(p, x.ndim)]
+    return ctx.joint(x.shape, [x, *vectors])
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(ctx: Context, node: Node, x: Value, normalized_shape: Sequence[int], *rest: Any) -> Value:
+    dims = range(x.ndim - len(normalized_shape), x.ndim)
+    why = ctx.why(f"{node.op} normalises over it")
+    affine = [v for v in rest if isinstance(v, Value)]
+    for value in affine:
+        for labels in value.fields:
+            ctx.freeze(labels, why)
+    x = ctx.block_value(x, dims, why)
+    return ctx.joint(x.shape, [x, *map(ctx.norm, affine)])
+
+
+@rule("group_norm")
+def group_norm(
+    ctx: Context,
+    node: Node,
+    x: Value,
+    num_groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    *_: Any,
+) -> Value:
+    for labels in ctx.norm(x).fields:
+        if labels.shape[1] > 1:
+            if num_groups == 1:
+                ctx.block(labels, [1], "group_norm normalises over it")
+            else:
+                groups = labels.reshape(labels.shape[0], num_groups, -1)
+                ctx.union(groups, groups[:, :, :1])
+                if groups.shape[2] > 1:
+                    ctx.mark("conv-group", labels)
+    spatial = [d for d in range(x.ndim) if d > 1]
+    x = ctx.block_value(x, spatial, "group_norm normalises over it")
+    vectors = [v for p in (weight, bias) for v in _per_channel(p, x.ndim)]
+    return ctx.joint(x.shape, [x, *vectors])
+
+
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax")
+def softmax(ctx: Context, node: Node, x: Value, dim: int, *_: Any, **__: Any) -> Value:
+    return ctx.block_value(x, [dim], f"{node.op} normalises over it")

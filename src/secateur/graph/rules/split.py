@@ -1,0 +1,144 @@
+"""Taking parts of a dimension: slices, pieces, rows, indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from secateur.graph.context import Context, Unsupported
+from secateur.graph.labels import Value
+from secateur.graph.program import Node
+from secateur.graph.rules.registry import Result, rule
+
+
+@rule(
+    "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split", "hsplit", "vsplit"
+)
+def split(ctx: Context, node: Node, x: Value, sections: int | Sequence[int], dim: int = 0) -> Result:
+    dim %= x.ndim
+    sizes = [s[dim] for s in node.shape or () if isinstance(s, tuple)]
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(ctx.select(x, dim, slice(start, start + size)))
+        start += size
+    if isinstance(sections, int) and any(f.shape[dim] > 1 for f in x.fields):
+        _alike(ctx, x, pieces, dim)  # the sizes follow from one number, so the pieces shrink alike
+    for piece in pieces:
+        _must_stay(ctx, piece, dim)
+    return [ctx.norm(p) for p in pieces]
+
+
+def _alike(ctx: Context, x: Value, pieces: list[Value], dim: int) -> None:
+    labelled = [[f for f in p.fields if f.shape[dim] > 1] for p in pieces]
+    if len({p.shape for p in pieces}) > 1 or not all(labelled):
+        ctx.block_value(x, [dim], "is cut into equal pieces that differ in what they hold")
+        return
+    for fields in labelled[1:]:
+        ctx.union(fields[0], labelled[0][0])
+
+
+def _must_stay(ctx: Context, piece: Value, dim: int) -> None:
+    for labels in piece.fields:
+        if labels.shape[dim] > 1:
+            ctx.piece(labels, f"a piece that {ctx.here.op} cuts out keeps one unit")
+
+
+@rule("unbind")
+def unbind(ctx: Context, node: Node, x: Value, dim: int = 0) -> Result:
+    dim %= x.ndim
+    return [ctx.drop_dim(ctx.select(x, dim, [i]), dim) for i in range(x.shape[dim])]
+
+
+@rule("slice")
+def take_slice(
+    ctx: Context,
+    node: Node,
+    x: Value,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Value:
+    dim %= x.ndim
+    part = ctx.select(x, dim, slice(start, end, step))
+    if part.shape[dim] < x.shape[dim]:
+        _must_stay(ctx, part, dim)
+    return part
+
+
+@rule("narrow")
+def narrow(ctx: Context, node: Node, x: Value, dim: int, start: int, length: int) -> Value:
+    part = ctx.select(x, dim % x.ndim, slice(start, start + length))
+    _must_stay(ctx, part, dim % x.ndim)
+    return part
+
+
+@rule("select")
+def select(ctx: Context, node: Node, x: Value, dim: int, index: int) -> Value:
+    dim %= x.ndim
+    return ctx.drop_dim(ctx.select(x, dim, [index % x.shape[dim]]), dim)
+
+
+@rule("index", "_unsafe_index")
+def index(ctx: Context, node: Node, x: Value, indices: Sequence[Value | None]) -> Value:
+    given = [d for d, i in enumerate(indices) if i is not None]
+    if len(given) != 1:
+        raise Unsupported("indexing with several tensors")
+    return _gathered(ctx, x, given[0], indices[given[0]])
+
+
+@rule("index_select")
+def index_select(ctx: Context, node: Node, x: Value, dim: int, chosen: Value) -> Value:
+    return _gathered(ctx, x, dim % x.ndim, chosen)
+
+
+def _gathered(ctx: Context, x: Value, dim: int, chosen: Value | None) -> Value:
+    assert chosen is not None
+    x = ctx.block_value(x, [dim], "is indexed by a tensor")
+
+    def around(sizes: Sequence[int], middle: Sequence[int]) -> tuple[int, ...]:
+        return (*sizes[:dim], *middle, *sizes[dim + 1 :])
+
+    fields = tuple(f.reshape(around(f.shape, [1] * chosen.ndim)) for f in x.fields)
+    return replace(x, shape=around(x.shape, chosen.shape), fields=fields, static=x.static and chosen.static)
+
+
+@rule("embedding")
+def embedding(ctx: Context, node: Node, weight: Value, indices: Value, *_: Any, **__: Any) -> Value:
+    return replace(_gathered(ctx, weight, 0, indices), static=False)
+
+
+@rule("glu")
+def glu(ctx: Context, node: Node, x: Value, dim: int = -1) -> Value:
+    dim %= x.ndim
+    half = x.shape[dim] // 2
+    parts = [ctx.select(x, dim, slice(0, half)), ctx.select(x, dim, slice(half, None))]
+    return ctx.joint(node.tensor_shape(), parts)
+
+
+@rule("getitem")
+def getitem(ctx: Context, node: Node, x: Sequence[Value | None], position: int) -> Result:
+    return x[position]
+
+
+@rule("diff")
+def diff(ctx: Context, node: Node, x: Value, n: int = 1, dim: int = -1, *_: Any) -> Value:
+    x = ctx.block_value(x, [dim], "neighbours are subtracted")
+    return replace(x, shape=node.tensor_shape())
+
+
+@rule("tril", "triu")
+def triangle(ctx: Context, node: Node, x: Value, *_: Any) -> Value:
+    return ctx.block_value(x, [-2, -1], "a triangle of it is taken")
+
+
+@rule("gather")
+def gather(ctx: Context, node: Node, x: Value, dim: int, chosen: Value, **_: Any) -> Value:
+    x = ctx.block_value(x, [dim], "is indexed by a tensor")
+    fields = tuple(f for f in x.fields if np.broadcast_shapes(f.shape, chosen.shape) == chosen.shape)
+    if len(fields) < len(x.fields) or x.ndim != chosen.ndim:
+        raise Unsupported("gather of a part of the other dimensions")
+    return ctx.joint(chosen.shape, [replace(x, shape=chosen.shape), chosen])

@@ -1,0 +1,101 @@
+"""A graph as text: its groups, and what is frozen and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from secateur.graph.graph import Graph
+    from secateur.graph.groups import Group, Site
+
+__all__ = ["to_text"]
+
+_WIDTHS = (28, 10, 5, 6, 23, 23, 9)
+_RIGHT = {2, 3}
+
+
+def to_text(graph: Graph) -> str:
+    """Return a table of at most 110 columns: one line a group, then the frozen parameters by reason."""
+    costs = graph.macs()
+    total = max(sum(costs.values()), 1)
+    head = ("group", "kind", "units", "MACs", "producers", "consumers", "removable")
+    lines = [_line(head), _line(["-" * w for w in _WIDTHS])]
+    modules = {layer.node: layer.module or layer.weight for layer in graph.layers}
+    for group in graph.groups:
+        touched = _touched(graph, group)
+        share = sum(costs.get(node, 0) for node in touched) / total
+        lines.append(
+            _line(
+                (
+                    group.id,
+                    group.kind,
+                    str(group.size),
+                    f"{share:.1%}",
+                    _names(modules, group.producers),
+                    _names(modules, group.consumers),
+                    "yes" if group.removable else "",
+                )
+            )
+        )
+    reach = {node for group in graph.groups for node in _touched(graph, group)}
+    share = sum(costs.get(node, 0) for node in reach) / total
+    lines += [
+        "",
+        f"{len(graph.groups)} groups with {sum(g.size for g in graph.groups)} units, in layers with {share:.1%} of "
+        f"{total:,} MACs; {graph.params():,} parameters; "
+        f"batch size {'free' if graph.program.dynamic else f'fixed at {graph.program.batch}'}",
+    ]
+    return "\n".join([*lines, *_frozen(graph)])
+
+
+def _touched(graph: Graph, group: Group) -> set[str]:
+    owned = {s.parameter for s in group.slices}
+    return {layer.node for layer in graph.layers if layer.weight in owned}
+
+
+def _names(modules: dict[str, str], sites: Sequence[Site]) -> str:
+    names = list(dict.fromkeys(modules[s.node] for s in sites))
+    if len(names) > 1:
+        return f"{_clip(names[0], 17)} +{len(names) - 1}"
+    return names[0] if names else "-"
+
+
+def _line(cells: Iterable[str]) -> str:
+    padded = []
+    for i, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=True)):
+        cell = _clip(cell, width)
+        padded.append(cell.rjust(width) if i in _RIGHT else cell.ljust(width))
+    return " ".join(padded).rstrip()
+
+
+def _clip(text: str, width: int) -> str:
+    """Shorten from the left: the end of a module path says more."""
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+
+
+def _frozen(graph: Graph) -> list[str]:
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    where: dict[str, set[str]] = defaultdict(set)
+    for entry in graph.frozen:
+        place = f"{entry.parameter}[{entry.dim}]"
+        by_reason[entry.reason].append(place)
+        if entry.source:
+            where[entry.reason].add(_clip(entry.source, 60))
+    if not by_reason:
+        return []
+    lines = ["", "frozen"]
+    for reason, places in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        lines.append(_cut(f"  {reason} ({len(places)})"))
+        shown = ", ".join(places[:3]) + (f", and {len(places) - 3} more" if len(places) > 3 else "")
+        lines.append(_cut(f"    {shown}"))
+        sources = sorted(where[reason])
+        if sources:
+            more = f", and {len(sources) - 1} more lines" if len(sources) > 1 else ""
+            lines.append(_cut(f"    at {sources[0]}{more}"))
+    return lines
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 109 else text[:108] + "…"
