@@ -1,0 +1,212 @@
+"""What a recipe may say. Unknown keys are errors that name the key and the closest known one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import RecipeError, did_you_mean
+from . import text
+
+__all__ = [
+    "BudgetSpec",
+    "DataSpec",
+    "MagnitudeSpec",
+    "MethodSpec",
+    "ModelSpec",
+    "RandomSpec",
+    "Recipe",
+    "SNPPaperSpec",
+    "SNPSpec",
+    "TypeName",
+    "load_recipe",
+    "parse_recipe",
+]
+
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, strict=True)]
+
+
+def _named(value: Any) -> Any:
+    """Let a plain name stand for a mapping that has only a name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelSpec(_Strict):
+    """The network: ``torchvision:NAME``, ``timm:NAME``, ``zoo:NAME`` or ``module:callable``."""
+
+    name: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    weights: Path | None = None  # safetensors of its state dict
+
+
+class DataSpec(_Strict):
+    """Calibration data: a registry name, the path of an .npz file, or ``module:callable``."""
+
+    name: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)  # of the callable
+    calibration: Positive = 1000  # unlabelled samples
+    batch: Positive = 250
+    seed: Seed = 0  # of the draw
+    folder: Path | None = None  # where a registry data set lies already
+
+
+class BudgetSpec(_Strict):
+    """Exactly one target. Up to 1.0 a share that is kept, above 1 an absolute number."""
+
+    macs: Annotated[float, Field(gt=0, strict=True)] | None = None
+    params: Annotated[float, Field(gt=0, strict=True)] | None = None
+    variance: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> BudgetSpec:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"name exactly one of macs, params, variance, not {' and '.join(given) or 'none'} "
+                "(--set budget.NAME=null takes one away)"
+            )
+        return self
+
+
+class SNPSpec(_Strict):
+    """Subspace node pruning with the default improvements."""
+
+    name: Literal["snp"]
+
+
+class SNPPaperSpec(_Strict):
+    """Subspace node pruning as published."""
+
+    name: Literal["snp-paper"]
+
+
+class MagnitudeSpec(_Strict):
+    """Filter norms: L1 or L2, with or without least-squares recovery."""
+
+    name: Literal["magnitude"]
+    p: Literal[1, 2] = 1
+    recover: bool = True
+
+
+class RandomSpec(_Strict):
+    """Random units, with or without least-squares recovery."""
+
+    name: Literal["random"]
+    seed: Seed = 0
+    recover: bool = True
+
+
+MethodSpec = SNPSpec | SNPPaperSpec | MagnitudeSpec | RandomSpec
+
+
+class TypeName(_Strict):
+    """All layers of a class: a name in torch.nn, or ``module:Class``."""
+
+    type: str
+
+
+class Recipe(_Strict):
+    """A whole run. A recipe is trusted like code: it may name callables of yours, which are then called."""
+
+    model: Annotated[ModelSpec, BeforeValidator(_named)]
+    example: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None  # shape of one input batch
+    data: Annotated[DataSpec, BeforeValidator(_named)]
+    evaluate: str | None = None  # module:callable, called with a model; a higher value is better
+    method: Annotated[Annotated[MethodSpec, Field(discriminator="name")], BeforeValidator(_named)] = SNPSpec(
+        name="snp"
+    )
+    budget: BudgetSpec
+    exclude: tuple[str | TypeName, ...] = ()  # module paths as globs, or classes
+    round_to: Positive = 1
+    floor: Positive = 1
+    output: Path | None = None
+    seed: Seed = 0
+    threads: Positive | None = None
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``KEY=VALUE`` overrides, and check it.
+
+    Raises:
+        RecipeError: it cannot be read, or a key or value is not allowed; the message has the key's path.
+    """
+    data = text.read(path)
+    for assignment in overrides:
+        data = text.override(data, assignment)
+    return parse_recipe(data)
+
+
+def parse_recipe(data: dict[str, Any]) -> Recipe:
+    """Check plain data against the schema.
+
+    Raises:
+        RecipeError: a key or value is not allowed; the message has the key's path.
+
+    >>> parse_recipe({"model": "zoo:resnet20-cifar10", "data": "cifar10", "budget": {"macs": 0.5}}).method.name
+    'snp'
+    """
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as e:
+        raise RecipeError(
+            "Recipe: " + " Also: ".join(_describe(error) for error in e.errors() if _relevant(error))
+        ) from e
+
+
+_METHODS: dict[str, type[BaseModel]] = {
+    "snp": SNPSpec,
+    "snp-paper": SNPPaperSpec,
+    "magnitude": MagnitudeSpec,
+    "random": RandomSpec,
+}
+_INNER: dict[str, type[BaseModel]] = {
+    "model": ModelSpec,
+    "data": DataSpec,
+    "budget": BudgetSpec,
+    "exclude": TypeName,
+}
+
+
+def _describe(error: Any) -> str:
+    """Say one of pydantic's errors as a sentence."""
+    location = [str(part) for part in error["loc"] if part not in ("TypeName", "str")]
+    known: type[BaseModel] = Recipe
+    if location[0] == "method" and len(location) > 1 and location[1] in _METHODS:
+        known = _METHODS[location.pop(1)]
+    elif len(location) > 1:
+        known = _INNER.get(location[0], Recipe)
+    path, value = ".".join(location), error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            names = ", ".join(known.model_fields)
+            return f"unknown key {path!r}; known: {names}.{did_you_mean(location[-1], known.model_fields)}"
+        case "missing":
+            return f"the key {path!r} is missing."
+        case "union_tag_not_found":
+            return f"the key '{path}.name' is missing; known: {', '.join(_METHODS)}."
+        case "union_tag_invalid":
+            name = str(error["ctx"]["tag"])
+            return f"{path}: no method is called {name!r}; known: {', '.join(_METHODS)}.{did_you_mean(name, _METHODS)}"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return f"{path}: expected a mapping, not {value!r}."
+        case "tuple_type":
+            return f"{path}: expected a list, not {value!r}."
+        case "value_error":
+            return f"{path}: {error['ctx']['error']}."
+        case _:
+            message = str(error["msg"])
+            return f"{path}: {message[:1].lower() + message[1:]}, not {value!r}."
+
+
+def _relevant(error: Any) -> bool:
+    """Say whether an error belongs to the form that was meant, where text and a mapping are both allowed."""
+    tail = error["loc"][-1]
+    return not (tail == "str" and isinstance(error["input"], dict)) and tail != "TypeName"

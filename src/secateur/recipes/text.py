@@ -1,0 +1,107 @@
+"""From YAML text to plain data: no tags, no aliases, no key twice, nothing huge or deep."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import RecipeError
+
+__all__ = ["override", "parse", "read"]
+
+MAX_BYTES = 64 * 1024
+MAX_DEPTH = 20
+SHORTHANDS = ("model", "data", "method")  # "model: NAME" is short for "model: {name: NAME}"
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Aliases let a short file stand for a huge one; a recipe has no use for them.
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise RecipeError(f"Recipe: line {line} has a YAML alias: write it out.")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) != len(node.value):
+            raise RecipeError(
+                f"Recipe: the mapping in line {node.start_mark.line + 1} has the same key twice."
+            )
+        return mapping
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a recipe file of at most 64 KiB.
+
+    Raises:
+        RecipeError: it is missing, too large, or not YAML.
+    """
+    try:
+        with path.open("rb") as f:
+            data = f.read(MAX_BYTES + 1)
+    except OSError as e:
+        raise RecipeError(f"Cannot read the recipe {path}: {e.strerror}.") from e
+    if len(data) > MAX_BYTES:
+        raise RecipeError(f"{path} is larger than {MAX_BYTES // 1024} KiB: not a recipe.")
+    try:
+        return parse(data.decode())
+    except UnicodeDecodeError as e:
+        raise RecipeError(f"{path} is not UTF-8 text.") from e
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Parse a recipe's text to a mapping.
+
+    Raises:
+        RecipeError: it is not YAML, or not a mapping with text keys.
+
+    >>> parse("budget: {macs: 0.5}")
+    {'budget': {'macs': 0.5}}
+    """
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise RecipeError(f"Recipe: nested more than {MAX_DEPTH} levels deep.")
+        data = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as e:
+        raise RecipeError(f"Recipe: not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise RecipeError("Recipe: expected a mapping of keys such as 'model', 'data' and 'budget'.")
+    return data
+
+
+def override(recipe: dict[str, Any], assignment: str) -> dict[str, Any]:
+    """Return a copy with one value set, as ``--set`` does; the value is YAML and null removes it.
+
+    Raises:
+        RecipeError: it is not of the form key.key=value, or leads through a value that is no mapping.
+
+    >>> override({"budget": {"macs": 0.5}}, "budget.macs=0.4")
+    {'budget': {'macs': 0.4}}
+    >>> override({"model": "zoo:resnet20"}, "model.weights=a.safetensors")
+    {'model': {'name': 'zoo:resnet20', 'weights': 'a.safetensors'}}
+    """
+    path, equals, text = assignment.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {assignment}: expected KEY=VALUE, for instance budget.macs=0.4.")
+    value = parse(f"value: {text}").get("value")
+    return _set(recipe, keys, value, assignment, top=True)
+
+
+def _set(data: dict[str, Any], keys: list[str], value: Any, assignment: str, top: bool) -> dict[str, Any]:
+    key, *rest = keys
+    if not rest:
+        return {**data, key: value}
+    inner = data.get(key, {})
+    if top and key in SHORTHANDS and isinstance(inner, str):
+        inner = {"name": inner}
+    if not isinstance(inner, dict):
+        raise RecipeError(f"--set {assignment}: {key!r} is {inner!r} in the recipe, which has no keys.")
+    return {**data, key: _set(inner, rest, value, assignment, top=False)}
