@@ -3,70 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from secateur.errors import SurgeryError, UnknownNameError, did_you_mean
-from secateur.graph.analysis import Analysis, analyse
-from secateur.graph.branch import Branch, find_branch
-from secateur.graph.grouping import Units, find_frozen, find_groups
+from secateur.graph.analysis import Analysis
+from secateur.graph.branch import Branch
+from secateur.graph.grouping import Units
 from secateur.graph.groups import Frozen, Group, Kept
-from secateur.graph.layers import Layer, find_layers
+from secateur.graph.layers import Layer
 from secateur.graph.predict import Alive, CostModel, alive_units, predict_shape
 from secateur.graph.program import Node, Program, Shape, references
-from secateur.graph.trace import export_program
 
-__all__ = ["Graph", "trace"]
+__all__ = ["Graph"]
 
 _EVERYTHING: Kept = {}
-
-
-def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Graph:
-    """Trace a model on example inputs and find its prunable groups, without running it.
-
-    The model is exported as it is in eval mode, and left as it was. The batch may have any size; a first
-    dimension that all inputs share stays free where the model allows it.
-
-    Raises:
-        TraceError: the model cannot be exported.
-
-    >>> import torch
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> graph = trace(model, torch.zeros(1, 4))
-    >>> [(g.id, g.size) for g in graph.groups], graph.total_macs()
-    ([('0', 8)], 48)
-    >>> graph.total_macs({"0": (0, 3)}), graph.shapes({"0": (0, 3)})["2.weight"]
-    (12, (2, 2))
-    """
-    return analyse_program(export_program(model, args, kwargs))
-
-
-def analyse_program(program: Program) -> Graph:
-    """Return the graph of a program that was exported already."""
-    analysis = analyse(program)
-    layers = find_layers(program)
-    groups, units, lonely = find_groups(program, analysis, layers)
-    by_node = {layer.node: layer for layer in layers}
-    branches = {
-        g.id: branch
-        for g in groups
-        if (branch := find_branch(program, analysis, units, by_node, g)) is not None
-    }
-    return Graph(
-        program=program,
-        groups=tuple(replace(g, removable=g.id in branches) for g in groups),
-        frozen=(*find_frozen(analysis), *lonely),
-        layers=layers,
-        branches=branches,
-        _analysis=analysis,
-        _units=units,
-    )
 
 
 @dataclass(frozen=True, eq=False)

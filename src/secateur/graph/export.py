@@ -1,0 +1,290 @@
+"""Export: a model into a Program by torch.export, without running it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection, export
+from torch.export.graph_signature import InputKind
+from torch.fx import GraphModule
+from torch.fx import Node as FxNode
+from torch.utils import _pytree as pytree
+
+from secateur.errors import TraceError
+from secateur.graph.program import Node, Program, Ref, Shape
+
+__all__ = ["export_program", "tensor_names"]
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_INLINED = {"wrap_with_autocast", "wrap_with_set_grad_enabled"}
+
+
+def export_program(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    """Export the model in eval mode on fake tensors, with a free batch size where the model allows it.
+
+    Dimension 0 of every tensor input that is as long as that of the first one is the batch. A batch of one
+    is repeated, for torch.export takes a size of one as a constant.
+
+    Raises:
+        TraceError: torch.export refuses the model.
+    """
+    with _evaluating(model), _quiet(), torch.no_grad():
+        batch = _batch_size((args, kwargs))
+        wide_args, wide_kwargs = _widen((args, dict(kwargs)), batch)
+        wide = max(batch, 2)
+        try:
+            exported = _export(model, wide_args, wide_kwargs, wide)
+        except Exception:  # torch.export raises whatever the model's code does; the static form decides
+            exported = None
+        if exported is not None and _is_dynamic(exported):
+            return _program(model, exported, wide, dynamic=True)
+        try:
+            exported = _export(model, args, dict(kwargs), None)
+        except Exception as error:  # the same: the model's own code runs here
+            raise TraceError(_explain(model, error)) from error
+        return _program(model, exported, max(batch, 1), dynamic=False)
+
+
+def tensor_names(model: nn.Module) -> list[tuple[str, ...]]:
+    """Return all names of each parameter and buffer, the canonical one first; tied tensors are one entry.
+
+    Two names are one tensor if they are the same object, or the same memory in the same shape.
+
+    >>> layer = nn.Linear(2, 2, bias=False)
+    >>> tensor_names(nn.Sequential(layer, layer))
+    [('0.weight', '1.weight')]
+    """
+    names: dict[Any, list[str]] = defaultdict(list)
+    for name, tensor in _tensors(model):
+        names[_identity(tensor)].append(name)
+    return [tuple(group) for group in names.values()]
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _identity(tensor: Tensor) -> Any:
+    if tensor.numel() == 0 or tensor.device.type == "meta":
+        return id(tensor)
+    return tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype
+
+
+def _shared(model: nn.Module) -> frozenset[str]:
+    """Names whose memory another tensor uses in another form: slicing one would tear them apart."""
+    by_memory: dict[int, dict[Any, str]] = defaultdict(dict)
+    for name, tensor in _tensors(model):
+        if tensor.numel() and tensor.device.type != "meta":
+            by_memory[tensor.untyped_storage().data_ptr()].setdefault(_identity(tensor), name)
+    return frozenset(name for forms in by_memory.values() if len(forms) > 1 for name in forms.values())
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _batch_size(inputs: Any) -> int:
+    for leaf in pytree.tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return leaf.shape[0]
+    return 0
+
+
+def _widen(inputs: Any, batch: int) -> Any:
+    if batch != 1:
+        return inputs
+
+    def twice(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == 1:
+            return leaf.repeat(2, *[1] * (leaf.ndim - 1))
+        return leaf
+
+    return pytree.tree_map(twice, inputs)
+
+
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int | None
+) -> ExportedProgram:
+    shapes = ShapesCollection()
+    if batch is not None:
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch:
+                shapes[leaf] = {0: Dim.AUTO}
+    dynamic = None if batch is None else shapes.dynamic_shapes(model, args, kwargs)
+    return export(model, args, kwargs, strict=False, dynamic_shapes=dynamic)
+
+
+def _is_dynamic(exported: ExportedProgram) -> bool:
+    inputs = {s.arg.name for s in exported.graph_signature.input_specs if s.kind == InputKind.USER_INPUT}
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "placeholder" and node.name in inputs and isinstance(value, Tensor) and value.ndim:
+            return isinstance(value.shape[0], torch.SymInt)
+    return False
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    frames = [f"{m['file']}:{m['line']}" for m in _FRAME.finditer(str(error)) if _is_user(m["file"])]
+    trace, found = error.__traceback__, list[str]()
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if _is_user(file) and "secateur" not in file.replace("\\", "/").split("/")[-3:]:
+            found.append(f"{file}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    where = frames[-1] if frames else found[-1] if found else "unknown line"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0][:300] if lines else type(error).__name__
+    return (
+        f"{type(model).__name__} cannot be exported: at {where}: {first} "
+        "Remedy: the forward must not branch on tensor values or call .item(); use torch.where or torch.cond, "
+        "move such code out of the forward, or trace the sub-module that holds the layers. "
+        "Check also that the example inputs are those that the model takes."
+    )
+
+
+def _is_user(file: str) -> bool:
+    file = file.replace("\\", "/")
+    return "/torch/" not in file and not file.startswith("<") and "/contextlib" not in file
+
+
+def _program(model: nn.Module, exported: ExportedProgram, batch: int, dynamic: bool) -> Program:
+    names = {name: group for group in tensor_names(model) for name in group}
+    parameters = {
+        spec.arg.name: names[spec.target]
+        for spec in exported.graph_signature.input_specs
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target in names
+    }
+    buffers = {names[name][0] for name, _ in model.named_buffers(remove_duplicate=False)}
+    return Program(
+        nodes=tuple(_nodes(exported.graph_module)),
+        parameters=parameters,
+        buffers=frozenset(buffers - {names[name][0] for name, _ in model.named_parameters()}),
+        shared=_shared(model),
+        shapes={names[name][0]: tuple(tensor.shape) for name, tensor in _tensors(model)},
+        batch=batch,
+        dynamic=dynamic,
+        exported=exported,
+    )
+
+
+def _nodes(
+    module: GraphModule,
+    prefix: str = "",
+    bound: dict[FxNode, Any] | None = None,
+    outputs: list[Any] | None = None,
+) -> Iterator[Node]:
+    """Convert the nodes of a graph; sub-graphs of autocast and gradient switches are inlined.
+
+    `bound` maps nodes to what stands for them: the arguments of a sub-graph, the results of a call of one.
+    """
+    bound = dict(bound or {})
+
+    def plain(argument: Any) -> Any:
+        if isinstance(argument, FxNode):
+            return bound.get(argument, Ref(prefix + argument.name))
+        if isinstance(argument, dict):
+            return {key: plain(a) for key, a in argument.items()}
+        if isinstance(argument, (list, tuple)):
+            return tuple(plain(a) for a in argument)
+        if isinstance(argument, slice):
+            return slice(plain(argument.start), plain(argument.stop), plain(argument.step))
+        return argument
+
+    for node in module.graph.nodes:
+        if node in bound:
+            continue
+        args, kwargs = plain(node.args), plain(node.kwargs)
+        op = _family(node)
+        if node.op == "output" and outputs is not None:
+            outputs.extend(args[0] if isinstance(args[0], tuple) else args)
+            continue
+        if op in _INLINED:
+            inner = next(a for a in node.args if isinstance(a, FxNode) and a.op == "get_attr")
+            graph = getattr(module, str(inner.target))
+            given = args[node.args.index(inner) + 1 :]
+            holes = [n for n in graph.graph.nodes if n.op == "placeholder"]
+            results: list[Any] = []
+            yield from _nodes(graph, f"{prefix}{node.name}/", dict(zip(holes, given, strict=True)), results)
+            bound[node] = tuple(results)
+            continue
+        if op == "getitem" and isinstance(args[0], tuple):
+            bound[node] = args[0][args[1]]
+            continue
+        value = node.meta.get("val")
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path, kind = stack[-1] if stack else ("", "")
+        yield Node(
+            name=prefix + node.name,
+            op=op,
+            overload=str(node.target),
+            args=args,
+            kwargs=kwargs,
+            shape=_shape(value),
+            hint=_hint(value),
+            module=path,
+            module_type=kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}",
+            source=_source(node.meta.get("stack_trace")),
+            floating=isinstance(value, Tensor) and value.dtype.is_floating_point,
+        )
+
+
+def _family(node: FxNode) -> str:
+    if node.op != "call_function":
+        return node.op
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        name = target._schema.name.split("::")[-1]
+        namespace = target.namespace
+        if namespace != "aten":
+            return f"{namespace}.{name}"
+    else:
+        name = getattr(target, "__name__", str(target))
+    return name if name.startswith("_") else name.rstrip("_")
+
+
+def _shape(value: Any) -> Shape | tuple[Shape | None, ...] | None:
+    if isinstance(value, Tensor):
+        return tuple(_integer(n) for n in value.shape)
+    if isinstance(value, (list, tuple)):
+        shapes = [_shape(v) for v in value]
+        return tuple(s if s is None or all(isinstance(n, int) for n in s) else None for s in shapes)  # type: ignore[misc]
+    return None
+
+
+def _hint(value: Any) -> int | None:
+    return _integer(value) if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool) else None
+
+
+def _integer(size: int | torch.SymInt) -> int:
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def _source(stack_trace: str | None) -> str:
+    frames = [f"{m['file']}:{m['line']}" for m in _FRAME.finditer(stack_trace or "") if _is_user(m["file"])]
+    return frames[-1] if frames else ""
