@@ -96,6 +96,23 @@ class Graph:
         """
         return self._surviving(parameter, dim, self._alive(kept))
 
+    def surviving_along(self, node: str, dim: int, kept: Kept) -> NDArray[np.int64]:
+        """Return the indices of a dimension of a node's output that stay, ascending.
+
+        Raises:
+            UnknownNameError: no node of that name has one tensor output, or the selection names an unknown group.
+            SurgeryError: the selection names a unit that does not exist.
+        """
+        values = self._analysis.values
+        if node not in values:
+            raise UnknownNameError(f"there is no value {node!r}.{did_you_mean(node, values)}")
+        alive = self._alive(kept)
+        for labels in values[node].fields:
+            if labels.shape[dim] > 1:
+                others = tuple(d for d in range(labels.ndim) if d != dim % labels.ndim)
+                return np.flatnonzero(alive[self._units.of(labels)].any(axis=others))
+        return np.arange(values[node].shape[dim])
+
     def shapes(self, kept: Kept = _EVERYTHING) -> dict[str, Shape]:
         """Return the shape of every parameter and buffer, by canonical name, after a selection."""
         alive = self._alive(kept)
