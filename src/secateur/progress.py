@@ -1,46 +1,67 @@
-"""Progress bars with an estimate of what is left, for everything that takes longer than a moment."""
+"""Progress bars with the time that is left, on a terminal; silent everywhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-__all__ = ["quiet", "track"]
+from rich.console import Console
+from rich.errors import LiveError
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["silenced", "track"]
 
 T = TypeVar("T")
 
-_enabled: ContextVar[bool] = ContextVar("secateur_progress", default=True)
+_SILENT: ContextVar[bool] = ContextVar("secateur_silent", default=False)
 
 
 @contextmanager
-def quiet(silent: bool = True) -> Iterator[None]:
-    """Show no progress bars inside the block."""
-    token = _enabled.set(not silent and _enabled.get())
+def silenced(silent: bool = True) -> Iterator[None]:
+    """Show no bars inside of the block.
+
+    >>> with silenced():
+    ...     list(track([1, 2], "counting"))
+    [1, 2]
+    """
+    token = _SILENT.set(_SILENT.get() or silent)
     try:
         yield
     finally:
-        _enabled.reset(token)
+        _SILENT.reset(token)
 
 
-def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items of `iterable`, with a bar on the standard error stream if that is a terminal.
+def track(
+    iterable: Iterable[T], label: str, total: int | None = None, *, console: Console | None = None
+) -> Iterator[T]:
+    """Yield what `iterable` yields and show a bar on standard error, if that is a terminal.
 
-    >>> list(track([1, 2, 3], "counting"))
-    [1, 2, 3]
+    `total` is the number of items (default: the length, where there is one); without it the bar has no end.
+    A bar inside of another one may not be shown. A bar goes away when it is done.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not _enabled.get() or not console.is_terminal:
+    console = console or Console(stderr=True)
+    if _SILENT.get() or not console.is_terminal:
         yield from iterable
         return
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        for item in iterable:
-            yield item
-            progress.advance(task)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+    try:
+        progress.start()
+    except LiveError:  # another bar is on the screen
+        yield from iterable
+        return
+    try:
+        yield from progress.track(iterable, total=total, description=label)
+    finally:
+        progress.stop()
