@@ -212,7 +212,7 @@ class Context:
         """Take indices of one dimension."""
         index = list(range(value.shape[dim])[index]) if isinstance(index, slice) else list(index)
         fields = tuple(f.take(index, axis=dim) if f.shape[dim] > 1 else f for f in value.fields)
-        shape = value.shape[:dim] + (len(index),) + value.shape[dim + 1 :]
+        shape = (*value.shape[:dim], len(index), *value.shape[dim + 1 :])
         if not index:
             return Value(shape)
         return self.norm(replace(value, shape=shape, fields=fields))

@@ -269,12 +269,13 @@ def _family(node: FxNode) -> str:
 
 
 def _shape(value: Any) -> Shape | tuple[Shape | None, ...] | None:
-    if isinstance(value, Tensor):
-        return tuple(_integer(n) for n in value.shape)
     if isinstance(value, (list, tuple)):
-        shapes = [_shape(v) for v in value]
-        return tuple(s if s is None or all(isinstance(n, int) for n in s) else None for s in shapes)  # type: ignore[misc]
-    return None
+        return tuple(_tensor_shape(v) for v in value)
+    return _tensor_shape(value)
+
+
+def _tensor_shape(value: Any) -> Shape | None:
+    return tuple(_integer(n) for n in value.shape) if isinstance(value, Tensor) else None
 
 
 def _hint(value: Any) -> int | None:
@@ -282,7 +283,7 @@ def _hint(value: Any) -> int | None:
 
 
 def _integer(size: int | torch.SymInt) -> int:
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]
 
 
 def _source(stack_trace: str | None) -> str:

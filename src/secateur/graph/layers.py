@@ -30,6 +30,7 @@ class Layer:
     dilation: tuple[int, ...] = ()
     groups: int = 1
     width: int = 1  # input channels, of one convolution group
+    taps: tuple[int, ...] = ()  # sizes of the kernel; empty for linear
 
     @property
     def out_dim(self) -> int:
@@ -40,6 +41,21 @@ class Layer:
     def in_dim(self) -> int:
         """The dimension of the weight that holds the input channels (of one convolution group)."""
         return 1 - self.out_dim
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels that it reads, over all convolution groups."""
+        return self.width * self.groups
+
+    @property
+    def out_channels(self) -> int:
+        """Number of channels that it makes."""
+        return self.shape[self.channel_dim]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Sizes of its output between batch and channels, along which it applies the same weights."""
+        return self.shape[1:-1] if self.op == "linear" else self.shape[self.channel_dim + 1 :]
 
     @property
     def channel_dim(self) -> int:
@@ -79,6 +95,7 @@ def _layer(program: Program, node: Node) -> Layer | None:
         dilation=dilation,
         groups=given.get("groups", 1),
         width=program.shapes[canonical][0 if "transpose" in node.op else 1],
+        taps=tuple(kernel),
     )
 
 

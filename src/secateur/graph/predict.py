@@ -43,7 +43,8 @@ def predict_shape(name: str, value: Value, units: Units, alive: Alive) -> Shape:
 
 
 def _along(stays: Alive, dim: int) -> Alive:
-    return stays.any(axis=tuple(d for d in range(stays.ndim) if d != dim))
+    rows = np.moveaxis(stays, dim, 0).reshape(stays.shape[dim], -1)
+    return np.asarray(rows.any(axis=1))
 
 
 @dataclass(frozen=True)

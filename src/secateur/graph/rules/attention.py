@@ -24,6 +24,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Value:
+    """Two products around a softmax: whole heads remain, and single channels of the values."""
     query, key, value = (_heads(ctx, v) for v in (query, key, value))
     if enable_gqa:
         key, value = (_repeat_heads(v, query.shape[-3]) for v in (key, value))

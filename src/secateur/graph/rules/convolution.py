@@ -26,6 +26,7 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Value:
+    """Unify input channels with the weight's depth, output channels with its width; see `_group` for groups."""
     return _convolve(ctx, node, x, weight, bias, groups)
 
 
@@ -42,6 +43,7 @@ def transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Value:
+    """As `convolution`, with the weight's first two dimensions swapped."""
     if groups > 1:
         raise Unsupported("grouped transposed convolution")
     order = [1, 0, *range(2, weight.ndim)]
@@ -119,6 +121,7 @@ def _group(ctx: Context, inputs: Labels, outputs: Labels, deep: Labels) -> None:
 
 @rule("im2col")
 def unfold(ctx: Context, node: Node, x: Value, kernel_size: Any, *_: Any) -> Value:
+    """Windows to columns: a channel's label repeats for every tap."""
     x = ctx.block_value(x, [2, 3], "windows slide over it")
     taps = prod(kernel_size)
     fields = tuple(_rows(f) if f.shape[1] == 1 else _rows(f.repeat(taps, axis=1)) for f in x.fields)
@@ -131,6 +134,7 @@ def _rows(labels: Labels) -> Labels:
 
 @rule("col2im")
 def fold(ctx: Context, node: Node, x: Value, output_size: Any, kernel_size: Any, *_: Any) -> Value:
+    """Columns back to an image: the taps of a channel are one unit."""
     x = ctx.block_value(x, [2], "windows slide over it")
     taps = prod(kernel_size)
     fields = []

@@ -14,6 +14,7 @@ from secateur.graph.rules.registry import rule
 
 @rule("cat", "concat", "concatenate")
 def cat(ctx: Context, node: Node, values: Sequence[Value], dim: int = 0) -> Value:
+    """Concatenate along one dimension, unify along the others."""
     shape = node.tensor_shape()
     dim %= len(shape)
     values = [ctx.norm(v) for v in values if v.ndim == len(shape) and v.shape[dim] > 0]
@@ -23,8 +24,8 @@ def cat(ctx: Context, node: Node, values: Sequence[Value], dim: int = 0) -> Valu
     out = list(across.fields)
     if any(along):
         over = {d for fields in along for f in fields for d in varying(f)} - {dim}
-        for fields in out:
-            if varying(fields) & over:  # a partner whose pieces do not vary together with it
+        for other in out:
+            if varying(other) & over:  # a partner whose pieces do not vary together with it
                 for f in (f for piece in along for f in piece):
                     ctx.block(f, [dim], "is joined to a value of another structure")
                 return cat(ctx, node, values, dim)
@@ -61,6 +62,7 @@ def _spread(
 
 @rule("stack")
 def stack(ctx: Context, node: Node, values: Sequence[Value], dim: int = 0) -> Value:
+    """Concatenate along a new dimension."""
     shape = node.tensor_shape()
     dim %= len(shape)
     return cat(ctx, node, [ctx.view(v, _flat(shape, dim)) for v in values], dim)

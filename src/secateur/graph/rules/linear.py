@@ -14,6 +14,7 @@ ACTIVATIONS = "is contracted between two activations"
 
 @rule("linear")
 def linear(ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """Contract the last dimension with that of the weight."""
     if weight.ndim != 2:
         raise Unsupported("linear with a weight that is no matrix")
     rows = _insert(x, x.ndim - 1)
@@ -24,6 +25,7 @@ def linear(ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None
 
 @rule("matmul", "bmm", "mm")
 def matmul(ctx: Context, node: Node, a: Value, b: Value) -> Value:
+    """Contract the inner dimensions; units that lie in a batch dimension are whole."""
     if a.ndim < 2 or b.ndim < 2:
         raise Unsupported("product with a vector")
     batch = max(a.ndim, b.ndim) - 2
@@ -37,11 +39,13 @@ def matmul(ctx: Context, node: Node, a: Value, b: Value) -> Value:
 
 @rule("addmm", "baddbmm")
 def add_product(ctx: Context, node: Node, bias: Value, a: Value, b: Value, **_: object) -> Value:
+    """A matrix product added to a value."""
     return ctx.joint(node.tensor_shape(), [bias, matmul(ctx, node, a, b)])
 
 
 @rule("einsum")
 def einsum(ctx: Context, node: Node, equation: str, operands: tuple[Value, ...], **_: object) -> Value:
+    """Contract what the result leaves out; units that lie in a batch dimension are whole."""
     equation = equation.replace(" ", "")
     if "->" not in equation or "." in equation:
         raise Unsupported("einsum without an explicit result, or with an ellipsis")

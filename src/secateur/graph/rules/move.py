@@ -18,16 +18,19 @@ from secateur.graph.rules.registry import rule
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as"
 )
 def view(ctx: Context, node: Node, x: Value, *_: Any, **__: Any) -> Value:
+    """Reshape the labels."""
     return ctx.view(x, node.tensor_shape())
 
 
 @rule("permute")
 def reorder(ctx: Context, node: Node, x: Value, dims: Sequence[int]) -> Value:
+    """Permute the labels."""
     return permute(x, [d % x.ndim for d in dims])
 
 
 @rule("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT")
 def transpose(ctx: Context, node: Node, x: Value, a: int | None = None, b: int | None = None) -> Value:
+    """Swap two dimensions."""
     order = list(range(x.ndim))
     if a is None or b is None:
         a, b = (0, 1) if node.op == "t" else (-2, -1)
@@ -42,6 +45,7 @@ def transpose(ctx: Context, node: Node, x: Value, a: int | None = None, b: int |
 def movedim(
     ctx: Context, node: Node, x: Value, source: int | Sequence[int], destination: int | Sequence[int]
 ) -> Value:
+    """Move dimensions."""
     old = [d % x.ndim for d in ([source] if isinstance(source, int) else source)]
     new = [d % x.ndim for d in ([destination] if isinstance(destination, int) else destination)]
     order = [-1] * x.ndim
@@ -53,12 +57,14 @@ def movedim(
 
 @rule("expand", "broadcast_to")
 def expand(ctx: Context, node: Node, x: Value, *_: Any, **__: Any) -> Value:
+    """Broadcast: a label field need not be repeated for it."""
     shape = node.tensor_shape()
     return replace(expand_left(x, len(shape)), shape=shape)
 
 
 @rule("repeat", "tile")
 def repeat(ctx: Context, node: Node, x: Value, times: Sequence[int]) -> Value:
+    """Tile the labels."""
     shape = node.tensor_shape()
     wide = expand_left(x, len(shape))
     times = [1] * (len(shape) - len(times)) + list(times)
@@ -72,6 +78,7 @@ def repeat(ctx: Context, node: Node, x: Value, times: Sequence[int]) -> Value:
 def repeat_interleave(
     ctx: Context, node: Node, x: Value, repeats: int | Value, dim: int | None = None, **_: Any
 ) -> Value:
+    """Repeat each label."""
     if dim is None or not isinstance(repeats, int):
         raise Unsupported("repeat_interleave with a tensor of repeats, or of the flattened input")
     dim %= x.ndim
@@ -81,6 +88,7 @@ def repeat_interleave(
 
 @rule("roll", "flip")
 def roll(ctx: Context, node: Node, x: Value, first: Any, second: Any = None) -> Value:
+    """Roll or flip the labels."""
     shifts, dims = (None, first) if node.op == "flip" else (first, second)
     if not dims:
         raise Unsupported("roll of the flattened input")
@@ -99,6 +107,7 @@ def roll(ctx: Context, node: Node, x: Value, first: Any, second: Any = None) -> 
 def pad(
     ctx: Context, node: Node, x: Value, amounts: Sequence[int], mode: Any = "constant", value: Any = None
 ) -> Value:
+    """Zeros that are put beside labels never go."""
     if node.op == "constant_pad_nd":
         mode = "constant"
     for i in range(len(amounts) // 2):
@@ -121,6 +130,7 @@ def pad(
 
 @rule("pixel_shuffle")
 def pixel_shuffle(ctx: Context, node: Node, x: Value, factor: int) -> Value:
+    """A unit is the square of channels that become one."""
     *batch, channels, height, width = x.shape
     split = ctx.view(x, (*batch, channels // factor**2, factor, factor, height, width))
     n = len(batch)
@@ -131,6 +141,7 @@ def pixel_shuffle(ctx: Context, node: Node, x: Value, factor: int) -> Value:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(ctx: Context, node: Node, x: Value, factor: int) -> Value:
+    """A channel becomes a square of channels."""
     *batch, channels, height, width = x.shape
     n = len(batch)
     x = ctx.block_value(x, [n + 1, n + 2], "becomes channels")
@@ -141,5 +152,6 @@ def pixel_unshuffle(ctx: Context, node: Node, x: Value, factor: int) -> Value:
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(ctx: Context, node: Node, x: Value, groups: int) -> Value:
+    """Split the channels, swap, merge."""
     split = ctx.view(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
     return ctx.view(permute(split, [0, 2, 1, *range(3, split.ndim)]), node.tensor_shape())

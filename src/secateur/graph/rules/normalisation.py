@@ -33,6 +33,7 @@ def batch_norm(
     training: bool = False,
     *_: Any,
 ) -> Value:
+    """Scale and shift each channel by its own numbers."""
     if node.op == "instance_norm" or training:
         # Over the batch alone, for an instance: only the channels may change without moving the statistics.
         x = ctx.block_value(x, [d for d in range(x.ndim) if d != 1], "statistics are taken over it")
@@ -42,6 +43,7 @@ def batch_norm(
 
 @rule("layer_norm", "rms_norm")
 def layer_norm(ctx: Context, node: Node, x: Value, normalized_shape: Sequence[int], *rest: Any) -> Value:
+    """Freeze what is normalised over, parameters included."""
     dims = range(x.ndim - len(normalized_shape), x.ndim)
     why = ctx.why(f"{node.op} normalises over it")
     affine = [v for v in rest if isinstance(v, Value)]
@@ -62,6 +64,7 @@ def group_norm(
     bias: Value | None = None,
     *_: Any,
 ) -> Value:
+    """A unit is a whole group; one group for all freezes the channels."""
     for labels in ctx.norm(x).fields:
         if labels.shape[1] > 1:
             if num_groups == 1:
@@ -79,4 +82,5 @@ def group_norm(
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax")
 def softmax(ctx: Context, node: Node, x: Value, dim: int, *_: Any, **__: Any) -> Value:
+    """Freeze what is normalised over."""
     return ctx.block_value(x, [dim], f"{node.op} normalises over it")

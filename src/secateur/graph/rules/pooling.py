@@ -10,13 +10,17 @@ from secateur.graph.labels import Value
 from secateur.graph.program import Node
 from secateur.graph.rules.registry import Result, rule
 
-POOLS = ["max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "max_unpool"]
-RESAMPLERS = ["upsample_nearest", "upsample_nearest_exact", "_upsample_nearest_exact", "upsample_bilinear", "upsample_linear", "upsample_trilinear", "upsample_bicubic", "reflection_pad", "replication_pad"]  # fmt: skip
+_SLIDING = """
+    max_pool avg_pool adaptive_avg_pool adaptive_max_pool lp_pool upsample_nearest upsample_nearest_exact
+    _upsample_nearest_exact upsample_bilinear upsample_linear upsample_trilinear upsample_bicubic
+    reflection_pad replication_pad
+"""
 
 
-@rule(*(f"{name}{n}d" for name in POOLS + RESAMPLERS for n in (1, 2, 3)),
+@rule(*(f"{name}{n}d" for name in _SLIDING.split() for n in (1, 2, 3)),
       *(f"max_pool{n}d_with_indices" for n in (2, 3)))  # fmt: skip
 def pool(ctx: Context, node: Node, x: Value, *_: Any, **__: Any) -> Result:
+    """Freeze the spatial dimensions; the channels pass."""
     rank = next(int(c) for c in node.op.removesuffix("_with_indices")[::-1] if c.isdigit())
     x = ctx.block_value(x, range(x.ndim - rank, x.ndim), f"{node.op} works over it")
     if node.shape and not isinstance(node.shape[0], int):

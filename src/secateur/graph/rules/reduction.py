@@ -9,11 +9,15 @@ from secateur.graph.labels import Value
 from secateur.graph.program import Node
 from secateur.graph.rules.registry import Result, rule
 
-REDUCTIONS = ["mean", "sum", "amax", "amin", "max", "min", "std", "var", "var_mean", "std_mean", "logsumexp", "prod", "any", "all", "argmax", "argmin", "norm", "linalg_vector_norm", "nansum", "median"]  # fmt: skip
+_REDUCTIONS = """
+    mean sum amax amin max min std var var_mean std_mean logsumexp prod any all argmax argmin norm
+    linalg_vector_norm nansum median
+"""
 
 
-@rule(*REDUCTIONS)
+@rule(*_REDUCTIONS.split())
 def reduction(ctx: Context, node: Node, x: Value, *args: Any, **kwargs: Any) -> Result:
+    """Freeze what is reduced over; the other dimensions pass."""
     if args and isinstance(args[0], Value):  # max(a, b) and min(a, b) compare entry by entry
         return ctx.joint(node.tensor_shape(), [x, args[0]])
     position = 1 if node.op in ("norm", "linalg_vector_norm") else 0
@@ -30,6 +34,7 @@ def reduction(ctx: Context, node: Node, x: Value, *args: Any, **kwargs: Any) -> 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "sort", "argsort", "topk")
 def along(ctx: Context, node: Node, x: Value, *args: Any, **kwargs: Any) -> Result:
+    """Freeze the dimension that the operator walks along."""
     position = 1 if node.op == "topk" else 0
     dim = kwargs.get("dim", args[position] if len(args) > position else -1)
     x = ctx.block_value(x, [dim], f"{node.op} works along it")

@@ -18,6 +18,7 @@ from secateur.graph.rules.registry import Result, rule
     "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split", "hsplit", "vsplit"
 )
 def split(ctx: Context, node: Node, x: Value, sections: int | Sequence[int], dim: int = 0) -> Result:
+    """Cut the labels; pieces of one common size shrink alike."""
     dim %= x.ndim
     sizes = [s[dim] for s in node.shape or () if isinstance(s, tuple)]
     pieces, start = [], 0
@@ -48,6 +49,7 @@ def _must_stay(ctx: Context, piece: Value, dim: int) -> None:
 
 @rule("unbind")
 def unbind(ctx: Context, node: Node, x: Value, dim: int = 0) -> Result:
+    """One value for each index."""
     dim %= x.ndim
     return [ctx.drop_dim(ctx.select(x, dim, [i]), dim) for i in range(x.shape[dim])]
 
@@ -62,6 +64,7 @@ def take_slice(
     end: int | None = None,
     step: int = 1,
 ) -> Value:
+    """Slice the labels."""
     dim %= x.ndim
     part = ctx.select(x, dim, slice(start, end, step))
     if part.shape[dim] < x.shape[dim]:
@@ -71,6 +74,7 @@ def take_slice(
 
 @rule("narrow")
 def narrow(ctx: Context, node: Node, x: Value, dim: int, start: int, length: int) -> Value:
+    """Slice the labels."""
     part = ctx.select(x, dim % x.ndim, slice(start, start + length))
     _must_stay(ctx, part, dim % x.ndim)
     return part
@@ -78,12 +82,14 @@ def narrow(ctx: Context, node: Node, x: Value, dim: int, start: int, length: int
 
 @rule("select")
 def select(ctx: Context, node: Node, x: Value, dim: int, index: int) -> Value:
+    """One index of the labels; where that is a single unit it stays."""
     dim %= x.ndim
     return ctx.drop_dim(ctx.select(x, dim, [index % x.shape[dim]]), dim)
 
 
 @rule("index", "_unsafe_index")
 def index(ctx: Context, node: Node, x: Value, indices: Sequence[Value | None]) -> Value:
+    """Freeze the dimension that a tensor indexes."""
     given = [d for d, i in enumerate(indices) if i is not None]
     if len(given) != 1:
         raise Unsupported("indexing with several tensors")
@@ -92,6 +98,7 @@ def index(ctx: Context, node: Node, x: Value, indices: Sequence[Value | None]) -
 
 @rule("index_select")
 def index_select(ctx: Context, node: Node, x: Value, dim: int, chosen: Value) -> Value:
+    """Freeze the dimension that a tensor indexes."""
     return _gathered(ctx, x, dim % x.ndim, chosen)
 
 
@@ -108,11 +115,13 @@ def _gathered(ctx: Context, x: Value, dim: int, chosen: Value | None) -> Value:
 
 @rule("embedding")
 def embedding(ctx: Context, node: Node, weight: Value, indices: Value, *_: Any, **__: Any) -> Value:
+    """Freeze the rows; the columns pass."""
     return replace(_gathered(ctx, weight, 0, indices), static=False)
 
 
 @rule("glu")
 def glu(ctx: Context, node: Node, x: Value, dim: int = -1) -> Value:
+    """The two halves are unified."""
     dim %= x.ndim
     half = x.shape[dim] // 2
     parts = [ctx.select(x, dim, slice(0, half)), ctx.select(x, dim, slice(half, None))]
@@ -121,22 +130,26 @@ def glu(ctx: Context, node: Node, x: Value, dim: int = -1) -> Value:
 
 @rule("getitem")
 def getitem(ctx: Context, node: Node, x: Sequence[Value | None], position: int) -> Result:
+    """One of several outputs."""
     return x[position]
 
 
 @rule("diff")
 def diff(ctx: Context, node: Node, x: Value, n: int = 1, dim: int = -1, *_: Any) -> Value:
+    """Freeze the dimension of the differences."""
     x = ctx.block_value(x, [dim], "neighbours are subtracted")
     return replace(x, shape=node.tensor_shape())
 
 
 @rule("tril", "triu")
 def triangle(ctx: Context, node: Node, x: Value, *_: Any) -> Value:
+    """Freeze the two dimensions of the triangle."""
     return ctx.block_value(x, [-2, -1], "a triangle of it is taken")
 
 
 @rule("gather")
 def gather(ctx: Context, node: Node, x: Value, dim: int, chosen: Value, **_: Any) -> Value:
+    """Freeze the dimension that is indexed; the others must be of full size."""
     x = ctx.block_value(x, [dim], "is indexed by a tensor")
     fields = tuple(f for f in x.fields if np.broadcast_shapes(f.shape, chosen.shape) == chosen.shape)
     if len(fields) < len(x.fields) or x.ndim != chosen.ndim:
