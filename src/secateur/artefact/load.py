@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from secateur.errors import ArtefactError, SurgeryError, did_you_mean
-from secateur.graph.trace import tensor_names
+from secateur.graph.export import tensor_names
 from secateur.surgery.apply import apply_in_place
 from secateur.surgery.fingerprint import tensors_of
 from secateur.surgery.plan import Plan, RemoveBranch

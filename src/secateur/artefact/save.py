@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from secateur.errors import ArtefactError
-from secateur.graph.trace import tensor_names
+from secateur.graph.export import tensor_names
 from secateur.surgery.fingerprint import tensors_of
 from secateur.surgery.plan import Plan
 from secateur.surgery.plan_json import plan_to_json

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import SurgeryError, did_you_mean
-from secateur.graph.trace import tensor_names
+from secateur.graph.export import tensor_names
 
 from .fingerprint import fingerprint, tensors_of
 from .modules import Constant, Removed, output_shape

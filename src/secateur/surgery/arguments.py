@@ -1,0 +1,90 @@
+"""Prediction of constants: which integer arguments of which calls follow a selection, and to what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from secateur.graph.program import Node, Ref, Shape
+
+__all__ = ["predicted_arguments"]
+
+Predicted = Mapping[str, Shape]
+Survivors = Callable[[str, int], tuple[int, ...]]
+"""Of a value and a dimension: the indices that stay."""
+
+# Where an operator takes sizes of its own output.
+_SIZES = {
+    "_unsafe_view": 1,
+    "broadcast_to": 1,
+    "expand": 1,
+    "full": 0,
+    "new_empty": 1,
+    "new_full": 1,
+    "new_ones": 1,
+    "new_zeros": 1,
+    "ones": 0,
+    "reshape": 1,
+    "view": 1,
+    "zeros": 0,
+}
+_CONVOLUTIONS = {f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)}
+
+
+def predicted_arguments(
+    node: Node, before: Predicted, after: Predicted, survivors: Survivors, outputs: tuple[Shape, ...]
+) -> tuple[Any, ...]:
+    """Return the positional arguments that a call will have in the smaller model.
+
+    ``before`` and ``after`` are the shapes of all values, dense and smaller; ``outputs`` the smaller shapes of
+    the results of an operator that has several. An operator that is not known here keeps its arguments.
+    """
+    args = list(node.args)
+    match node.op, args:
+        case op, _ if op in _SIZES and len(args) > _SIZES[op] and node.name in after:
+            at = _SIZES[op]
+            args[at] = _sizes(args[at], before[node.name], after[node.name])
+        case "unflatten", [Ref(), int(dim), sizes, *_] if node.name in after:
+            old, new = before[node.name], after[node.name]
+            dim %= len(old) - len(sizes) + 1
+            args[2] = _sizes(sizes, old[dim:], new[dim:])
+        case (("split" | "split_with_sizes"), [Ref(), sizes, *rest]) if outputs:
+            dim = rest[0] if rest else node.kwargs.get("dim", 0)
+            made = tuple(shape[dim] for shape in outputs)
+            args[1] = made[0] if isinstance(sizes, int) else made
+        case "slice", [Ref(x), int(dim), *bounds] if x in before:
+            for i, bound in enumerate(bounds[:2]):
+                args[2 + i] = _moved(bound, before[x][dim], survivors(x, dim))
+        case "select", [Ref(x), int(dim), int(index), *_] if x in before:
+            args[2] = _moved(index, before[x][dim], survivors(x, dim))
+        case "narrow", [Ref(x), int(dim), int(start), int(length), *_] if x in before:
+            stays = survivors(x, dim)
+            args[2] = _moved(start, before[x][dim], stays)
+            args[3] = sum(start <= i < start + length for i in stays)
+        case op, [Ref(x), Ref(weight), *_] if op in _CONVOLUTIONS and len(args) > 6 and args[6] != 1:
+            if x in after and weight in after:
+                width = after[weight][0 if "transpose" in op else 1]
+                channels = after[x][len(after[x]) - len(after[weight]) + 1]
+                args[6] = channels // width
+        case "group_norm", [Ref(x), int(groups), *_] if x in after:
+            args[1] = after[x][1] * groups // before[x][1]
+    return tuple(args)
+
+
+def _sizes(sizes: Any, before: Shape, after: Shape) -> Any:
+    if not isinstance(sizes, tuple):
+        return sizes
+    # An entry that is not the true size is -1, or a symbol.
+    return (
+        tuple(new if size == old else size for size, old, new in zip(sizes, before, after, strict=False))
+        + (sizes[len(before) :])
+    )
+
+
+def _moved(bound: Any, size: int, stays: tuple[int, ...]) -> Any:
+    """Return where a bound of a dimension lies among its surviving indices."""
+    if not isinstance(bound, int) or len(stays) == size or abs(bound) > size:
+        return bound
+    if bound < 0:
+        return -sum(i >= size + bound for i in stays)
+    return sum(i < bound for i in stays)

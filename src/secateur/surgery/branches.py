@@ -1,0 +1,137 @@
+"""Removing a residual branch that has lost all its units: which modules, and which constant it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import SurgeryError
+from secateur.graph.branch import Branch
+from secateur.graph.graph import Graph
+from secateur.graph.groups import Kept
+from secateur.graph.program import Node, Ref, references
+
+from .fingerprint import tensors_of
+from .modules import output_shape
+from .plan import RemoveBranch
+
+__all__ = ["constants", "emptied", "remove_branches", "tail"]
+
+
+def emptied(graph: Graph, kept: Kept) -> dict[str, Branch]:
+    """Return the branches of the groups that keep no unit, the outermost only.
+
+    Raises:
+        SurgeryError: such a group has no branch that could be removed.
+    """
+    found = {}
+    for group, units in kept.items():
+        if units:
+            continue
+        branch = graph.branch(group)
+        if branch is None:
+            raise SurgeryError(
+                f"group {group} is not a residual branch that can go as a whole: keep one of its units"
+            )
+        found[group] = branch
+    dead = {name for branch in found.values() for name in branch.dead}
+    return {group: branch for group, branch in found.items() if not dead.issuperset(branch.constants)}
+
+
+def tail(graph: Graph, branch: Branch, constant: str) -> tuple[Node, ...]:
+    """Return the calls between a constant and the addition that takes it."""
+    nodes = []
+    (node,) = graph.users(constant)
+    while node.name != branch.join:
+        nodes.append(node)
+        (node,) = graph.users(node.name)
+    return tuple(nodes)
+
+
+def remove_branches(model: nn.Module, graph: Graph, kept: Kept) -> tuple[RemoveBranch, ...]:
+    """Return the edits that take out every branch without units.
+
+    Raises:
+        SurgeryError: a branch cannot be taken out of the model's modules; the message names the group.
+    """
+    edits = []
+    for group, branch in emptied(graph, kept).items():
+        try:
+            edits.append(_removal(model, graph, branch))
+        except SurgeryError as error:
+            raise SurgeryError(f"the branch of group {group} cannot be removed: {error}") from None
+    return tuple(edits)
+
+
+def _removal(model: nn.Module, graph: Graph, branch: Branch) -> RemoveBranch:
+    node = {n.name: n for n in graph.program.nodes}
+    ends = [node[name] for name in branch.constants]
+    behind = [n for end in ends for n in tail(graph, branch, end.name)]
+    gone = {*branch.constants, *branch.dead, *(n.name for n in behind)}
+    constants = _owners(model, graph, ends, gone)
+    removed = _owners(model, graph, (node[name] for name in branch.dead), gone)
+    for path in (*constants, *removed):
+        output_shape(model.get_submodule(path), path)
+    skipped = _owners(model, graph, behind, gone)
+    last = {(tail(graph, branch, end.name) or (end,))[-1].name for end in ends}
+    join = node[branch.join]
+    in_place = join.overload.startswith("aten.add_.") and not last.isdisjoint(references(join.args[0]))
+    return RemoveBranch(constants, removed, skipped, written_out=in_place)
+
+
+def _owners(model: nn.Module, graph: Graph, calls: Iterable[Node], gone: set[str]) -> tuple[str, ...]:
+    """Return the modules of those calls that read parameters; each must be a layer that makes no other call."""
+    paths: dict[str, None] = {}
+    for call in calls:
+        if not any(name in graph.program.parameters for name in references((call.args, call.kwargs))):
+            continue
+        own = {n.name for n in graph.program.nodes if n.module == call.module and n.op != "placeholder"}
+        if any(True for _ in model.get_submodule(call.module).children()):
+            raise SurgeryError(
+                f"{call.op} in {call.module or 'the model'} reads a parameter outside any layer"
+            )
+        if not own <= gone:
+            raise SurgeryError(f"layer {call.module} is used elsewhere as well")
+        paths[call.module] = None
+    return tuple(paths)
+
+
+def constants(model: nn.Module, graph: Graph, kept: Kept) -> dict[str, Tensor]:
+    """Return what each removed branch adds: its last layer's bias, through the batch norms behind it.
+
+    Keys are those of `Plan.tensors`; shapes (1, channels, 1, ...) for convolutions and (features,) for linear
+    layers, with the channels that stay.
+
+    Raises:
+        SurgeryError: a group without units has no branch that could be removed.
+    """
+    layers = {layer.node: layer for layer in graph.layers}
+    tensors = tensors_of(model)
+    values = {}
+    for branch in emptied(graph, kept).values():
+        for name in branch.constants:
+            layer = layers[name]
+            weight = tensors[layer.weight].detach()
+            width = weight.shape[layer.out_dim]
+            value = weight.new_zeros(1, width) if layer.bias is None else tensors[layer.bias].detach()[None]
+            for node in tail(graph, branch, name):
+                if node.op == "batch_norm":
+                    value = _batch_norm(graph, node, tensors, value)
+            channels = torch.from_numpy(graph.surviving(layer.weight, layer.out_dim, kept))
+            value = value[0, channels.to(value.device)]
+            if layer.op != "linear":
+                value = value.reshape(1, -1, *[1] * (weight.ndim - 2))
+            values[f"{layer.module}.value"] = value
+    return values
+
+
+def _batch_norm(graph: Graph, node: Node, tensors: dict[str, Tensor], value: Tensor) -> Tensor:
+    def vector(argument: object) -> Tensor | None:
+        if not isinstance(argument, Ref):
+            return None
+        return tensors[graph.program.parameters[argument.name][0]].detach()
+
+    weight, bias, mean, variance = (vector(a) for a in node.args[1:5])
+    return nn.functional.batch_norm(value, mean, variance, weight, bias, False, 0.0, node.args[7])

@@ -1,0 +1,155 @@
+"""From a selection to the edits of the eager model that carry it out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from secateur.errors import SurgeryError
+from secateur.graph.export import tensor_names
+from secateur.graph.graph import Graph
+from secateur.graph.groups import Kept
+from secateur.graph.program import Shape
+
+from .branches import constants, remove_branches
+from .fingerprint import fingerprint
+from .plan import Edit, Plan, SetAttribute, SliceTensor
+from .prediction import Prediction, predict
+
+__all__ = ["edits", "make_plan"]
+
+
+def make_plan(
+    model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tensor] | None = None
+) -> Plan:
+    """Return the plan that carries out a selection.
+
+    ``tensors`` are repaired values in the smaller shapes; removed branches add the constant that the dense
+    model gives them unless ``tensors`` has a better one.
+
+    Raises:
+        SurgeryError: as `edits`.
+    """
+    values = constants(model, graph, kept) | dict(tensors or {})
+    return Plan(dict(kept), edits(model, graph, kept), fingerprint(model), values)
+
+
+def edits(model: nn.Module, graph: Graph, kept: Kept) -> tuple[Edit, ...]:
+    """Return the edits that carry out a selection: tensors to slice, attributes to set, branches to remove.
+
+    Attributes of layers follow from their new weights. Those of other modules are set where they equal a
+    constant that has to change; whether that was right is for `verify` to say.
+
+    Raises:
+        SurgeryError: the selection does not fit the graph, or a branch or tensor cannot be removed; the
+            message names the group or the tensor.
+    """
+    prediction = predict(graph, kept)
+    removals = remove_branches(model, graph, kept)
+    gone = tuple(path for r in removals for path in (*r.constants, *r.removed, *r.skipped))
+    shapes: dict[str, Shape] = {}
+    sliced: list[Edit] = []
+    for names in tensor_names(model):
+        shape = prediction.parameters[names[0]]
+        shapes.update(dict.fromkeys(names, shape))
+        left = [name for name in names if name.rpartition(".")[0] not in gone]
+        if left:
+            sliced += _slices(graph, kept, names, left, shape)
+    attributes = [*_layer_attributes(model, gone, shapes, prediction), *_owner_attributes(model, prediction)]
+    return (*sliced, *_unambiguous(attributes), *removals)
+
+
+def _slices(
+    graph: Graph, kept: Kept, names: tuple[str, ...], left: list[str], shape: Shape
+) -> Iterator[SliceTensor]:
+    for dim, (old, new) in enumerate(zip(graph.program.shapes[names[0]], shape, strict=True)):
+        if new == old:
+            continue
+        if new == 0:
+            raise SurgeryError(f"dimension {dim} of {names[0]} would be empty: keep a unit of its group")
+        if len(left) < len(names):
+            raise SurgeryError(f"{names[0]} is in a removed branch, but tied to {left[0]}, which is not")
+        index = tuple(graph.surviving(names[0], dim, kept).tolist())
+        yield SliceTensor(names, dim, index, old)
+
+
+def _layer_attributes(
+    model: nn.Module, gone: tuple[str, ...], shapes: Mapping[str, Shape], prediction: Prediction
+) -> Iterator[SetAttribute]:
+    calls: dict[int, tuple[Any, ...]] = {}
+    for node in prediction.graph.program.nodes:
+        if node.op == "group_norm" or node.op.startswith("conv"):
+            calls[id(model.get_submodule(node.module))] = prediction.arguments(node)
+    for path, module in model.named_modules():
+        weight = shapes.get(f"{path}.weight" if path else "weight")
+        mean = shapes.get(f"{path}.running_mean" if path else "running_mean")
+        if path in gone:
+            continue
+        for attribute, new in _from_weight(module, weight or mean, calls.get(id(module))):
+            old = vars(module).get(attribute)
+            if type(old) is int and old != new:
+                yield SetAttribute(path, attribute, old, new)
+
+
+def _from_weight(
+    module: nn.Module, weight: Shape | None, call: tuple[Any, ...] | None
+) -> Iterator[tuple[str, int]]:
+    """Yield the attributes that repeat sizes of the weight, and the number of groups of the call."""
+    if isinstance(module, nn.GroupNorm) and call is not None:
+        yield "num_groups", call[1]
+    if weight is None:
+        return
+    match module:
+        case nn.Linear():
+            yield "out_features", weight[0]
+            yield "in_features", weight[1]
+        case _ConvTransposeNd():
+            yield "in_channels", weight[0]
+            yield "out_channels", weight[1] * module.groups
+        case _ConvNd():
+            groups = call[6] if call is not None and len(call) > 6 else module.groups
+            yield "groups", groups
+            yield "out_channels", weight[0]
+            yield "in_channels", weight[1] * groups
+        case _NormBase():
+            yield "num_features", weight[0]
+        case nn.GroupNorm():
+            yield "num_channels", weight[0]
+        case nn.Embedding() | nn.EmbeddingBag():
+            yield "num_embeddings", weight[0]
+            yield "embedding_dim", weight[1]
+
+
+def _owner_attributes(model: nn.Module, prediction: Prediction) -> Iterator[SetAttribute]:
+    for node in prediction.graph.program.nodes:
+        if node.op == "group_norm" or node.op.startswith("conv"):
+            continue
+        module = model.get_submodule(node.module)
+        for old, new in _changes(node.args, prediction.arguments(node)):
+            for attribute, value in vars(module).items():
+                if type(value) is type(old) and value == old and not attribute.startswith("_"):
+                    yield SetAttribute(node.module, attribute, old, new)
+
+
+def _changes(old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the integers that differ, and tuples of integers that differ as a whole."""
+    if type(old) is int and type(new) is int and old != new:
+        yield old, new
+    if isinstance(old, tuple) and isinstance(new, tuple) and old != new:
+        if old and all(type(a) is int for a in (*old, *new)):
+            yield old, new
+        for a, b in zip(old, new, strict=False):
+            yield from _changes(a, b)
+
+
+def _unambiguous(attributes: list[SetAttribute]) -> list[SetAttribute]:
+    """Leave out attributes that two constants would set differently."""
+    found: dict[tuple[str, str], set[SetAttribute]] = defaultdict(set)
+    for edit in attributes:
+        found[edit.module, edit.attribute].add(edit)
+    return [next(iter(same)) for same in found.values() if len(same) == 1]

@@ -1,0 +1,38 @@
+"""The dense model with the removed units zeroed where they are read: what a smaller model must equal."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from secateur.graph.graph import Graph
+from secateur.graph.groups import Group, Kept, Slice
+
+from .fingerprint import tensors_of
+
+__all__ = ["mask"]
+
+
+def mask(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
+    """Return a copy of the dense model that reads nothing from the units that are not kept.
+
+    The weights of every consumer are zero where they meet a removed unit. A group whose units no layer reads
+    (they meet one another inside an attention, say) has them zeroed wherever it owns something.
+    """
+    masked = copy.deepcopy(model)
+    tensors = tensors_of(masked)
+    for group in graph.groups:
+        gone = set(range(group.size)).difference(kept.get(group.id, range(group.size)))
+        for owned in _read(group) if gone else ():
+            tensor = tensors[owned.parameter]
+            index = [i for i, unit in enumerate(owned.owner) if unit in gone]
+            with torch.no_grad():
+                tensor.index_fill_(owned.dim, torch.tensor(index, device=tensor.device), 0)
+    return masked
+
+
+def _read(group: Group) -> tuple[Slice, ...]:
+    sites = {(site.parameter, site.dim) for site in group.consumers}
+    return tuple(s for s in group.slices if (s.parameter, s.dim) in sites) or group.slices
