@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.measure import compare_latency
+from secateur.measure import compare_latency, time_model
 
 
 class Clock:
@@ -67,3 +67,13 @@ def test_threads_are_stated_and_restored() -> None:
     assert torch.get_num_threads() == before
     with pytest.raises(ValueError, match="two rounds"):
         compare_latency(model, model, (torch.zeros(1, 2),), rounds=1)
+
+
+def test_one_model_alone() -> None:
+    clock, log = Clock(), list[str]()
+    found = time_model(
+        Takes(clock, [0.002], log, "m"), (torch.zeros(3),), rounds=4, seconds=0, warmup=0, clock=clock
+    )
+    assert found.latency.median_ms == pytest.approx(2)
+    assert (found.rounds, found.batch) == (4, 3)
+    assert "".join(log) == "mmmm"

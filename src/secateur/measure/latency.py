@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .mode import evaluating
+from .mode import evaluating, using_threads
 
-__all__ = ["Comparison", "Latency", "compare_latency"]
+__all__ = ["Comparison", "Latency", "Timing", "compare_latency", "time_model"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,16 @@ class Comparison:
     threads: int
 
 
+@dataclass(frozen=True)
+class Timing:
+    """One model, timed alone."""
+
+    latency: Latency
+    rounds: int
+    batch: int
+    threads: int
+
+
 def compare_latency(
     dense: nn.Module,
     pruned: nn.Module,
@@ -51,7 +60,7 @@ def compare_latency(
     threads: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
-    """Run the two models in turns, at least `rounds` times each and for at least `seconds` together.
+    """Run two models in turns, at least `rounds` times each and for at least `seconds` together.
 
     The one that goes first changes from round to round. `threads` is torch's number of intra-op threads for
     these runs (None: as it is); the batch is the first dimension of the first tensor among `inputs`.
@@ -59,21 +68,8 @@ def compare_latency(
     Raises:
         ValueError: fewer than two rounds.
     """
-    if rounds < 2:
-        raise ValueError(f"quartiles need at least two rounds, not {rounds}")
-    with evaluating(dense, pruned), torch.inference_mode(), _threads(threads) as used:
-        for _ in range(warmup):
-            dense(*inputs)
-            pruned(*inputs)
-        times: tuple[list[float], list[float]] = ([], [])
-        begin = clock()
-        while len(times[0]) < rounds or clock() - begin < seconds:
-            first = len(times[0]) % 2
-            for which in (first, 1 - first):
-                model = (dense, pruned)[which]
-                start = clock()
-                model(*inputs)
-                times[which].append(1000 * (clock() - start))
+    with using_threads(threads) as used:
+        times = _times((dense, pruned), inputs, rounds, seconds, warmup, clock)
     low, median, high = _quartiles([p / d for d, p in zip(*times, strict=True)])
     return Comparison(
         dense=_latency(times[0]),
@@ -85,6 +81,53 @@ def compare_latency(
         batch=_batch(inputs),
         threads=used,
     )
+
+
+def time_model(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    *,
+    rounds: int = 30,
+    seconds: float = 2.0,
+    warmup: int = 3,
+    threads: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timing:
+    """Time one model alone; the arguments are those of `compare_latency`.
+
+    Raises:
+        ValueError: fewer than two rounds.
+    """
+    with using_threads(threads) as used:
+        (times,) = _times((model,), inputs, rounds, seconds, warmup, clock)
+    return Timing(_latency(times), rounds=len(times), batch=_batch(inputs), threads=used)
+
+
+def _times(
+    models: Sequence[nn.Module],
+    inputs: Sequence[Any],
+    rounds: int,
+    seconds: float,
+    warmup: int,
+    clock: Callable[[], float],
+) -> list[list[float]]:
+    """Return the milliseconds of each run of each model."""
+    if rounds < 2:
+        raise ValueError(f"quartiles need at least two rounds, not {rounds}")
+    times: list[list[float]] = [[] for _ in models]
+    turns = list(range(len(models)))
+    with evaluating(*models), torch.inference_mode():
+        for _ in range(warmup):
+            for model in models:
+                model(*inputs)
+        begin = clock()
+        while len(times[0]) < rounds or clock() - begin < seconds:
+            for i in turns:
+                start = clock()
+                models[i](*inputs)
+                times[i].append(1000 * (clock() - start))
+            turns.reverse()
+    return times
 
 
 def _latency(times: list[float]) -> Latency:
@@ -99,13 +142,3 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
 
 def _batch(inputs: Sequence[Any]) -> int:
     return next((x.shape[0] for x in inputs if isinstance(x, Tensor) and x.dim()), 1)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)

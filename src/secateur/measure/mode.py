@@ -1,13 +1,14 @@
-"""Run a model in evaluation mode and leave it as it was."""
+"""Run models in evaluation mode or with other threads, and leave all as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
-__all__ = ["evaluating"]
+__all__ = ["evaluating", "using_threads"]
 
 
 @contextmanager
@@ -29,3 +30,14 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def using_threads(number: int | None) -> Iterator[int]:
+    """Set torch's number of intra-op threads inside of the block (None: as it is), and give the number in use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
