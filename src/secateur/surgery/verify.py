@@ -1,0 +1,164 @@
+"""The check that a smaller model computes what was promised: masked = shrunk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Interpreter
+from torch.fx import Node as FxNode
+from torch.utils import _pytree as pytree
+
+from secateur.errors import SurgeryError
+from secateur.graph.export import export_program
+from secateur.graph.graph import Graph
+from secateur.graph.groups import Kept
+from secateur.graph.program import Program
+
+from .fingerprint import tensors_of
+from .structure import Match, compare
+
+__all__ = ["Verification", "tolerance", "verify"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far the smaller model is from the masked one.
+
+    ``relative`` is the largest difference of any output divided by the largest output of the masked model.
+    """
+
+    max_difference: float
+    scale: float
+    relative: float
+    nodes_compared: int
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Return the relative difference that the order of additions may make in a deep network.
+
+    >>> tolerance(torch.float32)
+    0.0001
+    """
+    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 5e-2)
+
+
+def verify(
+    masked: nn.Module,
+    smaller: nn.Module,
+    graph: Graph,
+    kept: Kept,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+) -> Verification:
+    """Check law 1: the smaller model, not repaired yet, gives the outputs of the masked one.
+
+    First in form: exported again, every call has the shape and the constants that the graph predicted. Then in
+    numbers, on the inputs given, both models in eval mode.
+
+    Raises:
+        SurgeryError: they differ; the message names the first call that does.
+        TraceError: the smaller model cannot be exported.
+    """
+    match = compare(smaller, graph, kept)
+    named = dict(kwargs or {})
+    expected, found = _run(masked, args, named), _run(smaller, args, named)
+    if len(expected) != len(found):
+        raise SurgeryError(f"the smaller model has {len(found)} outputs, the masked one {len(expected)}")
+    largest = scale = 0.0
+    allowed = 0.0
+    for old, new in zip(expected, found, strict=True):
+        if old.shape != new.shape:
+            raise SurgeryError(f"an output has the shape {tuple(new.shape)}, not {tuple(old.shape)}")
+        if not bool(old.isfinite().all()):
+            raise SurgeryError(
+                "the masked model makes outputs that are not finite: check the inputs and the weights"
+            )
+        allowed = max(allowed, tolerance(old.dtype))
+        if old.numel():
+            largest = max(largest, _largest(old - new))
+            scale = max(scale, _largest(old))
+    relative = largest / scale if scale else largest
+    if not relative <= allowed:  # also where it is not a number
+        first = _first_difference(masked, smaller, graph, kept, match, allowed)
+        raise SurgeryError(
+            f"the smaller model differs from the masked one by {relative:.1e} of its largest output "
+            f"(allowed {allowed:.0e}){first}: exclude the group from pruning"
+        )
+    return Verification(largest, scale, relative, len(match.pairs))
+
+
+def _largest(value: Tensor) -> float:
+    return float(value.double().abs().max())
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    with evaluating(model), torch.inference_mode():
+        leaves = pytree.tree_leaves(model(*args, **kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode for a while; every module gets its own flag back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _first_difference(
+    masked: nn.Module, smaller: nn.Module, graph: Graph, kept: Kept, match: Match, allowed: float
+) -> str:
+    """Say at which call the two models part, by running both call by call on random inputs."""
+    example = graph.program.exported.example_inputs
+    dense = export_program(masked, *example)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
+        return leaf
+
+    inputs = pytree.tree_map(noise, example)
+    old_values, new_values = _values(dense, masked, inputs), _values(match.program, smaller, inputs)
+    for old, new in match.pairs:
+        a, b = old_values.get(old.name), new_values.get(new.name)
+        if a is None or b is None or old.op == "output":
+            continue
+        for d in range(a.ndim):
+            stays = torch.from_numpy(graph.surviving_along(old.name, d, kept))
+            a = a.index_select(d, stays.to(a.device))
+        if not _largest(a - b) <= allowed * max(_largest(a), 1e-30):
+            place = f" in {old.module}" if old.module else ""
+            return f", first at {old.op}{place} {old.source}".rstrip()
+    return ""
+
+
+def _values(program: Program, model: nn.Module, inputs: Any) -> dict[str, Tensor]:
+    """Return the floating output of every call, as it was when the call was made."""
+    found: dict[str, Tensor] = {}
+
+    class Recorder(Interpreter):
+        def run_node(self, n: FxNode) -> Any:
+            result = super().run_node(n)
+            if isinstance(result, Tensor) and result.is_floating_point() and result.numel():
+                found[n.name] = result.clone()
+            return result
+
+    tensors = tensors_of(model)
+    given = iter(pytree.tree_leaves(inputs))
+    holes = [n for n in program.exported.graph.nodes if n.op == "placeholder"]
+    values = [
+        tensors[program.parameters[n.name][0]] if n.name in program.parameters else next(given) for n in holes
+    ]
+    with torch.inference_mode():
+        Recorder(program.exported.graph_module).run(*values)
+    return found
