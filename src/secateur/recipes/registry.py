@@ -24,7 +24,15 @@ from ..measure import batches, top1
 from ..zoo import PRETRAINED, models, pretrained
 from .schema import DataSpec, ModelSpec, TypeName
 
-__all__ = ["Samples", "import_callable", "resolve_data", "resolve_evaluate", "resolve_model", "resolve_type"]
+__all__ = [
+    "Samples",
+    "example_input",
+    "import_callable",
+    "resolve_data",
+    "resolve_evaluate",
+    "resolve_model",
+    "resolve_type",
+]
 
 ZOO = {
     name: getattr(models, name)
@@ -66,6 +74,30 @@ def resolve_model(spec: ModelSpec) -> nn.Module:
     if spec.weights is not None:
         _load_weights(model, spec.weights)
     return model.eval()
+
+
+def example_input(name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Return a random input batch for a model by name; `shape` is needed where the name does not say it.
+
+    Raises:
+        RecipeError: the shape is not known.
+    """
+    source, _, rest = name.partition(":")
+    if shape is None and source in EXTRAS:
+        shape = (1, 3, 224, 224)
+    if shape is None and source == "zoo":
+        shape = (
+            PRETRAINED[rest].input
+            if rest in PRETRAINED
+            else (1, 1, 28, 28)
+            if "lenet" in rest
+            else (1, 3, 32, 32)
+        )
+    if shape is None:
+        raise RecipeError(
+            f"The input shape of {name} is not known: add --input, for instance --input 1,3,224,224."
+        )
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def resolve_data(spec: DataSpec) -> Samples:

@@ -1,0 +1,272 @@
+"""The command line. Each command imports what it needs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import SecateurError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="secateur",
+    help="Makes trained PyTorch networks really smaller and really faster, and proves it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JSON = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")
+]
+INPUT = Annotated[
+    str | None,
+    typer.Option("--input", metavar="N,C,H,W", help="Shape of one input batch, for instance 1,3,224,224."),
+]
+THREADS = Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 an error with one line on standard error, 2 wrong usage."""
+    # Console scripts do not look for modules where the user stands; recipes and models may name hers.
+    sys.path.insert(0, os.getcwd())
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="secateur")
+    except SecateurError as e:
+        print(f"secateur: {' '.join(str(e).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"secateur {version('secateur')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[Path | None, typer.Option(help="Keep the saved artefact in this folder.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Halve a bundled network and print what was gained; needs no network access and under a minute.
+
+    [bold]Examples[/bold]
+
+      secateur demo
+
+      secateur demo --json --output half
+    """
+    from dataclasses import asdict
+
+    from .demo import demo as run_demo
+
+    figures, report = run_demo(output, _silent if as_json else _say)
+    if as_json:
+        _print_json(asdict(figures))
+        return
+    rows = [
+        ("dense", figures.acc_dense),
+        ("magnitude (L1), no recovery", figures.acc_magnitude),
+        ("SNP, no recovery", figures.acc_no_recovery),
+        ("SNP as published", figures.acc_paper),
+        ("SNP", figures.acc_snp),
+    ]
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table("at half of the MACs", "accuracy", "against dense", box=SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, value in rows:
+        change = "" if name == "dense" else f"{100 * (value - figures.acc_dense):+.2f} points"
+        table.add_row(name, f"{100 * value:.2f} %", change)
+    _print(table)
+    _print(report)
+    same = "the same outputs, bit by bit" if figures.reload_equal else "DIFFERENT outputs"
+    where = f" in {output}" if output else ""
+    _print(f"Saved{where} and loaded again: {same}. All of this took {figures.seconds:.0f} s.")
+
+
+@app.command()
+def prune(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, or the name of a shipped one.", metavar="RECIPE.yaml")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the artefact; before the recipe's own.")
+    ] = None,
+    as_json: JSON = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Prune the model of a recipe, measure it, and save it.
+
+    A recipe is trusted like code: it may name functions of yours.
+
+    [bold]Examples[/bold]
+
+      secateur prune half.yaml
+
+      secateur prune half.yaml --set budget.macs=0.4 --output smaller
+
+      secateur prune resnet20-cifar10 --json
+    """
+    from .recipes import load_recipe
+
+    path = Path(recipe)
+    settings = settings or []
+    if output is not None:
+        settings = [*settings, f"output={json.dumps(str(output))}"]
+    if path.is_file():
+        sys.path.insert(0, str(path.resolve().parent))
+    parsed = load_recipe(_shipped(recipe) if not path.exists() else path, settings)
+    from .recipes.run import run
+
+    result = run(parsed, progress=not (quiet or as_json))
+    if parsed.output is not None:
+        result.save(parsed.output)
+    if as_json:
+        _print_json(result.report.to_json() | {"output": str(parsed.output) if parsed.output else None})
+        return
+    _print(result.report)
+    if parsed.output is not None:
+        _print(f"Saved to {parsed.output}.")
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, zoo:NAME or module:callable.")],
+    input_shape: INPUT = None,
+    as_json: JSON = False,
+) -> None:
+    """Show which units of a model can be removed together, and what is frozen and why.
+
+    [bold]Examples[/bold]
+
+      secateur inspect torchvision:resnet50
+
+      secateur inspect my_project:build --input 1,3,64,64 --json
+    """
+    from .graph import trace
+
+    network, example = _network(model, input_shape)
+    graph = trace(network, example)
+    if as_json:
+        from .report.graph import graph_to_json
+
+        _print_json(graph_to_json(graph))
+    else:
+        print(graph)
+
+
+@app.command()
+def measure(
+    target: Annotated[
+        str, typer.Argument(metavar="MODEL|ARTEFACT", help="A model as for inspect, or a saved folder.")
+    ],
+    model: Annotated[str | None, typer.Option(help="The dense model of an artefact.")] = None,
+    input_shape: INPUT = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled data (a name, .npz or module:callable): accuracy.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Timed runs, at least.")] = 30,
+    seconds: Annotated[float, typer.Option(min=0, help="Timed seconds, at least.")] = 2.0,
+    threads: THREADS = None,
+    as_json: JSON = False,
+) -> None:
+    """Count and time a model, or an artefact against its dense model.
+
+    [bold]Examples[/bold]
+
+      secateur measure torchvision:resnet18 --input 8,3,224,224 --threads 1
+
+      secateur measure half --model zoo:resnet20-cifar10 --data cifar10
+    """
+    from .measuring import How, measure_artefact, measure_model
+
+    timing = How(rounds, seconds, threads)
+    if Path(target).is_dir():
+        if model is None:
+            raise typer.BadParameter("an artefact is measured against its dense model: add --model NAME")
+        network, example = _network(model, input_shape)
+        found, text = measure_artefact(Path(target), network, example, data, timing)
+    else:
+        if model is not None:
+            raise typer.BadParameter(f"--model goes with an artefact, and there is no folder {target}")
+        network, example = _network(target, input_shape)
+        found, text = measure_model(network, example, data, timing)
+    if as_json:
+        _print_json(found)
+    else:
+        _print(text)
+
+
+def _network(name: str, shape: str | None) -> tuple[Any, Any]:
+    """Make a model and an example input for it."""
+    from .recipes.registry import example_input, resolve_model
+    from .recipes.schema import ModelSpec
+
+    if shape is None:
+        sizes = None
+    else:
+        try:
+            sizes = tuple(int(part) for part in shape.split(","))
+        except ValueError:
+            sizes = ()
+        if not sizes or min(sizes) < 1:
+            raise typer.BadParameter(f"--input {shape}: expected sizes such as 1,3,224,224")
+    network = resolve_model(ModelSpec(name=name))
+    return network, example_input(name, sizes)
+
+
+def _shipped(name: str) -> Path:
+    """Return the path of a recipe that comes with the package, or the name as it is."""
+    from importlib.resources import files
+
+    path = Path(str(files("secateur.recipes") / "shipped" / f"{name.removesuffix('.yaml')}.yaml"))
+    return path if path.is_file() else Path(name)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _silent(message: str) -> None:
+    pass
+
+
+def _print(what: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=isinstance(what, str)).print(what, markup=False)
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    print(json.dumps(data, indent=2, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

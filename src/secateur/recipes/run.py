@@ -1,0 +1,73 @@
+"""Run a recipe: names become a model and data, and `secateur.prune` does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import SNP, Budget, Magnitude, Random, Result, prune
+from ..errors import CalibrationError, RecipeError
+from ..measure import using_threads
+from .registry import resolve_data, resolve_evaluate, resolve_model, resolve_type
+from .schema import MagnitudeSpec, MethodSpec, RandomSpec, Recipe, SNPPaperSpec, SNPSpec, TypeName
+
+__all__ = ["method_of", "run"]
+
+
+def run(recipe: Recipe, *, progress: bool = True) -> Result:
+    """Prune what the recipe names; nothing is saved.
+
+    Raises:
+        SecateurError: a name is unknown, data or weights are missing, or pruning fails.
+    """
+    with using_threads(recipe.threads):
+        model = resolve_model(recipe.model)
+        samples = resolve_data(recipe.data)
+        calibration = samples.calibration
+        if isinstance(calibration, Iterator):  # it is gone through more than once
+            calibration = list(calibration)
+        return prune(
+            model,
+            _example(recipe, calibration),
+            method=method_of(recipe.method),
+            budget=Budget(**recipe.budget.model_dump()),
+            calibration=calibration,
+            exclude=tuple(resolve_type(e) if isinstance(e, TypeName) else e for e in recipe.exclude),
+            round_to=recipe.round_to,
+            floor=recipe.floor,
+            evaluate=resolve_evaluate(recipe.evaluate) if recipe.evaluate else samples.evaluate,
+            progress=progress,
+            seed=recipe.seed,
+        )
+
+
+def method_of(spec: MethodSpec) -> SNP | Magnitude | Random:
+    """Return the method that a recipe names."""
+    match spec:
+        case SNPSpec():
+            return SNP()
+        case SNPPaperSpec():
+            return SNP.paper()
+        case MagnitudeSpec(p=p, recover=recover):
+            return Magnitude(p=p, recover=recover)
+        case RandomSpec(seed=seed, recover=recover):
+            return Random(seed=seed, recover=recover)
+
+
+def _example(recipe: Recipe, calibration: Iterable[Any]) -> Tensor:
+    if recipe.example is not None:
+        return torch.rand(recipe.example, generator=torch.Generator().manual_seed(recipe.seed))
+    first = next(iter(calibration), None)
+    if first is None:
+        raise CalibrationError(f"The calibration data {recipe.data.name} are empty: give at least one batch.")
+    if isinstance(first, tuple | list) and first:
+        first = first[0]  # labels behind the input are not used
+    if not isinstance(first, Tensor):
+        raise RecipeError(
+            f"The batches of {recipe.data.name} are of type {type(first).__name__}; a recipe needs tensors. "
+            "Models with other inputs are pruned from Python: secateur.prune."
+        )
+    return first[:1]

@@ -1,0 +1,155 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from secateur.cli import main
+
+MODULE = """
+import torch
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a module and labelled data in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine_for_cli", raising=False)
+    (tmp_path / "mine_for_cli.py").write_text(MODULE)
+    rng = np.random.default_rng(0)
+    x, y = rng.random((40, 6)).astype(np.float32), rng.integers(0, 3, 40)
+    np.savez(tmp_path / "samples.npz", calibration=rng.random((200, 6)).astype(np.float32), x=x, y=y)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    code = caught.value.code
+    assert code is None or isinstance(code, int)
+    return code or 0
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    capsys.readouterr()
+    assert run(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_help_is_quick_and_does_not_import_torch() -> None:
+    code = """
+import sys
+from secateur.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as e:
+    assert not e.code, e.code
+heavy = {"torch", "numpy", "yaml"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    for arguments in (["--help"], ["prune", "--help"], ["--version"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert "secateur" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "prune", "inspect", "measure"])
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    assert f"secateur {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("prnue",),
+        ("prune",),
+        ("inspect", "zoo:lenet5", "--input", "1,x"),
+        ("inspect", "zoo:lenet5", "--input", "0,1"),
+        ("measure", "zoo:lenet5", "--rounds", "1"),
+        ("measure", "zoo:lenet5", "--model", "zoo:lenet5"),
+        ("inspect", "zoo:lenet5", "--colour"),
+    ],
+)
+def test_wrong_usage_exits_with_two(
+    arguments: tuple[str, ...], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspect", "zoo:lenet6"), "Did you mean 'lenet5'?"),
+        (("inspect", "mine_for_cli:build"), "add --input"),
+        (("inspect", "no_such_module_anywhere:build"), "Cannot import"),
+        (("measure", "zoo:lenet5", "--seconds", "0", "--data", "cifar-10"), "Did you mean 'cifar10'?"),
+        (("prune", "none.yaml"), "none.yaml"),
+        (("prune", "bad.yaml"), "Did you mean 'budget'?"),
+        (("prune", "bad.yaml", "--set", "budget"), "KEY=VALUE"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_one(
+    arguments: tuple[str, ...], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bad.yaml").write_text("model: zoo:lenet5\ndata: samples.npz\nbudget: {macs: 0.5}\nbudgt: 1\n")
+    assert run(*arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("secateur: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_inspect(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_json(capsys, "inspect", "mine_for_cli:build", "--input", "1,6")
+    assert found["parameters"] == 6 * 16 + 16 + 16 * 3 + 3
+    assert found["macs"] == 6 * 16 + 16 * 3
+    (group,) = found["groups"]
+    assert (group["units"], group["producers"], group["consumers"]) == (16, ["0"], ["2"])
+    assert any(entry["parameter"] == "2.weight" and entry["dim"] == 0 for entry in found["frozen"])
+    assert run("inspect", "mine_for_cli:build", "--input", "1,6") == 0
+    assert "frozen" in capsys.readouterr().out
+
+
+def test_measure_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["measure", "mine_for_cli:build", "--input", "5,6", "--data", "samples.npz"]
+    arguments += ["--rounds", "3", "--seconds", "0", "--threads", "1"]
+    found = run_json(capsys, *arguments)
+    assert found["size"]["macs"] == 5 * (6 * 16 + 16 * 3)
+    assert found["timing"]["batch"] == 5
+    assert found["timing"]["threads"] == 1
+    assert 0 <= found["accuracy"] <= 1
+    assert run(*arguments) == 0
+    text = capsys.readouterr().out
+    assert "163" in text
+    assert "accuracy" in text
+
+
+def test_measure_needs_labels_for_accuracy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(here / "unlabelled.npz", calibration=np.zeros((2, 6), np.float32))
+    assert (
+        run("measure", "mine_for_cli:build", "--input", "1,6", "--rounds", "2", "--data", "unlabelled.npz")
+        == 1
+    )
+    assert "no labels" in capsys.readouterr().err
+
+
+def test_an_artefact_is_measured_against_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "folder").mkdir()
+    assert run("measure", "folder") == 2
+    assert "--model" in capsys.readouterr().err
