@@ -37,10 +37,9 @@ def measure_model(
     Raises:
         DataError: the data have no labels or cannot be had.
     """
-    counts, timing = (
-        size(model, (example,)),
-        time_model(model, (example,), rounds=how.rounds, seconds=how.seconds, threads=how.threads),
-    )
+    evaluate = _evaluation(data)
+    counts = size(model, (example,))
+    timing = time_model(model, (example,), rounds=how.rounds, seconds=how.seconds, threads=how.threads)
     score = evaluate(model) if evaluate else None
     found = {"size": asdict(counts), "timing": asdict(timing), "accuracy": score}
     ms = timing.latency
