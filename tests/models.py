@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.graph import Graph
 from secateur.zoo.models import lenet5, lenet300, resnet20, vgg16_bn
 
-__all__ = ["SMALL", "TORCHVISION", "Case", "randomise"]
+__all__ = ["SMALL", "TORCHVISION", "Case", "random_selection", "randomise"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,25 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
             elif parameter.abs().max() < 1e-3:
                 parameter.normal_(0, 0.05, generator=rng)
     return model
+
+
+def random_selection(
+    graph: Graph, share: float, seed: int, empty: frozenset[str] = frozenset()
+) -> dict[str, tuple[int, ...]]:
+    """Drop a share of the units of every group at random, at least one, and all units of the `empty` groups.
+
+    The last unit of a group or segment stays.
+    """
+    rng = np.random.default_rng(seed)
+    kept: dict[str, tuple[int, ...]] = {}
+    for group in graph.groups:
+        stays = set(range(group.size))
+        for unit in rng.permutation(group.size)[: max(1, round(group.size * share))].tolist():
+            last = any(s.units & stays == {unit} for s in group.segments)
+            if len(stays) > 1 and not last:
+                stays.discard(unit)
+        kept[group.id] = () if group.id in empty else tuple(sorted(stays))
+    return kept
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, groups: int = 1, stride: int = 1) -> nn.Sequential:
@@ -198,11 +219,12 @@ class Mixer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(6)
+        self.stem, self.norm = nn.Linear(6, 6), nn.LayerNorm(6)
         self.up, self.down = nn.Linear(6, 10), nn.Linear(10, 6)
         self.head = nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
         x = x + self.down(nn.functional.gelu(self.up(self.norm(x))))
         return self.head(x.mean(1))
 

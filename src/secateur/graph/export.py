@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 from collections import defaultdict
@@ -23,6 +24,7 @@ from secateur.graph.program import Node, Program, Ref, Shape
 __all__ = ["export_program", "tensor_names"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 _INLINED = {"wrap_with_autocast", "wrap_with_set_grad_enabled"}
 
 
@@ -100,13 +102,17 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keep torch's own account of a failed export off the terminal; TraceError gives ours."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _batch_size(inputs: Any) -> int:
@@ -145,7 +151,8 @@ def _is_dynamic(exported: ExportedProgram) -> bool:
     for node in exported.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in inputs and isinstance(value, Tensor) and value.ndim:
-            return isinstance(value.shape[0], torch.SymInt)
+            # A size that the model's code fixed is still a SymInt here, of a constant.
+            return isinstance(value.shape[0], torch.SymInt) and bool(value.shape[0].node.expr.free_symbols)
     return False
 
 
@@ -237,7 +244,9 @@ def _nodes(
             bound[node] = args[0][args[1]]
             continue
         value = node.meta.get("val")
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        # torch marks calls that it added itself by a stack with this one made-up entry.
+        frames = node.meta.get("nn_module_stack") or {}
+        stack = [frame for frame in frames.values() if not str(frame[0]).startswith("_empty_nn_module_stack")]
         path, kind = stack[-1] if stack else ("", "")
         yield Node(
             name=prefix + node.name,

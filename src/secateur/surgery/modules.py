@@ -31,7 +31,7 @@ class ConvShape:
 
 @dataclass(frozen=True)
 class LastDim:
-    """The output shape of a linear layer: features in the last dim."""
+    """The output shape of a linear layer or layer norm: features in the last dim."""
 
     def __call__(self, x: Tensor, channels: int) -> tuple[int, ...]:
         """Return the shape of the output that has so many features."""
@@ -67,7 +67,7 @@ def output_shape(module: nn.Module, path: str) -> OutputShape:
         else:
             padding = tuple(2 * p for p in module.padding)
         return ConvShape(kernel, stride, padding, dilation)
-    if type(module) is nn.Linear:
+    if type(module) is nn.Linear or (type(module) is nn.LayerNorm and len(module.normalized_shape) == 1):
         return LastDim()
     if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm):
         return SameShape()

@@ -15,7 +15,6 @@ from secateur.graph.groups import Kept
 from secateur.graph.program import Node, Program, Ref, references
 
 from .branches import emptied, tail
-from .modules import Constant
 from .prediction import Prediction, predict
 
 __all__ = ["Match", "compare"]
@@ -44,7 +43,7 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     branches = emptied(graph, kept).values()
     ends = {name for branch in branches for name in branch.constants}
     behind = {n.name for b in branches for name in b.constants for n in tail(graph, b, name)}
-    fixed = {path for path, module in smaller.named_modules() if isinstance(module, Constant)}
+    fixed = {node.module for node in graph.program.nodes if node.name in ends}
     dense = _live(graph.program, ends, behind)
     small = _live(program, {n.name for n in program.nodes if n.module in fixed}, set())
     names = _Names(graph.program, program)

@@ -1,0 +1,31 @@
+"""From a selection to a smaller model: plan, apply, verify."""
+
+from .apply import apply
+from .edits import edits, make_plan
+from .fingerprint import fingerprint
+from .mask import mask
+from .plan import Edit, Fingerprint, Plan, RemoveBranch, SetAttribute, SliceTensor
+from .plan_json import plan_from_json, plan_to_json
+from .trial import Editable, editable, removable
+from .verify import Verification, verify
+
+__all__ = [
+    "Edit",
+    "Editable",
+    "Fingerprint",
+    "Plan",
+    "RemoveBranch",
+    "SetAttribute",
+    "SliceTensor",
+    "Verification",
+    "apply",
+    "editable",
+    "edits",
+    "fingerprint",
+    "make_plan",
+    "mask",
+    "plan_from_json",
+    "plan_to_json",
+    "removable",
+    "verify",
+]

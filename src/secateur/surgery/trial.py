@@ -1,0 +1,90 @@
+"""Find out before any selection which groups the eager model can lose units of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from secateur.errors import SurgeryError, TraceError
+from secateur.graph.graph import Graph
+from secateur.graph.groups import Group, Kept
+
+from .apply import apply
+from .edits import make_plan
+from .structure import compare
+
+__all__ = ["Editable", "editable", "removable"]
+
+
+@dataclass(frozen=True)
+class Editable:
+    """Which groups passed a trial, and why the others did not."""
+
+    groups: tuple[str, ...]
+    refused: Mapping[str, str]  # group id -> reason
+
+
+def editable(model: nn.Module, graph: Graph, groups: Iterable[str] | None = None) -> Editable:
+    """Try which groups can lose a unit by editing a copy of the model (default: all groups).
+
+    One unit of every group is dropped at once and the copy exported again, without running it. Only if the
+    result is not what was predicted are the groups tried in halves, down to those that fail alone: their code
+    repeats a size that no attribute holds, say.
+    """
+    chosen = _chosen(graph, groups)
+    return _try(model, graph, [g for g in chosen if g.size > 1], _without_one)
+
+
+def removable(model: nn.Module, graph: Graph, groups: Iterable[str] | None = None) -> Editable:
+    """Try which residual branches can be taken out of a copy of the model as a whole (default: all)."""
+    chosen = _chosen(graph, groups)
+    return _try(model, graph, [g for g in chosen if g.removable], lambda group: ())
+
+
+def _chosen(graph: Graph, groups: Iterable[str] | None) -> list[Group]:
+    return list(graph.groups) if groups is None else [graph.group(id) for id in groups]
+
+
+def _without_one(group: Group) -> tuple[int, ...]:
+    """Return all units but the last that is not the only one of a segment."""
+    alone = {unit for s in group.segments if len(s.units) == 1 for unit in s.units}
+    free = [unit for unit in range(group.size) if unit not in alone]
+    return tuple(unit for unit in range(group.size) if not free or unit != free[-1])
+
+
+def _try(
+    model: nn.Module, graph: Graph, groups: list[Group], keep: Callable[[Group], tuple[int, ...]]
+) -> Editable:
+    refused = _search(model, graph, groups, keep) if groups else {}
+    return Editable(tuple(g.id for g in groups if g.id not in refused), refused)
+
+
+def _search(
+    model: nn.Module, graph: Graph, groups: list[Group], keep: Callable[[Group], tuple[int, ...]]
+) -> dict[str, str]:
+    reason = _fails(model, graph, {group.id: keep(group) for group in groups})
+    if reason is None:
+        return {}
+    if len(groups) == 1:
+        return {groups[0].id: reason}
+    half = len(groups) // 2
+    left = _search(model, graph, groups[:half], keep)
+    right = _search(model, graph, groups[half:], keep)
+    good = [group for group in groups if group.id not in left and group.id not in right]
+    if not left and not right:
+        # Each half works, but not both together: give up the second.
+        return {group.id: reason for group in groups[half:]}
+    together = _fails(model, graph, {group.id: keep(group) for group in good}) if good else None
+    if together is not None:
+        right |= {group.id: together for group in groups[half:]}
+    return left | right
+
+
+def _fails(model: nn.Module, graph: Graph, kept: Kept) -> str | None:
+    try:
+        compare(apply(model, make_plan(model, graph, kept)), graph, kept)
+    except (SurgeryError, TraceError) as error:
+        return str(error)
+    return None
