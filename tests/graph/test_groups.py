@@ -235,7 +235,9 @@ def test_every_index_has_at_most_one_owner(case) -> None:  # type: ignore[no-unt
     for group in graph.groups:
         assert set(u for s in group.slices for u in s.owner) - {-1} == set(range(group.size))
         first = group.owner(group.producers[0].parameter, group.producers[0].dim)
-        assert list(dict.fromkeys(u for u in first if u >= 0)) == list(range(group.size)), "units by first index"
+        assert list(dict.fromkeys(u for u in first if u >= 0)) == list(range(group.size)), (
+            "units by first index"
+        )
         for s in group.slices:
             for i, unit in enumerate(s.owner):
                 if unit >= 0:

@@ -151,8 +151,9 @@ def _is_dynamic(exported: ExportedProgram) -> bool:
     for node in exported.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in inputs and isinstance(value, Tensor) and value.ndim:
-            # A size that the model's code fixed is still a SymInt here, of a constant.
-            return isinstance(value.shape[0], torch.SymInt) and bool(value.shape[0].node.expr.free_symbols)
+            # A size that the model's code fixed is still a SymInt here, but of a constant.
+            size: Any = value.shape[0]
+            return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
     return False
 
 
