@@ -27,7 +27,12 @@ class Pretrained:
 
 
 PRETRAINED: dict[str, Pretrained] = {
-    "resnet20-fashion": Pretrained(lambda: resnet20(in_channels=1), "fashion-mnist", (1, 1, 28, 28)),
+    "resnet20-fashion": Pretrained(
+        lambda: resnet20(in_channels=1),
+        "fashion-mnist",
+        (1, 1, 28, 28),
+        "0d6582a20f0bb0ab452c0daca649470ce9e676e760ce00bd82b563f6edc6127b",
+    ),
     "resnet20-cifar10": Pretrained(resnet20, "cifar10", (1, 3, 32, 32)),
     "vgg16bn-quarter-cifar10": Pretrained(lambda: vgg16_bn(width=0.25), "cifar10", (1, 3, 32, 32)),
 }
