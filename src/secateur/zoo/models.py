@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BasicBlock", "LeNet5", "LeNet300", "ResNet", "VGG16", "lenet5", "lenet300", "resnet20", "resnet32",
-           "resnet56", "vgg16_bn"]  # fmt: skip
+__all__ = [
+    "VGG16",
+    "BasicBlock",
+    "LeNet5",
+    "LeNet300",
+    "ResNet",
+    "lenet5",
+    "lenet300",
+    "resnet20",
+    "resnet32",
+    "resnet56",
+    "vgg16_bn",
+]
 
 
 class LeNet300(nn.Module):
