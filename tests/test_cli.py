@@ -153,3 +153,66 @@ def test_an_artefact_is_measured_against_a_model(here: Path, capsys: pytest.Capt
     (here / "folder").mkdir()
     assert run("measure", "folder") == 2
     assert "--model" in capsys.readouterr().err
+
+
+RECIPE = """
+model: mine_for_cli:build
+data: samples.npz
+budget: {macs: 0.5}
+output: half
+threads: 1
+"""
+
+
+def test_prune_saves_and_the_artefact_is_measured(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "half.yaml").write_text(RECIPE)
+    found = run_json(capsys, "prune", "half.yaml")
+    assert found["ratios"]["macs"] <= 0.5
+    assert found["output"] == "half"
+    assert 0 <= found["accuracy"]["recovered"] <= 1
+    assert (here / "half" / "plan.json").is_file()
+    arguments = ["measure", "half", "--model", "mine_for_cli:build", "--input", "4,6", "--seconds", "0"]
+    again = run_json(capsys, *arguments, "--data", "samples.npz")
+    assert again["after"]["params"] == found["after"]["params"]
+    assert again["accuracy"]["pruned"] == found["accuracy"]["recovered"]
+    assert run(*arguments) == 0
+    assert "pruned / dense" in capsys.readouterr().out
+
+
+def test_prune_takes_settings_and_an_output(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "half.yaml").write_text(RECIPE)
+    assert (
+        run(
+            "prune",
+            "half.yaml",
+            "--set",
+            "budget.macs=0.25",
+            "--set",
+            "method=magnitude",
+            "--output",
+            "other",
+        )
+        == 0
+    )
+    text = capsys.readouterr().out
+    assert "MACs" in text
+    assert "other" in text
+    assert not (here / "half").exists()
+    plan = json.loads((here / "other" / "plan.json").read_text())
+    assert plan
+
+
+def test_a_recipe_elsewhere_finds_modules_beside_it(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "half.yaml").write_text(RECIPE.replace("samples.npz", str(here / "samples.npz")))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert run("prune", str(here / "half.yaml"), "--quiet") == 0
+    assert Path("half", "model.safetensors").is_file()
+
+
+def test_a_failed_prune_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "half.yaml").write_text(RECIPE)
+    assert run("prune", "half.yaml", "--set", "budget.macs=0.0001") == 1
+    assert "secateur: " in capsys.readouterr().err
+    assert not (here / "half").exists()

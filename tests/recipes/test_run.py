@@ -1,0 +1,118 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import secateur as sc
+from secateur.errors import CalibrationError, RecipeError, UnknownNameError
+from secateur.recipes import parse_recipe
+from secateur.recipes.run import method_of, run
+from secateur.recipes.schema import MagnitudeSpec, RandomSpec, SNPPaperSpec, SNPSpec
+
+MODULE = """
+import torch
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+
+def stream(pairs=False):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        x = torch.rand(32, 6, generator=generator)
+        yield (x, torch.zeros(32)) if pairs else x
+
+def nothing():
+    return []
+
+def names():
+    return [{"x": torch.zeros(1, 6)}]
+
+def score(model):
+    return 0.25
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A recipe whose model and data are functions of the user's."""
+    (tmp_path / "mine_for_run.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return {
+        "model": "mine_for_run:build",
+        "data": "mine_for_run:stream",
+        "budget": {"macs": 0.5},
+        "threads": 1,
+    }
+
+
+def linear(model: nn.Module, name: str) -> nn.Linear:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def test_a_recipe_makes_a_smaller_model(mine: dict[str, Any]) -> None:
+    result = run(parse_recipe(mine | {"evaluate": "mine_for_run:score"}), progress=False)
+    assert linear(result.model, "0").out_features <= 8
+    assert result.report.accuracy is not None
+    assert result.report.accuracy.dense == 0.25
+    assert result.report.after.macs <= 0.5 * result.report.before.macs
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_one_shot_batches_and_labels_are_no_obstacle(mine: dict[str, Any], pairs: bool) -> None:
+    data = {"name": "mine_for_run:stream", "kwargs": {"pairs": pairs}}
+    assert linear(run(parse_recipe(mine | {"data": data}), progress=False).model, "0").out_features <= 8
+
+
+def test_options_arrive(mine: dict[str, Any]) -> None:
+    recipe = mine | {
+        "round_to": 4,
+        "budget": {"params": 0.8},
+        "method": {"name": "magnitude", "recover": False},
+    }
+    result = run(parse_recipe(recipe | {"example": [2, 6]}), progress=False)
+    assert linear(result.model, "0").out_features in (4, 8, 12)
+    assert result.report.accuracy is None
+    with pytest.raises(UnknownNameError, match="nothing_like_this"):
+        run(parse_recipe(mine | {"exclude": ["nothing_like_this*"]}), progress=False)
+
+
+def test_excluded_types_stay(mine: dict[str, Any]) -> None:
+    with pytest.raises(sc.SecateurError):  # all layers are excluded: the budget cannot be met
+        run(parse_recipe(mine | {"exclude": [{"type": "Linear"}]}), progress=False)
+
+
+@pytest.mark.parametrize(("name", "error"), [("nothing", CalibrationError), ("names", RecipeError)])
+def test_data_that_cannot_calibrate(mine: dict[str, Any], name: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        run(parse_recipe(mine | {"data": f"mine_for_run:{name}"}), progress=False)
+
+
+def test_npz_accuracy_is_measured(mine: dict[str, Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((60, 6)).astype(np.float32)
+    np.savez(
+        tmp_path / "s.npz", calibration=rng.random((90, 6)).astype(np.float32), x=x, y=rng.integers(0, 3, 60)
+    )
+    result = run(parse_recipe(mine | {"data": {"name": "s.npz", "batch": 30}}), progress=False)
+    assert result.report.accuracy is not None
+    assert result.report.accuracy.recovered is not None
+
+
+def test_methods_by_name() -> None:
+    assert method_of(SNPSpec(name="snp")) == sc.SNP()
+    assert method_of(SNPPaperSpec(name="snp-paper")) == sc.SNP.paper()
+    assert method_of(MagnitudeSpec(name="magnitude", p=2, recover=False)) == sc.Magnitude(p=2, recover=False)
+    assert method_of(RandomSpec(name="random", seed=3)) == sc.Random(seed=3, recover=True)
+
+
+def test_threads_are_restored(mine: dict[str, Any]) -> None:
+    before = torch.get_num_threads()
+    run(parse_recipe(mine | {"threads": 2}), progress=False)
+    assert torch.get_num_threads() == before
