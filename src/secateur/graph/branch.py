@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from secateur.graph.analysis import Analysis
 from secateur.graph.grouping import Units
 from secateur.graph.groups import Group
-from secateur.graph.labels import Labels
 from secateur.graph.layers import Layer
 from secateur.graph.program import Node, Program, references
 
-__all__ = ["Branch", "find_branch"]
+__all__ = ["Branch", "find_branches"]
 
 PASSES = frozenset({"batch_norm", "dropout", "alpha_dropout", "feature_dropout", "clone", "contiguous", "alias",
                     "detach", "to", "_to_copy", "lift_fresh_copy"})  # fmt: skip
@@ -28,8 +29,28 @@ class Branch:
     join: str  # the addition that takes the constant
 
 
+def find_branches(
+    program: Program, analysis: Analysis, units: Units, layers: Sequence[Layer], groups: Sequence[Group]
+) -> dict[str, Branch]:
+    """Return, for each group whose branch can do without units, what is then left of it.
+
+    It can if some consumers read nothing but this group, their outputs pass only batch norms and identities
+    on their way to one addition, whose other operand has the full shape and does not come from the group,
+    and all other calls that carry the group's units serve only those consumers.
+    """
+    flow = _Flow(program)
+    by_node = {layer.node: layer for layer in layers}
+    carriers = _carriers(program, analysis, units, groups)
+    branches = {}
+    for group in groups:
+        branch = _find_branch(flow, by_node, group, carriers[group.id])
+        if branch is not None:
+            branches[group.id] = branch
+    return branches
+
+
 class _Flow:
-    """Who reads whose output."""
+    """The calls, and who reads whose output."""
 
     def __init__(self, program: Program) -> None:
         self.nodes = {node.name: node for node in program.nodes}
@@ -39,38 +60,36 @@ class _Flow:
                 self.users[name].append(node.name)
 
 
-def find_branch(
-    program: Program, analysis: Analysis, units: Units, layers: Mapping[str, Layer], group: Group
-) -> Branch | None:
-    """Return what would be left of a group's branch without units, or None if it cannot go.
+def _carriers(
+    program: Program, analysis: Analysis, units: Units, groups: Sequence[Group]
+) -> dict[str, set[str]]:
+    """Group -> the calls whose output carries its units."""
+    group_of = np.concatenate([*(np.full(g.size, i) for i, g in enumerate(groups)), [-1]]).astype(np.int64)
+    carriers: dict[str, set[str]] = {group.id: set() for group in groups}
+    for node in program.nodes:
+        value = analysis.values.get(node.name)
+        if value is None or node.op == "placeholder":
+            continue
+        for labels in value.fields:
+            for i in np.unique(group_of[units.of(labels)]).tolist():
+                if i >= 0:
+                    carriers[groups[i].id].add(node.name)
+    return carriers
 
-    It can if every consumer reads nothing but this group, its output passes only batch norms and identities on its
-    way to one addition, whose other operand has the full shape and does not come from the group, and all
-    other calls that carry the group's units serve only those consumers.
-    """
-    flow = _Flow(program)
-    start = units.start[group.id]
-    mine = range(start, start + group.size)
-    ends = {s.node for s in group.consumers if _join(flow, s.node) is not None}
-    joins = {_join(flow, end) for end in ends}
-    if len(joins) != 1 or not all(_reads_only(group, layers[end]) for end in ends):
+
+def _find_branch(flow: _Flow, layers: Mapping[str, Layer], group: Group, carriers: set[str]) -> Branch | None:
+    joins = {s.node: join for s in group.consumers if (join := _join(flow, s.node)) is not None}
+    ends = set(joins)
+    if len(set(joins.values())) != 1 or not all(_reads_only(group, layers[end]) for end in ends):
         return None
     dead = _only_feeding(flow, ends)
-    for node in program.nodes:
-        if node.op == "placeholder" or node.name in dead:
-            continue
-        value = analysis.values.get(node.name)
-        if value is not None and any(_touches(units.of(f), mine) for f in value.fields):
-            return None
-    if any(s.node not in ends and s.node not in dead for s in group.consumers):
+    if not carriers <= dead or any(s.node not in ends | dead for s in group.consumers):
         return None
-    order = [n.name for n in program.nodes]
-    join = joins.pop()
-    assert join is not None
+    order = list(flow.nodes)
     return Branch(
-        tuple(n for n in order if n in ends),
-        tuple(n for n in order if n in dead),
-        join,
+        constants=tuple(n for n in order if n in ends),
+        dead=tuple(n for n in order if n in dead),
+        join=next(iter(joins.values())),
     )
 
 
@@ -110,7 +129,3 @@ def _only_feeding(flow: _Flow, ends: set[str]) -> set[str]:
         if called and node.name not in ends and users and all(u in dead or u in ends for u in users):
             dead.add(node.name)
     return dead
-
-
-def _touches(units: Labels, mine: range) -> bool:
-    return bool(((units >= mine.start) & (units < mine.stop)).any())

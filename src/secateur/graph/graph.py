@@ -19,6 +19,7 @@ from secateur.graph.groups import Frozen, Group, Kept
 from secateur.graph.layers import Layer
 from secateur.graph.predict import Alive, CostModel, alive_units, predict_shape
 from secateur.graph.program import Node, Program, Shape, references
+from secateur.graph.show import to_text
 
 __all__ = ["Graph"]
 
@@ -45,8 +46,6 @@ class Graph:
 
     def to_text(self) -> str:
         """Return a table of the groups and of what is frozen and why."""
-        from secateur.graph.show import to_text
-
         return to_text(self)
 
     def group(self, id: str) -> Group:

@@ -33,62 +33,88 @@ class Units:
         return self.number[labels]
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """Units that own something in the same parameter dimensions."""
+
+    signature: frozenset[_Key]
+    roots: Labels  # in order of the first index that each owns
+    producers: tuple[Site, ...]
+    consumers: tuple[Site, ...]
+    order: tuple[int, _Key]  # where its first producer stands in the program
+    name: str
+
+
 def find_groups(
     program: Program, analysis: Analysis, layers: Sequence[Layer]
 ) -> tuple[tuple[Group, ...], Units, tuple[Frozen, ...]]:
     """Return the groups in order of their first producers, their units, and what was too small to be one."""
-    roots = _roots_by_signature(analysis)
-    position = {node.name: i for i, node in enumerate(program.nodes)}
-    first_use = _first_uses(program, position)
-    found = []
-    lonely: list[Frozen] = []
-    for signature, members in roots.items():
-        if len(members) < 2:
-            lonely += [
-                Frozen(p, d, "has a single unit", "", p.rpartition(".")[0], "") for p, d in sorted(signature)
-            ]
-            continue
-        producers, consumers = _sites(layers, signature)
-        if producers:
-            order = position[producers[0].node]
-            key = producers[0].parameter, producers[0].dim
-        else:
-            order, key = min((first_use[p], (p, d)) for p, d in signature)
-        found.append((order, key, signature, members, producers, consumers))
-    found.sort(key=lambda f: f[:2])
-
-    groups: list[Group] = []
-    number = np.full(len(analysis.sets), -1, dtype=np.int64)
-    start: dict[str, int] = {}
-    taken: Counter[str] = Counter()
-    count = 0
+    candidates, lonely = _candidates(program, analysis, layers)
     everything = analysis.sets.find(np.arange(len(analysis.sets)))
     kinds = _kinds(analysis)
-    by_node = {layer.node: layer for layer in layers}
-    for _, key, signature, members, producers, consumers in found:
-        name = (by_node[producers[0].node].module if producers else "") or key[0].rpartition(".")[0] or key[0]
-        taken[name] += 1
-        identity = name if taken[name] == 1 else f"{name}#{taken[name]}"
-        ordered = _by_first_index(analysis, key, members)
-        unit = np.full(len(analysis.sets), -1, dtype=np.int64)
-        unit[ordered] = np.arange(len(ordered))
+    number = np.full(len(everything), -1, dtype=np.int64)
+    start: dict[str, int] = {}
+    groups: list[Group] = []
+    for candidate, identity in zip(candidates, _identities(candidates), strict=True):
+        size, count = len(candidate.roots), sum(g.size for g in groups)
+        unit = np.full(len(everything), -1, dtype=np.int64)
+        unit[candidate.roots] = np.arange(size)
         owner_of = unit[everything]  # label -> unit of this group, or -1
-        number[owner_of >= 0] = owner_of[owner_of >= 0] + count
+        number = np.where(owner_of >= 0, owner_of + count, number)
         start[identity] = count
-        count += len(ordered)
         groups.append(
             Group(
                 id=identity,
-                kind=next((kinds[r] for r in ordered.tolist() if r in kinds), "channel"),
-                size=len(ordered),
-                slices=tuple(_slices(analysis, signature, owner_of)),
-                producers=tuple(producers),
-                consumers=tuple(consumers),
-                segments=_segments(analysis, owner_of, len(ordered)),
+                kind=next((kinds[r] for r in candidate.roots.tolist() if r in kinds), "channel"),
+                size=size,
+                slices=tuple(_slices(analysis, candidate.signature, owner_of)),
+                producers=candidate.producers,
+                consumers=candidate.consumers,
+                segments=_segments(analysis, owner_of, size),
             )
         )
-    number[number < 0] = count
-    return tuple(groups), Units(number, start, count), tuple(lonely)
+    total = sum(g.size for g in groups)
+    units = Units(np.where(number < 0, total, number), start, total)
+    return tuple(groups), units, lonely
+
+
+def _candidates(
+    program: Program, analysis: Analysis, layers: Sequence[Layer]
+) -> tuple[list[_Candidate], tuple[Frozen, ...]]:
+    position = {node.name: i for i, node in enumerate(program.nodes)}
+    first_use = _first_uses(program, position)
+    modules = {layer.node: layer.module for layer in layers}
+    candidates: list[_Candidate] = []
+    lonely: list[Frozen] = []
+    for signature, roots in _roots_by_signature(analysis).items():
+        if len(roots) < 2:
+            lonely += [Frozen(p, d, "has a single unit", "", _owner(p), "") for p, d in sorted(signature)]
+            continue
+        producers, consumers = _sites(layers, signature)
+        if producers:
+            site = producers[0]
+            order = position[site.node], (site.parameter, site.dim)
+        else:
+            order = min((first_use[p], (p, d)) for p, d in signature)
+        name = (modules[producers[0].node] if producers else "") or _owner(order[1][0])
+        ordered = _by_first_index(analysis, order[1], roots)
+        candidates.append(_Candidate(signature, ordered, tuple(producers), tuple(consumers), order, name))
+    return sorted(candidates, key=lambda c: (*c.order, c.roots[0])), tuple(lonely)
+
+
+def _owner(parameter: str) -> str:
+    """The module of a parameter; for one of the model's own, the parameter."""
+    return parameter.rpartition(".")[0] or parameter
+
+
+def _identities(candidates: Sequence[_Candidate]) -> list[str]:
+    taken: Counter[str] = Counter()
+    identities = []
+    for candidate in candidates:
+        taken[candidate.name] += 1
+        count = taken[candidate.name]
+        identities.append(candidate.name if count == 1 else f"{candidate.name}#{count}")
+    return identities
 
 
 def find_frozen(analysis: Analysis) -> tuple[Frozen, ...]:

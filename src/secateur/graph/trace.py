@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from secateur.graph.analysis import analyse
-from secateur.graph.branch import find_branch
+from secateur.graph.branch import find_branches
 from secateur.graph.export import export_program
 from secateur.graph.graph import Graph
 from secateur.graph.grouping import find_frozen, find_groups
@@ -43,12 +43,7 @@ def analyse_program(program: Program) -> Graph:
     analysis = analyse(program)
     layers = find_layers(program)
     groups, units, lonely = find_groups(program, analysis, layers)
-    by_node = {layer.node: layer for layer in layers}
-    branches = {
-        g.id: branch
-        for g in groups
-        if (branch := find_branch(program, analysis, units, by_node, g)) is not None
-    }
+    branches = find_branches(program, analysis, units, layers, groups)
     return Graph(
         program=program,
         groups=tuple(replace(g, removable=g.id in branches) for g in groups),
