@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from secateur.progress import silenced, track
+from secateur.progress import silenced, track, working
 
 
 def terminal() -> Console:
@@ -67,3 +67,14 @@ def test_errors_pass_and_end_the_bar() -> None:
         fail()
     assert list(track([1], "again", console=console)) == [1]
     assert "again" in shown(console)
+
+
+def test_work_of_unknown_length() -> None:
+    console = terminal()
+    with working("downloading", console=console):
+        pass
+    assert "downloading" in shown(console)
+    quiet = terminal()
+    with silenced(), working("downloading", console=quiet):
+        pass
+    assert shown(quiet) == ""

