@@ -1,0 +1,87 @@
+"""From a group and statistics to readers: what each consumer sees of the group's units."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from ..graph import Graph, Group, Layer, Site
+from ..statistics.collect import SiteStatistics, Statistics
+from ..statistics.outlets import affine, outlet
+from .ranking import Reader
+
+__all__ = ["readers"]
+
+
+def readers(
+    graph: Graph, group: Group, statistics: Statistics, *, patches: bool = True, centred: bool = True
+) -> list[Reader]:
+    """Return a reader for each consumer of a group.
+
+    With `centred`, moments are about the mean: a constant that goes is repaired by an intercept. Whole patches are used where they were collected (and `patches` is true), else channel moments with the taps as
+    further rows of the weight. Consumers' weights are scaled by the BatchNorm behind them.
+    """
+    layers = {layer.node: layer for layer in graph.layers}
+    found = []
+    for site in group.consumers:
+        layer, moments = layers[site.node], statistics.sites[site.node]
+        columns = _unit_columns(group, site, layer)
+        weight = statistics.tensors[layer.weight].double()
+        scale = affine(outlet(graph, layer).batch_norm, graph, statistics.tensors)
+        if scale is not None:
+            weight = weight * scale.scale.double().view(-1, *[1] * (weight.ndim - 1))
+        power = max(statistics.power[site.node], torch.finfo(torch.float64).tiny)
+        use = patches and moments.patches is not None and layer.groups == 1
+        found.append(
+            _patch_reader(layer, moments, weight, columns, power, centred)
+            if use
+            else _channel_reader(layer, moments, weight, columns, power, centred)
+        )
+    return found
+
+
+def _unit_columns(group: Group, site: Site, layer: Layer) -> Tensor:
+    """Return the input channels of each unit, (units, b), padded with the number of channels."""
+    owner = group.owner(site.parameter, site.dim)
+    owned: dict[int, list[int]] = defaultdict(list)
+    # The weight of a grouped convolution has one group's channels; the unit is that channel of every group.
+    per_group = len(owner)
+    for g in range(layer.groups):
+        for i, unit in enumerate(owner):
+            if unit >= 0:
+                owned[unit].append(g * per_group + i)
+    width = max(len(c) for c in owned.values())
+    columns = torch.full((group.size, width), layer.in_channels, dtype=torch.long)
+    for unit, channels in owned.items():
+        columns[unit, : len(channels)] = torch.tensor(channels)
+    return columns
+
+
+def _patch_reader(
+    layer: Layer, moments: SiteStatistics, weight: Tensor, columns: Tensor, power: float, centred: bool
+) -> Reader:
+    assert moments.patches is not None
+    xx = moments.patches[0]
+    mean = xx[-1, :-1]
+    taps = (len(xx) - 1) // layer.in_channels
+    d = layer.in_channels * taps
+    spread = columns[:, :, None] * taps + torch.arange(taps)
+    spread = torch.where(columns[:, :, None] == layer.in_channels, torch.full_like(spread, d), spread)
+    return Reader(_moments(xx[:-1, :-1], mean, centred), weight.flatten(1), spread.flatten(1), power)
+
+
+def _channel_reader(
+    layer: Layer, moments: SiteStatistics, weight: Tensor, columns: Tensor, power: float, centred: bool
+) -> Reader:
+    g = layer.groups
+    taps = weight[0, 0].numel()
+    rows = weight.reshape(g, weight.shape[0] // g, weight.shape[1], taps).permute(0, 1, 3, 2).flatten(1, 2)
+    whole = torch.zeros(g, rows.shape[1], g, weight.shape[1], dtype=torch.float64)
+    whole[torch.arange(g), :, torch.arange(g)] = rows
+    return Reader(_moments(moments.gram, moments.mean, centred), whole.view(-1, layer.in_channels), columns, power)
+
+
+def _moments(gram: Tensor, mean: Tensor, centred: bool) -> Tensor:
+    return gram - torch.outer(mean, mean) if centred else gram

@@ -1,0 +1,135 @@
+"""What pruning touched: the layers to refit, in order, and which of their inputs and outputs are left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..graph import Graph, Kept, Layer
+from ..statistics.outlets import Outlet, outlet, running_mean
+
+__all__ = ["Job", "jobs", "masked"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One layer that is refitted on what the pruned network feeds it.
+
+    ``groups`` (g,) are the groups of a grouped convolution that are left, ``inputs`` (g, c) and ``outputs`` (g, m)
+    the channels left in each, counted within the group; a plain layer has one group.
+    """
+
+    layer: Layer
+    outlet: Outlet
+    groups: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    intercept: str | None  # the tensor that takes a constant: the BatchNorm's running mean, or the layer's bias
+
+    @property
+    def taps(self) -> int:
+        """Number of taps of the layer's kernel."""
+        return int(np.prod(self.layer.taps, dtype=int))
+
+    @property
+    def width(self) -> int:
+        """Number of unknowns of each output, without the intercept."""
+        return int(self.inputs.shape[1]) * self.taps
+
+    def split(self, weight: Tensor) -> Tensor:
+        """Return the part of a full weight (M, C / groups, *taps) that is left, (g, m, c * taps), float64."""
+        g = self.layer.groups
+        whole = weight.reshape(g, weight.shape[0] // g, weight.shape[1], -1).double()
+        part = whole[self.groups[:, None, None], self.outputs[:, :, None], self.inputs[:, None, :]]
+        return part.flatten(2)
+
+    def merge(self, weight: Tensor, part: Tensor) -> Tensor:
+        """Return a copy of the full weight with `part` (g, m, c * taps) in place of what is left."""
+        g = self.layer.groups
+        whole = weight.reshape(g, weight.shape[0] // g, weight.shape[1], -1).clone()
+        index = (self.groups[:, None, None], self.outputs[:, :, None], self.inputs[:, None, :])
+        whole[index] = part.view(*part.shape[:2], self.inputs.shape[1], -1).to(weight.dtype)
+        return whole.view(weight.shape)
+
+    def channels(self) -> Tensor:
+        """Return the output channels that are left, as channels of the whole layer, (g * m,)."""
+        per_group = self.layer.out_channels // self.layer.groups
+        return (self.groups[:, None] * per_group + self.outputs).reshape(-1)
+
+    def input_channels(self) -> Tensor:
+        """Return the input channels that are left, as channels of the whole layer, (g * c,)."""
+        per_group = self.layer.in_channels // self.layer.groups
+        return (self.groups[:, None] * per_group + self.inputs).reshape(-1)
+
+
+def jobs(graph: Graph, kept: Kept, producers: bool, residual: bool) -> list[Job]:
+    """Return the layers that a selection touches, front to back.
+
+    Consumers have lost inputs; producers, which only lost outputs, are left out unless `producers` is true. A
+    weight that several calls share, a transposed convolution, or one
+    whose groups keep different numbers of channels is not refitted.
+    """
+    calls = [layer.weight for layer in graph.layers]
+    found = []
+    for layer in graph.layers:
+        if calls.count(layer.weight) > 1 or "transpose" in layer.op:
+            continue
+        survivors = _survivors(graph, layer, kept)
+        if survivors is None:
+            continue
+        groups, inputs, outputs = survivors
+        lost_inputs = len(groups) * inputs.shape[1] < layer.in_channels
+        lost_outputs = len(groups) * outputs.shape[1] < layer.out_channels
+        if not (lost_inputs or (lost_outputs and producers)):
+            continue
+        out = outlet(graph, layer)
+        constant = running_mean(out.batch_norm, graph) if out.batch_norm is not None else layer.bias
+        found.append(Job(layer, out, groups, inputs, outputs, constant))
+    # Of two branches that meet, the later one repairs the sum; the earlier one aims at its own output.
+    last = {job.outlet.join: job for job in found if job.outlet.join is not None}
+    return [
+        job
+        if residual and last.get(job.outlet.join) is job
+        else Job(job.layer, Outlet(job.outlet.batch_norm, None, 0), job.groups, job.inputs, job.outputs, job.intercept)
+        for job in found
+    ]
+
+
+def _survivors(graph: Graph, layer: Layer, kept: Kept) -> tuple[Tensor, Tensor, Tensor] | None:
+    g = layer.groups
+    outputs = graph.surviving(layer.weight, layer.out_dim, kept)
+    per_out = layer.out_channels // g
+    rows = [outputs[(outputs >= i * per_out) & (outputs < (i + 1) * per_out)] - i * per_out for i in range(g)]
+    inside = graph.surviving(layer.weight, layer.in_dim, kept)  # within a group; depthwise: always the one channel
+    left = [i for i in range(g) if len(rows[i])]
+    if not left or not len(inside) or len({len(rows[i]) for i in left}) > 1:
+        return None
+    return (
+        torch.tensor(left),
+        torch.from_numpy(np.stack([inside] * len(left))).long(),
+        torch.from_numpy(np.stack([rows[i] for i in left])).long(),
+    )
+
+
+def masked(graph: Graph, tensors: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:
+    """Return the tensors with all that the removed units own set to zero, in the full shapes."""
+    result = dict(tensors)
+    for group in graph.groups:
+        if group.id not in kept:
+            continue
+        stays = np.zeros(group.size + 1, dtype=bool)
+        stays[list(kept[group.id])] = True
+        stays[-1] = True  # owner -1: no unit of this group
+        for s in group.slices:
+            if s.parameter not in result:
+                continue
+            value = result[s.parameter]
+            shape = [1] * value.ndim
+            shape[s.dim] = -1
+            mask = torch.from_numpy(stays[np.asarray(s.owner)]).view(shape)
+            result[s.parameter] = torch.where(mask, value, torch.zeros_like(value))
+    return result

@@ -1,0 +1,96 @@
+"""Least squares on second moments: the weights that best repair what pruning took away.
+
+Everything here works on normal equations, never on activations. With inputs ``x`` (d,) and targets ``y`` (m,),
+the moments are ``xx = E[x x^T]``, ``yx = E[y x^T]`` and ``yy = E[y y]`` (per row); the mean squared error of
+weights ``W`` is then ``W xx W^T - 2 W yx^T + yy`` row by row, in closed form and without another pass.
+A leading dimension holds the groups of a grouped convolution: least squares stays inside each group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["RIDGES", "Moments", "choose_ridge", "mean_squared_error", "ridge"]
+
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
+"""Ridges that are tried, in units of the mean diagonal of ``xx``."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of a regression, float64: ``xx`` (g, d, d), ``yx`` (g, m, d), ``yy`` (g, m), and their weight."""
+
+    xx: Tensor
+    yx: Tensor
+    yy: Tensor
+    count: float
+
+    def inputs(self, index: Tensor) -> Moments:
+        """Restrict the regression to some inputs (indices along d)."""
+        return Moments(self.xx[:, index][:, :, index], self.yx[:, :, index], self.yy, self.count)
+
+    def outputs(self, index: Tensor) -> Moments:
+        """Restrict the regression to some outputs (indices along m)."""
+        return Moments(self.xx, self.yx[:, index], self.yy[:, index], self.count)
+
+    def groups(self, index: Tensor) -> Moments:
+        """Restrict the regression to some groups."""
+        return Moments(self.xx[index], self.yx[index], self.yy[index], self.count)
+
+
+def mean_squared_error(moments: Moments, weight: Tensor) -> Tensor:
+    """Return the mean squared error of each output under `weight` (g, m, d), as (g, m).
+
+    >>> m = Moments(torch.eye(2).double()[None], torch.tensor([[[1.0, 0.0]]]).double(), torch.ones(1, 1).double(), 1)
+    >>> mean_squared_error(m, torch.tensor([[[1.0, 0.0]]]).double())
+    tensor([[0.]], dtype=torch.float64)
+    """
+    return ((weight @ moments.xx) * weight - 2 * weight * moments.yx).sum(-1) + moments.yy
+
+
+def ridge(moments: Moments, start: Tensor, strength: float) -> Tensor:
+    """Solve ``min_W E|y - W x|^2 + e |W - start|^2`` with ``e = strength * mean(diag(xx))``.
+
+    The ridge pulls towards the weights that were kept, never towards zero, so that the error on these moments
+    cannot exceed that of `start` (law 4). Cholesky is retried with a tenfold ridge where rounding made
+    ``xx`` indefinite; inputs that are all dead keep their weights.
+
+    Shapes: `start` and the result are (g, m, d), float64.
+    """
+    g, d, _ = moments.xx.shape
+    diagonal = moments.xx.diagonal(dim1=1, dim2=2)
+    unit = diagonal.mean(1).clamp_min(torch.finfo(torch.float64).tiny)
+    eye = torch.eye(d, dtype=torch.float64)
+    residual = moments.yx - start @ moments.xx
+    for _attempt in range(12):
+        shifted = moments.xx + (strength * unit)[:, None, None] * eye
+        factor, failed = torch.linalg.cholesky_ex(shifted)
+        if not failed.any():
+            return start + torch.cholesky_solve(residual.mT, factor).mT
+        strength *= 10
+    return start.clone()
+
+
+def choose_ridge(
+    fit: Moments, held: Moments, start: Tensor, strengths: Sequence[float] = RIDGES
+) -> tuple[Tensor, Tensor]:
+    """Solve with every strength on `fit`, and keep for each output the one with the least error on `held`.
+
+    `start` itself (an infinite ridge) takes part, hence the result is never worse than no recovery on held-out
+    data. Returns the weights (g, m, d) and the strength of each output (g, m), ``inf`` where `start` stayed.
+    """
+    best = start
+    error = mean_squared_error(held, start)
+    chosen = torch.full_like(error, float("inf"))
+    for strength in strengths:
+        weight = ridge(fit, start, strength)
+        candidate = mean_squared_error(held, weight)
+        better = candidate < error
+        best = torch.where(better[..., None], weight, best)
+        error = torch.where(better, candidate, error)
+        chosen = torch.where(better, torch.full_like(chosen, strength), chosen)
+    return best, chosen

@@ -1,0 +1,100 @@
+"""One-pass recovery: each consumer takes over what its lost inputs did, from the statistics of the dense network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..graph import Graph, Kept
+from ..statistics.collect import Statistics
+from .jobs import Job, jobs, masked
+from .least_squares import RIDGES, Moments, choose_ridge, ridge
+
+__all__ = ["OnePass"]
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """``W_new = W C[:, K] C[K, K]^-1`` on the input channels of every consumer, the same at each tap (SNP).
+
+    Exact with respect to zero padding, and without a further pass. With `ridges` of one value that ridge is used;
+    with several, the one with the least error on held-out moments. `centred` solves on moments about the mean and
+    moves the difference into the bias (or the mean of the BatchNorm behind).
+    """
+
+    ridges: tuple[float, ...] = (1e-6,)
+    centred: bool = False
+
+    def __call__(
+        self, graph: Graph, kept: Kept, statistics: Statistics, calibration: Iterable[Any], seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Return all tensors of the pruned network in the full shapes, consumers repaired."""
+        current = masked(graph, statistics.tensors, kept)
+        for job in jobs(graph, kept, producers=False, residual=False):
+            if job.layer.node in statistics.sites:
+                current |= self._repair(job, statistics, current)
+        return current
+
+    def _repair(self, job: Job, statistics: Statistics, current: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        site = statistics.sites[job.layer.node]
+        fold = job.layer.in_channels // len(site.fit)
+        mean = site.mean if self.centred else torch.zeros_like(site.mean)
+        fit, held, both = (_moments(job, m - torch.outer(mean, mean), fold) for m in (site.fit, site.held, site.gram))
+        kept = _channels(job, fold)
+        start = torch.zeros(*fit.yx.shape[:2], kept.shape[1], dtype=torch.float64)
+        for g in range(len(kept)):
+            start[g, kept[g], torch.arange(kept.shape[1])] = 1
+        if len(self.ridges) > 1:
+            _, strengths = choose_ridge(fit, held, start, self.ridges)
+            mixing = start
+            for strength in strengths[strengths.isfinite()].unique().tolist():
+                mixing = torch.where((strengths == strength)[..., None], ridge(both, start, strength), mixing)
+        else:
+            mixing = ridge(both, start, self.ridges[0])
+        return _recombine(job, mixing, statistics.tensors, current, mean if self.centred else None, fold)
+
+
+def _channels(job: Job, fold: int) -> Tensor:
+    """Return the kept inputs of each group, in units of `fold` neighbouring columns."""
+    return job.inputs[:, ::fold] // fold
+
+
+def _moments(job: Job, gram: Tensor, fold: int) -> Moments:
+    """Return the regression of all inputs of each group on those that are left."""
+    width = job.layer.width // fold
+    grams, crosses, squares = [], [], []
+    for g, left in zip(job.groups.tolist(), _channels(job, fold), strict=True):
+        own = gram[g * width : (g + 1) * width, g * width : (g + 1) * width]
+        grams.append(own[left][:, left])
+        crosses.append(own[:, left])
+        squares.append(own.diagonal())
+    return Moments(torch.stack(grams), torch.stack(crosses), torch.stack(squares), 1)
+
+
+def _recombine(
+    job: Job,
+    mixing: Tensor,
+    dense: Mapping[str, Tensor],
+    current: Mapping[str, Tensor],
+    mean: Tensor | None,
+    fold: int,
+) -> dict[str, Tensor]:
+    layer, weight = job.layer, dense[job.layer.weight]
+    per_group = weight.shape[0] // layer.groups
+    whole = weight.reshape(layer.groups, per_group, layer.width // fold, -1).double()
+    rows = whole[job.groups[:, None], job.outputs]  # (g, m, c, taps)
+    part = torch.einsum("gmct,gck->gmkt", rows, mixing)
+    repaired = {layer.weight: job.merge(current[layer.weight], part.flatten(2))}
+    if mean is not None and job.intercept is not None:
+        own = mean.view(layer.groups, -1)[job.groups]
+        lost = own - torch.einsum("gck,gk->gc", mixing, own.gather(1, _channels(job, fold)))
+        change = torch.einsum("gmct,gc->gm", rows, lost).reshape(-1)
+        value = current[job.intercept].clone()
+        sign = -1 if job.outlet.batch_norm is not None else 1
+        value[job.channels()] += (sign * change).to(value.dtype)
+        repaired[job.intercept] = value
+    return repaired

@@ -1,0 +1,111 @@
+"""Calibration data: any iterable of batches, as flat inputs of the traced program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..errors import CalibrationError
+from ..graph import Program
+
+__all__ = ["Calibration"]
+
+
+class Calibration:
+    """Batches of a model's inputs that can be gone through several times.
+
+    A batch is a tensor (the only input), a tuple or list of which the first elements are the positional inputs
+    (labels behind them are ignored), or a mapping of keyword inputs (other keys are ignored). An iterator, which
+    could be gone through only once, has its inputs kept; every other iterable is iterated anew for each sweep.
+
+    Raises (on iteration):
+        CalibrationError: there is no batch, or one does not fit the example that was traced.
+    """
+
+    def __init__(self, batches: Iterable[Any], program: Program) -> None:
+        if isinstance(batches, Tensor):
+            raise CalibrationError(
+                "Calibration data must be an iterable of batches, not one tensor: pass images.split(100), or a DataLoader."
+            )
+        self._batches = list(batches) if isinstance(batches, Iterator) else batches
+        args, kwargs = program.exported.example_inputs
+        self._positional, self._keywords = len(args), tuple(kwargs)
+        self._example = pytree.tree_leaves((args, dict(kwargs)))
+        self._dynamic, self._batch = program.dynamic, program.batch
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        empty = True
+        for number, batch in enumerate(self._batches):
+            empty = False
+            yield from self._whole(self._flatten(batch, number), number)
+        if empty:
+            raise CalibrationError(
+                "The calibration data are empty: give at least one batch of inputs (an iterator may be used up)."
+            )
+
+    def samples(self, flat: list[Any]) -> int:
+        """Return how many samples a batch of flat inputs holds."""
+        return next((len(x) for x in flat if isinstance(x, Tensor) and x.ndim), 1)
+
+    def _flatten(self, batch: Any, number: int) -> list[Any]:
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if isinstance(batch, Mapping):
+            missing = [k for k in self._keywords if k not in batch]
+            if missing or self._positional:
+                raise CalibrationError(
+                    f"Calibration batch {number} is a mapping with keys {sorted(map(str, batch))}; the model was traced with "
+                    f"{self._positional} positional inputs and the keywords {list(self._keywords)}."
+                )
+            kwargs = {k: batch[k] for k in self._keywords}
+        else:
+            given = (batch,) if isinstance(batch, Tensor) else tuple(batch) if isinstance(batch, list | tuple) else None
+            if given is None or len(given) < self._positional or self._keywords:
+                raise CalibrationError(
+                    f"Calibration batch {number} is a {type(batch).__name__} that does not hold the inputs: the model was "
+                    f"traced with {self._positional} positional inputs and the keywords {list(self._keywords)}."
+                )
+            args = given[: self._positional]
+        flat = pytree.tree_leaves((args, kwargs))
+        if len(flat) != len(self._example):
+            raise CalibrationError(f"Calibration batch {number} has {len(flat)} inputs, the example {len(self._example)}.")
+        for i, (x, example) in enumerate(zip(flat, self._example, strict=True)):
+            self._check(x, example, i, number)
+        return flat
+
+    def _check(self, x: Any, example: Any, i: int, number: int) -> None:
+        if not isinstance(example, Tensor):
+            return
+        if not isinstance(x, Tensor):
+            raise CalibrationError(f"Input {i} of calibration batch {number} is a {type(x).__name__}, not a tensor.")
+        free = 1 if example.ndim and len(example) == self._batch else 0
+        if x.ndim != example.ndim or x.shape[free:] != example.shape[free:] or (free and not len(x)):
+            expected = ", ".join(["N"] * free + [str(n) for n in example.shape[free:]])
+            raise CalibrationError(
+                f"Input {i} of calibration batch {number} has shape {tuple(x.shape)}; the model was traced with "
+                f"({expected}). Give batches of the shape of the example, without changing other sizes."
+            )
+        if x.dtype != example.dtype:
+            raise CalibrationError(
+                f"Input {i} of calibration batch {number} is {x.dtype}, the example {example.dtype}: convert it first."
+            )
+        if x.is_floating_point() and not torch.isfinite(x).all():
+            raise CalibrationError(f"Input {i} of calibration batch {number} has values that are not finite.")
+
+    def _whole(self, flat: list[Any], number: int) -> Iterator[list[Any]]:
+        """Cut batches to the traced size where the program accepts no other."""
+        if self._dynamic or self.samples(flat) == self._batch:
+            yield flat
+            return
+        n = self.samples(flat)
+        for start in range(0, n - self._batch + 1, self._batch):
+            yield [x[start : start + self._batch] if isinstance(x, Tensor) and x.ndim and len(x) == n else x for x in flat]
+        if n < self._batch:
+            raise CalibrationError(
+                f"Calibration batch {number} has {n} samples, but this model exports only with the batch size of the "
+                f"example ({self._batch}): give batches of a multiple of it."
+            )

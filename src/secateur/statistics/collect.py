@@ -1,0 +1,200 @@
+"""One pass over the calibration data: second moments of what each consumer reads, streamed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CalibrationError
+from ..graph import Graph, Group, Layer
+from ..progress import track
+from .batches import Calibration
+from .forward import Forward, Watch, state_tensors
+from .outlets import affine, outlet
+from .patches import Rows, multiplicity, read_rows
+
+__all__ = ["HELD_OUT", "SiteStatistics", "Statistics", "collect"]
+
+HELD_OUT = 4  # one sample in four is held out from fitting
+
+
+@dataclass(frozen=True)
+class SiteStatistics:
+    """Second moments of one value as one kind of window reads it, float64.
+
+    ``fit`` and ``held`` (C, C) are channel moments over the positions that the layer reads, each position counted
+    as often as a tap reads it; ``mean`` (C,) likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments
+    of whole patches with a constant one behind them, over all samples, where they were asked for and fit.
+    """
+
+    fit: Tensor
+    held: Tensor
+    mean: Tensor
+    patches: Tensor | None
+
+    @property
+    def gram(self) -> Tensor:
+        """Channel moments over all samples."""
+        return (self.fit * (HELD_OUT - 1) + self.held) / HELD_OUT
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one pass over calibration data says of the consumers of some groups.
+
+    ``power`` is, by layer, the mean square about the mean, summed over channels, of the value in which its output
+    counts: the residual sum that it enters, else its own output behind BatchNorm.
+    """
+
+    samples: int
+    sites: Mapping[str, SiteStatistics]  # by layer node
+    power: Mapping[str, float]
+    tensors: Mapping[str, Tensor]  # the dense parameters and buffers, by canonical name
+
+
+class _Power:
+    """Running first and second moments of a watched value, by channel."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.sum: Tensor | float = 0.0
+        self.square: Tensor | float = 0.0
+        self.count = 0
+
+    def __call__(self, args: tuple[Any, ...], result: Tensor) -> None:
+        dims = [d for d in range(result.ndim) if d != self.layer.channel_dim]
+        self.sum = self.sum + result.sum(dims).double()
+        self.square = self.square + (result * result).sum(dims).double()
+        self.count += result.numel() // result.shape[self.layer.channel_dim]
+
+    def value(self) -> float:
+        mean = torch.as_tensor(self.sum) / self.count
+        return float((torch.as_tensor(self.square) / self.count - mean**2).clamp_min(0).sum())
+
+
+class _Site:
+    """Running sums of one value under one kind of window."""
+
+    def __init__(self, layer: Layer, patches: bool, positions: int) -> None:
+        self.layer = layer
+        c = layer.in_channels
+        self.sums = [torch.zeros(c + 1, c + 1, dtype=torch.float64) for _ in range(2)]
+        self.count = [0.0, 0.0]
+        self.patches: Tensor | None = None
+        if patches:
+            d = c // layer.groups * math.prod(layer.taps) + 1
+            self.patches = torch.zeros(layer.groups, d, d, dtype=torch.float64)
+        self.rows_seen = 0
+        self.positions = positions
+        self.weights: Tensor | None = None
+
+    def begin(self, held: Tensor, generator: torch.Generator) -> None:
+        self.held = held
+        self.rows = Rows.draw(math.prod(self.layer.positions), self.positions, generator)
+
+    def __call__(self, args: tuple[Any, ...], result: None) -> None:
+        x = args[0].detach()
+        if self.layer.taps:
+            if self.weights is None:
+                self.weights = multiplicity(self.layer, tuple(x.shape[2:])).flatten()
+            read = self.weights > 0
+            flat = x.flatten(2)[:, :, read] if not bool(read.all()) else x.flatten(2)
+            weight = self.weights[read]
+            flat = flat.transpose(1, 2) * weight.sqrt().to(x.dtype)[:, None]
+            one = weight.sqrt().to(x.dtype).expand(len(x), -1)[..., None]
+        else:
+            flat = x.reshape(len(x), -1, x.shape[-1])
+            one = flat.new_ones(*flat.shape[:2], 1)
+            weight = torch.ones(flat.shape[1])
+        flat = torch.cat([flat, one], 2)
+        for i, chosen in enumerate((~self.held, self.held)):
+            part = flat[chosen].reshape(-1, flat.shape[-1])
+            self.sums[i] += (part.T @ part).double()
+            self.count[i] += float(chosen.sum()) * float(weight.sum())
+        if self.patches is not None:
+            p = read_rows(self.layer, x, self.rows)
+            p = torch.cat([p, p.new_ones(*p.shape[:2], 1)], 2)
+            self.patches += (p.mT @ p).double()
+            self.rows_seen += p.shape[1]
+
+    def statistics(self) -> SiteStatistics:
+        total = sum(self.count)
+        both = (self.sums[0] + self.sums[1]) / max(total, 1)
+        fit, held = (s / max(n, 1) for s, n in zip(self.sums, self.count, strict=True))
+        if not self.count[1]:
+            held = fit
+        if not torch.isfinite(both).all():
+            raise CalibrationError(
+                f"The activations that {self.layer.module or self.layer.node} reads are not finite on the calibration "
+                "data: check the inputs' preprocessing, and that the model itself gives finite outputs on them."
+            )
+        patches = None if self.patches is None else self.patches / max(self.rows_seen, 1)
+        return SiteStatistics(fit[:-1, :-1], held[:-1, :-1], both[-1, :-1], patches)
+
+
+def collect(
+    graph: Graph,
+    groups: Iterable[Group],
+    calibration: Iterable[Any],
+    *,
+    patches: bool = False,
+    positions: int = 64,
+    memory: int = 1 << 30,
+    seed: int = 0,
+) -> Statistics:
+    """Stream calibration data once through the dense program and sum what the consumers of `groups` read.
+
+    Nothing of the size of an activation is kept. Moments are made in the activations' type batch by batch and
+    summed in float64; one sample in four goes to the held-out sum. Values that several layers read in the same way
+    are summed once. With `patches`, moments of whole patches are summed as well, over `positions` output positions
+    a sample, for layers whose share of `memory` bytes suffices.
+
+    Raises:
+        CalibrationError: the data are empty, do not fit the example, or make activations that are not finite.
+    """
+    wanted = {site.node for group in groups for site in group.consumers}
+    layers = [layer for layer in graph.layers if layer.node in wanted]
+    tensors = state_tensors(graph.program)
+    keys = {layer.node: _key(layer) for layer in layers}
+    sites: dict[Any, _Site] = {}
+    left = memory
+    for layer in layers:
+        size = 8 * layer.groups * (layer.width * math.prod(layer.taps) + 1) ** 2
+        if keys[layer.node] not in sites:
+            fits = patches and size <= left and "transpose" not in layer.op
+            left -= size if fits else 0
+            sites[keys[layer.node]] = _Site(layer, fits, positions)
+    powers: dict[str, _Power] = {}
+    where = {}
+    for layer in layers:
+        out = outlet(graph, layer)
+        where[layer.node] = out.join or (out.batch_norm.name if out.batch_norm else layer.node)
+        powers.setdefault(where[layer.node], _Power(layer))
+    reads: dict[str, Watch] = {site.layer.node: site for site in sites.values()}
+    forward = Forward(graph.program, tensors)
+    batches = Calibration(calibration, graph.program)
+    generator = torch.Generator().manual_seed(seed)
+    seen = 0
+    for batch in track(batches, "statistics"):
+        n = batches.samples(batch)
+        held = (torch.arange(seen, seen + n) % HELD_OUT) == HELD_OUT - 1
+        seen += n
+        for site in sites.values():
+            site.begin(held, generator)
+        forward.run(batch, reads, dict(powers))
+    done = {key: site.statistics() for key, site in sites.items()}
+    return Statistics(
+        seen,
+        {layer.node: done[keys[layer.node]] for layer in layers},
+        {layer.node: powers[where[layer.node]].value() for layer in layers},
+        tensors,
+    )
+
+
+def _key(layer: Layer) -> tuple[Any, ...]:
+    return (layer.value, layer.taps, layer.stride, layer.padding, layer.dilation, layer.groups)

@@ -1,0 +1,85 @@
+"""Running the traced program with other parameter values, and watching values as they pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..graph import Program
+
+__all__ = ["Forward", "Watch", "state_tensors"]
+
+Watch = Callable[[tuple[Any, ...], Any], None]
+"""Called with a node's arguments (before it runs in place on them) or its result."""
+
+
+def state_tensors(program: Program) -> dict[str, Tensor]:
+    """Return the dense values of all parameters and buffers, by canonical name."""
+    exported = program.exported
+    values = {**exported.constants, **exported.state_dict}
+    names = {names[0] for names in program.parameters.values()}
+    return {name: values[name].detach() for name in names if isinstance(values.get(name), Tensor)}
+
+
+class _Stop(Exception):  # noqa: N818 - a signal, not an error
+    """Everything that was watched has been seen."""
+
+
+class Forward:
+    """Runs a program batch by batch with given tensors.
+
+    `reads` maps node names to callbacks that get the node's arguments just before it runs; `makes` maps node
+    names to callbacks that get its result. A run ends once the last watched node has run.
+    """
+
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
+        self._graph = program.exported.graph_module
+        self._signature = program.exported.graph_signature
+        self._tensors = tensors
+        self._canonical = {placeholder: names[0] for placeholder, names in program.parameters.items()}
+        self._others = {**program.exported.state_dict, **program.exported.constants}
+
+    def run(
+        self, inputs: list[Any], reads: Mapping[str, Watch], makes: Mapping[str, Watch], *, whole: bool = False
+    ) -> Any:
+        """Run one batch of flat inputs; return the program's flat outputs if `whole`, else None."""
+        given = iter(inputs)
+        values = []
+        for spec in self._signature.input_specs:
+            if spec.kind.name == "USER_INPUT":
+                values.append(next(given))
+                continue
+            name = self._canonical.get(spec.arg.name, spec.target)
+            values.append(self._tensors[name] if name in self._tensors else self._others[spec.target])
+        watched = set(reads) | set(makes)
+        last = next((n.name for n in reversed(self._graph.graph.nodes) if n.name in watched), None)
+        with torch.inference_mode():
+            try:
+                result = _Interpreter(self._graph, reads, makes, None if whole else last).run(*values)
+            except _Stop:
+                return None
+        return list(result)
+
+
+class _Interpreter(fx.Interpreter):
+    def __init__(
+        self, graph: fx.GraphModule, reads: Mapping[str, Watch], makes: Mapping[str, Watch], last: str | None
+    ) -> None:
+        super().__init__(graph)
+        self._reads, self._makes, self._last = reads, makes, last
+
+    def run_node(self, n: fx.Node) -> Any:
+        read = self._reads.get(n.name)
+        if read is not None:
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            read(args, None)
+        result = super().run_node(n)
+        make = self._makes.get(n.name)
+        if make is not None:
+            make((), result)
+        if n.name == self._last:
+            raise _Stop
+        return result

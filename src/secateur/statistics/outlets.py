@@ -1,0 +1,92 @@
+"""Where a layer's output goes: through a BatchNorm's affine map, perhaps into a residual sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..graph import Graph, Layer, Node, Ref
+
+__all__ = ["Affine", "Outlet", "affine", "outlet"]
+
+_PASSING = frozenset({"dropout", "alias", "contiguous", "detach", "clone", "to"})
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """What stands between a layer and the point where its output counts."""
+
+    batch_norm: Node | None
+    join: str | None  # the node that adds it to another value of the same shape
+    operand: int  # which argument of the join is the other value
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``y = scale * x + shift`` by channel, float32 (channels,)."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+def outlet(graph: Graph, layer: Layer) -> Outlet:
+    """Follow the only user of a layer's output through BatchNorm and dropout to the sum that it enters.
+
+    The sum counts only if the other value has the same shape and is there before the layer's own branch ends,
+    so that what the layer should make of it can be said: the sum minus the other value.
+    """
+    batch_norm: Node | None = None
+    name = layer.node
+    while True:
+        users = graph.users(name)
+        if len(users) != 1:
+            return Outlet(batch_norm, None, 0)
+        user = users[0]
+        if user.op == "batch_norm" and batch_norm is None and user.args[0] == Ref(name):
+            batch_norm = user
+        elif user.op in {"add", "iadd"}:
+            return _join(graph, batch_norm, user, name)
+        elif user.op not in _PASSING:
+            return Outlet(batch_norm, None, 0)
+        name = user.name
+
+
+def _join(graph: Graph, batch_norm: Node | None, user: Node, name: str) -> Outlet:
+    operands = [a for a in user.args[:2] if isinstance(a, Ref)]
+    if len(operands) != 2 or user.kwargs.get("alpha", 1) != 1 or operands[0] == operands[1]:
+        return Outlet(batch_norm, None, 0)
+    other = 1 if user.args[0] == Ref(name) else 0
+    shapes = {graph.program.node(a.name).shape for a in operands}
+    if len(shapes) != 1:
+        return Outlet(batch_norm, None, 0)
+    return Outlet(batch_norm, user.name, other)
+
+
+def affine(batch_norm: Node | None, graph: Graph, tensors: Mapping[str, Tensor]) -> Affine | None:
+    """Return the map of a BatchNorm in evaluation mode, ``gamma / sqrt(var + eps)`` and its shift, or None."""
+    if batch_norm is None:
+        return None
+    names = [_parameter(graph, a) for a in batch_norm.args[1:5]]
+    gamma, beta, mean, variance = (tensors[n] if n is not None else None for n in names)
+    if mean is None or variance is None:
+        return None
+    scale = torch.rsqrt(variance + float(batch_norm.args[7]))
+    if gamma is not None:
+        scale = scale * gamma
+    shift = -mean * scale
+    return Affine(scale, shift if beta is None else shift + beta)
+
+
+def _parameter(graph: Graph, argument: object) -> str | None:
+    if not isinstance(argument, Ref):
+        return None
+    names = graph.program.parameters.get(argument.name)
+    return names[0] if names else None
+
+
+def running_mean(batch_norm: Node, graph: Graph) -> str | None:
+    """Return the canonical name of a BatchNorm's running mean."""
+    return _parameter(graph, batch_norm.args[3])

@@ -1,0 +1,103 @@
+"""What a layer reads, as rows: im2col patches at chosen positions, or the inputs of a linear layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..graph import Layer
+
+__all__ = ["Rows", "multiplicity", "output_rows", "patch_width", "read_rows", "sample_rows"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which output positions of a layer are looked at: flat indices into its output positions, or all (None)."""
+
+    index: Tensor | None
+
+    @staticmethod
+    def draw(positions: int, wanted: int, generator: torch.Generator) -> Rows:
+        """Choose at most `wanted` of `positions` at random, the same for every sample of a batch."""
+        if positions <= wanted:
+            return Rows(None)
+        return Rows(torch.randperm(positions, generator=generator)[:wanted].sort().values)
+
+
+def patch_width(layer: Layer, channels: int) -> int:
+    """Return how many columns `channels` input channels make: channels x taps."""
+    return channels * math.prod(layer.taps)
+
+
+def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) -> Tensor:
+    """Return what `layer` reads at the chosen output positions; `groups` where fewer than its own are left.
+
+    Shapes: x (N, C, *space) gives (groups, N * rows, C / groups * taps) for convolutions, columns in the order of
+    the flattened weight; x (..., C) gives (1, N * rows, C) for linear layers.
+    """
+    if not layer.taps:
+        flat = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None, :]
+        if rows.index is not None:
+            flat = flat[:, rows.index]
+        return flat.reshape(1, -1, x.shape[-1])
+    padded = _pad(layer, x)
+    index = _windows(layer, tuple(padded.shape[2:]))
+    if rows.index is not None:
+        index = index[rows.index]
+    n, c = padded.shape[:2]
+    g = layer.groups if groups is None else groups
+    patches = padded.flatten(2)[:, :, index]  # (N, C, rows, taps)
+    patches = patches.view(n, g, c // g, *patches.shape[2:]).permute(1, 0, 3, 2, 4)
+    return patches.reshape(g, n * len(index), -1)
+
+
+def output_rows(layer: Layer, y: Tensor, rows: Rows) -> Tensor:
+    """Return a layer's output (or a target of its shape) at the chosen positions, (groups, N * rows, M / groups)."""
+    if not layer.taps:
+        flat = y.reshape(len(y), -1, y.shape[-1]) if y.ndim > 2 else y[:, None, :]
+        if rows.index is not None:
+            flat = flat[:, rows.index]
+        return flat.reshape(1, -1, y.shape[-1])
+    flat = y.flatten(2)
+    if rows.index is not None:
+        flat = flat[:, :, rows.index]
+    n, m, r = flat.shape
+    g = layer.groups
+    return flat.view(n, g, m // g, r).permute(1, 0, 3, 2).reshape(g, n * r, m // g)
+
+
+def sample_rows(per_sample: Tensor, count: int) -> Tensor:
+    """Repeat a per-sample mask (N,) for `count` rows, which come sample by sample."""
+    return per_sample.repeat_interleave(count // len(per_sample))
+
+
+def multiplicity(layer: Layer, space: tuple[int, ...]) -> Tensor:
+    """Return how often each input position is read, over all taps and output positions, (*space,), float64.
+
+    A strided 1 x 1 convolution reads one position in four; the others must not count in its channel moments.
+    """
+    padded = tuple(n + 2 * p for n, p in zip(space, layer.padding, strict=True))
+    counts = torch.bincount(_windows(layer, padded).reshape(-1), minlength=math.prod(padded)).view(padded)
+    inner = tuple(slice(p, p + n) for n, p in zip(space, layer.padding, strict=True))
+    return counts[inner].double()
+
+
+def _pad(layer: Layer, x: Tensor) -> Tensor:
+    if not any(layer.padding):
+        return x
+    return F.pad(x, [n for p in reversed(layer.padding) for n in (p, p)])
+
+
+def _windows(layer: Layer, padded: tuple[int, ...]) -> Tensor:
+    """Return flat indices into the padded input, (output positions, taps)."""
+    index = torch.zeros(1, 1, dtype=torch.long)
+    for size, tap, stride, dilation in zip(padded, layer.taps, layer.stride, layer.dilation, strict=True):
+        starts = torch.arange(0, size - dilation * (tap - 1), stride)
+        along = starts[:, None] + dilation * torch.arange(tap)
+        index = index[:, None, :, None] * size + along[None, :, None, :]
+        index = index.reshape(index.shape[0] * index.shape[1], -1)
+    return index
