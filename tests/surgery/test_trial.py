@@ -161,3 +161,28 @@ def test_a_branch_of_unknown_layers_is_refused_with_its_group() -> None:
     found = removable(model, graph)
     assert found.groups == ("a2",)
     assert "branch of group a1 cannot be removed: layer a1 is a Odd" in found.refused["a1"]
+
+
+class Balanced(nn.Module):
+    """Two layers that cannot both lose a unit, for a reason that lies in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.c, self.d, self.e = nn.Linear(6, 3), nn.Linear(6, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.relu(self.a(x)), torch.relu(self.b(x))
+        if a.shape[1] + b.shape[1] == 10:
+            raise ValueError("not both")
+        return self.e(torch.relu(self.c(a) + self.d(b)))
+
+
+def test_groups_that_only_fail_together_are_refused_together() -> None:
+    model = randomise(Balanced(), 0).eval()
+    graph = trace(model, torch.randn(2, 4))
+    found = editable(model, graph)
+    assert found.groups == ()
+    assert set(found.refused) == {group.id for group in graph.groups}
+    assert all("not both" in reason for reason in found.refused.values())
+    assert editable(model, graph, ["a", "c"]).groups == ("a", "c")

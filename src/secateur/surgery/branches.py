@@ -82,19 +82,16 @@ def _removal(model: nn.Module, graph: Graph, branch: Branch) -> RemoveBranch:
 
 
 def _owners(model: nn.Module, graph: Graph, calls: Iterable[Node], gone: set[str]) -> tuple[str, ...]:
-    """Return the modules of those calls that read parameters; each must be a layer that makes no other call."""
+    """Return the modules of those calls that read parameters; all calls that such a module makes must go."""
     paths: dict[str, None] = {}
     for call in calls:
+        path = call.module
         if not any(name in graph.program.parameters for name in references((call.args, call.kwargs))):
             continue
-        own = {n.name for n in graph.program.nodes if n.module == call.module and n.op != "placeholder"}
-        if any(True for _ in model.get_submodule(call.module).children()):
-            raise SurgeryError(
-                f"{call.op} in {call.module or 'the model'} reads a parameter outside any layer"
-            )
-        if not own <= gone:
-            raise SurgeryError(f"layer {call.module} is used elsewhere as well")
-        paths[call.module] = None
+        made = {n.name for n in graph.program.nodes if f"{n.module}.".startswith(f"{path}.")}
+        if not path or not made <= gone:
+            raise SurgeryError(f"{path or type(model).__name__} makes calls that do not belong to the branch")
+        paths[path] = None
     return tuple(paths)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.errors import SurgeryError
 
@@ -56,25 +57,31 @@ def output_shape(module: nn.Module, path: str) -> OutputShape:
     Raises:
         SurgeryError: the layer's type is not known.
     """
-    # Exact types: a subclass may pad or reshape in its own forward.
-    if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-        assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-        if module.padding == "same":
-            padding = tuple(d * (k - 1) for d, k in zip(dilation, kernel))
-        elif isinstance(module.padding, str):
-            padding = (0,) * len(kernel)
-        else:
-            padding = tuple(2 * p for p in module.padding)
-        return ConvShape(kernel, stride, padding, dilation)
-    if type(module) is nn.Linear or (type(module) is nn.LayerNorm and len(module.normalized_shape) == 1):
-        return LastDim()
-    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm):
-        return SameShape()
+    # A subclass of a convolution may pad in its own forward; norms keep the shape whatever they do.
+    match module:
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() if type(module).__module__ == nn.Conv2d.__module__:
+            return _conv_shape(module)
+        case nn.Linear():
+            return LastDim()
+        case nn.LayerNorm() if len(module.normalized_shape) == 1:
+            return LastDim()
+        case _BatchNorm() | nn.GroupNorm():
+            return SameShape()
     raise SurgeryError(
         f"layer {path} is a {type(module).__name__}, which cannot be taken out of a removed branch: "
         "keep one unit of the group"
     )
+
+
+def _conv_shape(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> ConvShape:
+    kernel, dilation = module.kernel_size, module.dilation
+    if module.padding == "same":
+        padding = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+    elif isinstance(module.padding, str):
+        padding = (0,) * len(kernel)
+    else:
+        padding = tuple(2 * p for p in module.padding)
+    return ConvShape(kernel, module.stride, padding, dilation)
 
 
 class Constant(nn.Module):

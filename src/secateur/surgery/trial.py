@@ -57,29 +57,31 @@ def _without_one(group: Group) -> tuple[int, ...]:
 def _try(
     model: nn.Module, graph: Graph, groups: list[Group], keep: Callable[[Group], tuple[int, ...]]
 ) -> Editable:
-    refused = _search(model, graph, groups, keep) if groups else {}
+    def fails(some: list[Group]) -> str | None:
+        return _fails(model, graph, {group.id: keep(group) for group in some}) if some else None
+
+    reason = fails(groups)
+    refused = _search(groups, reason, fails)
+    good = [group for group in groups if group.id not in refused]
+    together = fails(good) if refused else reason
+    if together is not None:  # each of them works alone, and nobody knows which do not go together
+        refused |= {group.id: together for group in good}
     return Editable(tuple(g.id for g in groups if g.id not in refused), refused)
 
 
 def _search(
-    model: nn.Module, graph: Graph, groups: list[Group], keep: Callable[[Group], tuple[int, ...]]
+    groups: list[Group], reason: str | None, fails: Callable[[list[Group]], str | None]
 ) -> dict[str, str]:
-    reason = _fails(model, graph, {group.id: keep(group) for group in groups})
+    """Return the groups that fail and why, given why all of them together do."""
     if reason is None:
         return {}
     if len(groups) == 1:
         return {groups[0].id: reason}
     half = len(groups) // 2
-    left = _search(model, graph, groups[:half], keep)
-    right = _search(model, graph, groups[half:], keep)
-    good = [group for group in groups if group.id not in left and group.id not in right]
-    if not left and not right:
-        # Each half works, but not both together: give up the second.
-        return {group.id: reason for group in groups[half:]}
-    together = _fails(model, graph, {group.id: keep(group) for group in good}) if good else None
-    if together is not None:
-        right |= {group.id: together for group in groups[half:]}
-    return left | right
+    left, right = groups[:half], groups[half:]
+    refused = _search(left, fails(left), fails)
+    # Where the left half is sound the fault is in the right one: no need to ask.
+    return refused | _search(right, fails(right) if refused or len(right) == 1 else reason, fails)
 
 
 def _fails(model: nn.Module, graph: Graph, kept: Kept) -> str | None:
