@@ -64,7 +64,9 @@ def augment(x: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
 @torch.inference_mode()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     model.eval()
-    hits = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(1000), y.split(1000), strict=True))
+    hits = sum(
+        int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(1000), y.split(1000), strict=True)
+    )
     return hits / len(y)
 
 
