@@ -12,7 +12,7 @@ from secateur.graph.context import Context, Piece, Unsupported
 from secateur.graph.groups import Kind
 from secateur.graph.labels import Labels, Reason, UnionFind, Value
 from secateur.graph.program import Node, Program, Ref, Shape, references
-from secateur.graph.rules import RULES, Result
+from secateur.graph.rules import CONTRACTIONS, RULES, Result
 
 __all__ = ["Analysis", "analyse"]
 
@@ -123,7 +123,8 @@ class _Run:
         if not _fits(result, node.shape):
             return self._unknown(node, f"{node.op}: the rule predicts another shape")
         static = all(v.static for v in inputs)
-        cause = next((v.cause for v in inputs if v.cause), None)
+        # A contraction makes its dimensions anew: why those of its inputs are frozen says nothing about them.
+        cause = None if node.op in CONTRACTIONS else next((v.cause for v in inputs if v.cause), None)
         return _inherit(result, static, cause)
 
     def _unknown(self, node: Node, text: str) -> Result:

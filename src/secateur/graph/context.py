@@ -91,8 +91,8 @@ class Context:
                 self.freeze(present, "the whole tensor is one unit")
             if present.size > 1 and present.any():
                 fields.append(present)
-            elif labels.size:
-                cause = self.sets.reason(int(labels.flat[0])) or cause
+            elif labels.any():
+                cause = self.sets.reason(int(labels[labels != 0][0])) or cause
         return replace(value, fields=tuple(fields), cause=cause)
 
     def block(self, labels: Labels, dims: Iterable[int] | None, why: str | Reason) -> Labels:
@@ -143,7 +143,8 @@ class Context:
                     break
             else:
                 out.append(labels)
-        return self.norm(Value(shape, tuple(out), all(v.static for v in values)))
+        cause = next((v.cause for v in values if v.cause), None)
+        return self.norm(Value(shape, tuple(out), all(v.static for v in values), cause))
 
     def _meet(self, labels: Labels, partners: Sequence[Value]) -> None:
         over = varying(labels)
@@ -159,15 +160,15 @@ class Context:
                 self.block(labels, true_size, why)
 
     def reduce(
-        self, value: Value, dims: Iterable[int], keepdim: bool, why: str, contracted: bool = False
+        self, value: Value, dims: Iterable[int], keepdim: bool, why: str, zeros: bool = False
     ) -> Value:
-        """Reduce over dimensions. `contracted`: a removed index is a zero summand, so nothing is blocked."""
+        """Reduce over dimensions; `zeros`: a removed index adds nothing, so that nothing need be frozen."""
         over = {d % value.ndim for d in dims}
         fields = []
         for labels in self.norm(value).fields:
             if varying(labels) & over:
                 if varying(labels) <= over:
-                    if not contracted:
+                    if not zeros:
                         self.freeze(labels, why)
                     continue
                 labels = self.coarsen(labels, over)
@@ -184,6 +185,16 @@ class Context:
             shape=tuple(sizes[d] for d in kept),
             fields=tuple(f.reshape([f.shape[d] for d in kept]) for f in reduced.fields),
         )
+
+    def contract(self, products: Value, dims: Iterable[int], weighted: bool) -> Value:
+        """Sum products over dimensions. `weighted`: at most one of the factors is an activation.
+
+        A removed index is then a row of zeros in a weight. Between two activations nothing says that it is
+        zero (think of exp), so it is frozen.
+        """
+        # Why the factors were frozen says nothing about the dimensions that are left.
+        products = replace(products, cause=None)
+        return self.reduce(products, dims, False, "is contracted between two activations", zeros=weighted)
 
     def view(self, value: Value, shape: Shape) -> Value:
         """Reshape: dimensions are matched by their running products, and labels moved literally."""

@@ -41,11 +41,12 @@ def to_text(graph: Graph) -> str:
         )
     reach = {node for group in graph.groups for node in _touched(graph, group)}
     share = sum(costs.get(node, 0) for node in reach) / total
+    batch = "free" if graph.program.dynamic else f"fixed at {graph.program.batch}"
+    units = sum(g.size for g in graph.groups)
     lines += [
         "",
-        f"{len(graph.groups)} groups with {sum(g.size for g in graph.groups)} units, in layers with {share:.1%} of "
-        f"{total:,} MACs; {graph.params():,} parameters; "
-        f"batch size {'free' if graph.program.dynamic else f'fixed at {graph.program.batch}'}",
+        f"{len(graph.groups)} groups with {units} units, in layers with {share:.1%} of {total:,} MACs",
+        f"{graph.params():,} parameters; batch size {batch}",
     ]
     return "\n".join([*lines, *_frozen(graph)])
 

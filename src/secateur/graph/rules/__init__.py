@@ -15,7 +15,11 @@ from secateur.graph.rules import (
 )
 from secateur.graph.rules.registry import RULES, Result, rule
 
+CONTRACTIONS = convolution.OPERATORS | linear.OPERATORS | attention.OPERATORS
+"""Operators that sum products over a dimension, and so make new ones."""
+
 __all__ = [
+    "CONTRACTIONS",
     "RULES",
     "Result",
     "attention",

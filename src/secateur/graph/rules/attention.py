@@ -10,6 +10,8 @@ from secateur.graph.program import Node
 from secateur.graph.rules.linear import matmul
 from secateur.graph.rules.registry import rule
 
+OPERATORS = frozenset({"scaled_dot_product_attention"})
+
 
 @rule("scaled_dot_product_attention")
 def attention(

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from secateur.graph.context import Context, Unsupported
-from secateur.graph.labels import Labels, Value, permute, varying
+from secateur.graph.labels import Labels, Reason, Value, permute, varying
 from secateur.graph.program import Node
 from secateur.graph.rules.registry import rule
 
+_PLAIN = ("conv1d", "conv2d", "conv3d")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+OPERATORS = frozenset(_PLAIN + _TRANSPOSED)
 
-@rule("conv1d", "conv2d", "conv3d")
+
+@rule(*_PLAIN)
 def convolution(
     ctx: Context,
     node: Node,
@@ -30,7 +34,7 @@ def convolution(
     return _convolve(ctx, node, x, weight, bias, groups)
 
 
-@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+@rule(*_TRANSPOSED)
 def transposed(
     ctx: Context,
     node: Node,
@@ -59,10 +63,11 @@ def _convolve(ctx: Context, node: Node, x: Value, weight: Value, bias: Value | N
     weight = ctx.block_value(weight, spatial, ctx.why("kernel position", structural=True))
     inputs, rest = _channels(ctx, x)
     wide, deep = _along(weight, 0), _along(weight, 1)
+    why = x.cause or ctx.why("reads channels that may not shrink")
     if groups == 1:
-        ctx.union(inputs, deep, x.cause or "reads channels that may not shrink")
+        ctx.union(inputs, deep, why)
     else:
-        _group(ctx, inputs.reshape(groups, -1), wide.reshape(groups, -1), deep)
+        _group(ctx, inputs.reshape(groups, -1), wide.reshape(groups, -1), deep, why)
     column = (1, shape[1], *[1] * len(spatial))
     out = Value(shape, (wide.reshape(column), *rest), x.static and weight.static)
     if bias is not None:
@@ -103,20 +108,20 @@ def passes_groups(groups: int, width: int) -> bool:
     return groups > 1 and (width == 1 or groups >= width)
 
 
-def _group(ctx: Context, inputs: Labels, outputs: Labels, deep: Labels) -> None:
+def _group(ctx: Context, inputs: Labels, outputs: Labels, deep: Labels, why: Reason) -> None:
     """Relate (groups, channels of a group) labels: whole groups go, or the same position of every group."""
     groups, width = inputs.shape
     if passes_groups(groups, width):
-        ctx.union(inputs, inputs[:, :1])
+        ctx.union(inputs, inputs[:, :1], why)
         ctx.union(outputs, outputs[:, :1])
-        ctx.union(inputs[:, :1], outputs[:, :1])
+        ctx.union(inputs[:, :1], outputs[:, :1], why)
         ctx.freeze(deep, ctx.why("position inside a convolution group", structural=True))
         if width > 1:
             ctx.mark("conv-group", outputs)
     else:
-        ctx.union(inputs, inputs[:1])
+        ctx.union(inputs, inputs[:1], why)
         ctx.union(outputs, outputs[:1])
-        ctx.union(deep, inputs[0])
+        ctx.union(deep, inputs[0], why)
 
 
 @rule("im2col")

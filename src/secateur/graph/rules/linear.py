@@ -9,7 +9,7 @@ from secateur.graph.labels import Value, expand_left, permute, varying
 from secateur.graph.program import Node
 from secateur.graph.rules.registry import rule
 
-ACTIVATIONS = "is contracted between two activations"
+OPERATORS = frozenset({"linear", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"})
 
 
 @rule("linear")
@@ -19,7 +19,7 @@ def linear(ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None
         raise Unsupported("linear with a weight that is no matrix")
     rows = _insert(x, x.ndim - 1)
     out = ctx.joint((*x.shape[:-1], *weight.shape), [rows, weight])
-    out = ctx.reduce(out, [-1], False, ACTIVATIONS, contracted=x.static or weight.static)
+    out = ctx.contract(out, [-1], weighted=x.static or weight.static)
     return out if bias is None else ctx.joint(out.shape, [out, bias])
 
 
@@ -34,7 +34,7 @@ def matmul(ctx: Context, node: Node, a: Value, b: Value) -> Value:
     left, right = _insert(a, batch + 2), _insert(b, batch)
     shape = tuple(max(p, q) for p, q in zip(left.shape, right.shape, strict=True))
     out = ctx.joint(shape, [left, right])
-    return ctx.reduce(out, [batch + 1], False, ACTIVATIONS, contracted=a.static or b.static)
+    return ctx.contract(out, [batch + 1], weighted=a.static or b.static)
 
 
 @rule("addmm", "baddbmm")
@@ -66,7 +66,7 @@ def einsum(ctx: Context, node: Node, equation: str, operands: tuple[Value, ...],
     out = ctx.joint(tuple(size[c] for c in letters), spread)
     summed = range(len(result), len(letters))
     activations = sum(not v.static for v in operands)
-    return ctx.reduce(out, summed, False, ACTIVATIONS, contracted=activations < 2) if summed else out
+    return ctx.contract(out, summed, weighted=activations < 2) if summed else out
 
 
 def _insert(value: Value, dim: int) -> Value:

@@ -141,6 +141,14 @@ def diff(ctx: Context, node: Node, x: Value, n: int = 1, dim: int = -1, *_: Any)
     return replace(x, shape=node.tensor_shape())
 
 
+@rule("unfold")
+def windows(ctx: Context, node: Node, x: Value, dim: int, size: int, step: int) -> Value:
+    """Freeze the dimension along which windows slide; they come last."""
+    x = ctx.block_value(x, [dim], "windows slide over it")
+    fields = tuple(f.reshape(*f.shape, 1) for f in x.fields)
+    return replace(x, shape=node.tensor_shape(), fields=fields)
+
+
 @rule("tril", "triu")
 def triangle(ctx: Context, node: Node, x: Value, *_: Any) -> Value:
     """Freeze the two dimensions of the triangle."""
