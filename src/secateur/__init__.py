@@ -1,1 +1,51 @@
 """secateur makes trained PyTorch networks really smaller and really faster, and proves it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Result, prune
+    from .artefact import load
+    from .errors import SecateurError
+    from .graph import trace
+    from .methods import SNP, Magnitude, Random
+    from .recovery import OnePass, Sequential
+    from .selection import Budget
+
+__all__ = [
+    "SNP",
+    "Budget",
+    "Magnitude",
+    "OnePass",
+    "Random",
+    "Result",
+    "SecateurError",
+    "Sequential",
+    "load",
+    "prune",
+    "trace",
+]
+
+_HOMES = {
+    "api": ("Result", "prune"),
+    "artefact": ("load",),
+    "errors": ("SecateurError",),
+    "graph": ("trace",),
+    "methods": ("SNP", "Magnitude", "Random"),
+    "recovery": ("OnePass", "Sequential"),
+    "selection": ("Budget",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: the command line answers --help without importing torch.
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f".{home}", __name__), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

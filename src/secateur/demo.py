@@ -68,7 +68,7 @@ def demo(
     magnitude = prune(
         dense,
         example,
-        method=Magnitude(p=1, recover=False),
+        method=Magnitude(p=1),
         budget=half,
         calibration=calibration,
         progress=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..graph import Graph, Group
+from ..recovery import OnePass, Recovery, Sequential
 from ..selection.allocation import Allocation, LossPerCost, Threshold
 from ..selection.select import Ranked
 from ..statistics.collect import Statistics
@@ -20,8 +21,9 @@ class SNP:
     """Subspace node pruning.
 
     The default goes beyond the paper: units are ordered by what the consumers' outputs lose after the best
-    repair, over whole patches and about the mean, and groups compete by loss per cost. `SNP.paper()` is the
-    published form. `patches` and `centred` say which moments the order sees; `streams` admits residual streams.
+    repair, over whole patches and about the mean, groups compete by loss per cost, and every touched layer is
+    refitted front to back. `SNP.paper()` is the published form. `patches` and `centred` say which moments the
+    order sees; without a `recovery` nothing is repaired.
 
     >>> SNP.paper().order
     ZCA()
@@ -29,13 +31,19 @@ class SNP:
 
     order: Order = field(default_factory=Output)
     allocation: Allocation = field(default_factory=LossPerCost)
+    recovery: Recovery | None = field(default_factory=Sequential)
     patches: bool = True
     centred: bool = True
 
     @staticmethod
     def paper() -> SNP:
-        """Unnormalised-ZCA order and LDL on uncentred channel moments, one cumulative-variance threshold."""
-        return SNP(ZCA(), Threshold(), patches=False, centred=False)
+        """Unnormalised-ZCA order and LDL on uncentred channel moments, one threshold, one pass of least squares."""
+        return SNP(ZCA(), Threshold(), OnePass(), patches=False, centred=False)
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return "SNP (paper)" if self == SNP.paper() else "SNP"
 
     def rank(self, graph: Graph, group: Group, statistics: Statistics) -> Ranked:
         """Return the order and loss curve of a group's units."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import SNP, Budget, Magnitude, Random, Result, prune
+from .. import SNP, Budget, Magnitude, OnePass, Random, Result, prune
 from ..errors import CalibrationError, RecipeError
 from ..measure import using_threads
 from .registry import resolve_data, resolve_evaluate, resolve_model, resolve_type
@@ -29,7 +30,7 @@ def run(recipe: Recipe, *, progress: bool = True) -> Result:
         calibration = samples.calibration
         if isinstance(calibration, Iterator):  # it is gone through more than once
             calibration = list(calibration)
-        return prune(
+        result = prune(
             model,
             _example(recipe, calibration),
             method=method_of(recipe.method),
@@ -42,6 +43,8 @@ def run(recipe: Recipe, *, progress: bool = True) -> Result:
             progress=progress,
             seed=recipe.seed,
         )
+    # As it was given, so that the artefact's own recipe.yaml can be run again.
+    return replace(result, recipe=recipe.model_dump(mode="json", exclude_none=True))
 
 
 def method_of(spec: MethodSpec) -> SNP | Magnitude | Random:
@@ -52,9 +55,9 @@ def method_of(spec: MethodSpec) -> SNP | Magnitude | Random:
         case SNPPaperSpec():
             return SNP.paper()
         case MagnitudeSpec(p=p, recover=recover):
-            return Magnitude(p=p, recover=recover)
+            return Magnitude(p=p, recovery=OnePass() if recover else None)
         case RandomSpec(seed=seed, recover=recover):
-            return Random(seed=seed, recover=recover)
+            return Random(seed=seed, recovery=OnePass() if recover else None)
 
 
 def _example(recipe: Recipe, calibration: Iterable[Any]) -> Tensor:

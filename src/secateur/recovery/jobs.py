@@ -82,12 +82,14 @@ def jobs(graph: Graph, kept: Kept, producers: bool, residual: bool) -> list[Job]
         if survivors is None:
             continue
         groups, inputs, outputs = survivors
+        out = outlet(graph, layer)
+        constant = running_mean(out.batch_norm, graph) if out.batch_norm is not None else layer.bias
+        if not inputs.shape[1] and constant is None:
+            continue
         lost_inputs = len(groups) * inputs.shape[1] < layer.in_channels
         lost_outputs = len(groups) * outputs.shape[1] < layer.out_channels
         if not (lost_inputs or (lost_outputs and producers)):
             continue
-        out = outlet(graph, layer)
-        constant = running_mean(out.batch_norm, graph) if out.batch_norm is not None else layer.bias
         found.append(Job(layer, out, groups, inputs, outputs, constant))
     # Of two branches that meet, the later one repairs the sum; the earlier one aims at its own output.
     last = {job.outlet.join: job for job in found if job.outlet.join is not None}
@@ -106,7 +108,7 @@ def _survivors(graph: Graph, layer: Layer, kept: Kept) -> tuple[Tensor, Tensor, 
     rows = [outputs[(outputs >= i * per_out) & (outputs < (i + 1) * per_out)] - i * per_out for i in range(g)]
     inside = graph.surviving(layer.weight, layer.in_dim, kept)  # within a group; depthwise: always the one channel
     left = [i for i in range(g) if len(rows[i])]
-    if not left or not len(inside) or len({len(rows[i]) for i in left}) > 1:
+    if not left or len({len(rows[i]) for i in left}) > 1:
         return None
     return (
         torch.tensor(left),

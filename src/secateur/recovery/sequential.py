@@ -19,7 +19,8 @@ from ..errors import CalibrationError
 from ..graph import Graph, Kept
 from ..progress import track
 from ..statistics.batches import Calibration
-from ..statistics.forward import Forward, Watch, state_tensors
+from ..statistics.collect import HELD_OUT, Statistics
+from ..statistics.forward import Forward, Watch
 from ..statistics.outlets import affine
 from ..statistics.patches import Rows, output_rows, read_rows
 from .jobs import Job, jobs, masked
@@ -27,8 +28,6 @@ from .least_squares import RIDGES, Moments, choose_ridge, ridge
 from .schedule import schedule
 
 __all__ = ["Sequential"]
-
-HELD_OUT = 4  # one sample in four chooses the ridge
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ class Sequential:
     memory: int = 2 << 30
 
     def __call__(
-        self, graph: Graph, kept: Kept, calibration: Iterable[Any], samples: int, seed: int = 0
+        self, graph: Graph, kept: Kept, statistics: Statistics, calibration: Iterable[Any], seed: int = 0
     ) -> dict[str, Tensor]:
         """Return all tensors of the pruned network in the full shapes, the touched ones repaired."""
-        dense = state_tensors(graph.program)
+        dense, samples = statistics.tensors, statistics.samples
         current = masked(graph, dense, kept)
         work = jobs(graph, kept, self.producers, self.residual)
         batches = Calibration(calibration, graph.program)

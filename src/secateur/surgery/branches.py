@@ -58,6 +58,9 @@ def remove_branches(model: nn.Module, graph: Graph, kept: Kept) -> tuple[RemoveB
     """
     edits = []
     for group, branch in emptied(graph, kept).items():
+        if graph.group(group).kind == "head":
+            # Attention cuts its projection into heads by sizes: no blank of one channel would pass.
+            raise SurgeryError(f"the branch of group {group} is an attention: keep one of its heads")
         try:
             edits.append(_removal(model, graph, branch))
         except SurgeryError as error:

@@ -1,0 +1,198 @@
+"""The whole line, written once: trace, collect, rank, select, verify, recover, apply, measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, is_dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .artefact import save
+from .candidates import candidates
+from .errors import CalibrationError
+from .graph import Graph, Kept, trace
+from .measure import compare_latency, environment, size
+from .methods import Method
+from .progress import silenced
+from .report import Accuracy, Report
+from .selection import Budget, Constraints, select
+from .statistics import collect, state_tensors
+from .surgery import Plan, apply, make_plan, mask, verify
+
+__all__ = ["Result", "plan", "prune"]
+
+Evaluate = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A smaller model, the plan that made it and what was measured."""
+
+    model: nn.Module
+    plan: Plan
+    report: Report
+    recipe: Mapping[str, Any] = field(repr=False)
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Write an artefact: safetensors, plan, recipe and report, without pickle; return its folder.
+
+        Raises:
+            ArtefactError: see `secateur.artefact.save`.
+        """
+        return save(folder, self.model, self.plan, self.recipe, self.report.to_json())
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any],
+    *,
+    method: Method,
+    budget: Budget,
+    calibration: Iterable[Any],
+    exclude: Iterable[str | type[nn.Module]] = (),
+    round_to: int = 1,
+    floor: int = 1,
+    evaluate: Evaluate | None = None,
+    progress: bool = True,
+    seed: int = 0,
+) -> Result:
+    """Return a physically smaller copy of a trained model, repaired and measured; the model stays as it is.
+
+    `example_inputs` is a tensor, a tuple of positional or a mapping of keyword inputs. `calibration` yields batches
+    of inputs without labels (labels behind the inputs are ignored); a few hundred samples suffice. `exclude` names
+    layers that keep their outputs, by globs over module paths or by types; every group keeps a multiple of `round_to`
+    units and at least `floor`. `evaluate` scores a model, higher is better, and is called on the dense, the pruned
+    and the recovered one.
+
+    Raises:
+        TraceError: the model cannot be exported.
+        CalibrationError: calibration data are empty, of wrong shape or make values that are not finite.
+        BudgetError: the budget cannot be met; the message says how far the model can go.
+        UnknownNameError: a pattern in `exclude` matches nothing.
+        SurgeryError: the smaller model does not compute what was promised.
+
+    >>> import secateur as sc
+    >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    >>> x = torch.randn(256, 8)
+    >>> result = sc.prune(net, x[:2], method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[x])
+    >>> result.model[0].out_features
+    16
+    """
+    args, kwargs = _inputs(example_inputs)
+    seconds: dict[str, float] = {}
+    with silenced(not progress):
+        with _timed(seconds, "trace"):
+            graph = trace(model, *args, **kwargs)
+            chosen = candidates(model, graph, exclude)
+        with _timed(seconds, "statistics"):
+            statistics = collect(graph, chosen.groups, calibration, patches=method.patches, seed=seed)
+        with _timed(seconds, "selection"):
+            ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
+            kept = select(graph, ranked, budget, method.allocation, Constraints(round_to, floor))
+        with _timed(seconds, "verification"):
+            cut = make_plan(model, graph, kept)
+            pruned = apply(model, cut)
+            check = verify(mask(model, graph, kept), pruned, graph, kept, *_first(calibration, args, kwargs))
+        final = cut
+        with _timed(seconds, "recovery"):
+            if method.recovery is not None:
+                tensors = method.recovery(graph, kept, statistics, calibration, seed)
+                final = plan(model, graph, kept, tensors)
+        smaller = apply(model, final) if final is not cut else pruned
+        accuracy = None
+        if evaluate is not None:
+            with _timed(seconds, "evaluation"):
+                recovered = evaluate(smaller) if final is not cut else None
+                accuracy = Accuracy(evaluate(model), evaluate(pruned), recovered)
+        with _timed(seconds, "measurement"):
+            report = Report(
+                method=method.label,
+                budget=str(budget),
+                before=size(model, args),
+                after=size(smaller, args),
+                max_masked_difference=check.max_difference,
+                seconds=seconds,
+                environment=environment(),
+                seed=seed,
+                latency=compare_latency(model, smaller, args),
+                accuracy=accuracy,
+                kept={g.id: (len(kept[g.id]), g.size) for g in chosen.groups},
+            )
+    recipe = {
+        "method": _plain(method),
+        "budget": {budget.unit: budget.value},
+        "exclude": [p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in exclude],
+        "round_to": round_to,
+        "floor": floor,
+        "seed": seed,
+        "refused": dict(chosen.refused),
+    }
+    return Result(smaller, final, report, recipe)
+
+
+def plan(model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tensor]) -> Plan:
+    """Return the plan of a selection with repaired tensors, which come in the dense network's shapes."""
+    dense = state_tensors(graph.program)
+    changed = {n for n, value in tensors.items() if value is not dense[n] and not torch.equal(value, dense[n])}
+    draft = make_plan(_with(model, graph, tensors, changed), graph, kept)
+    left = {name for name, _ in apply(model, draft).state_dict().items()}
+    repaired = {}
+    for name in sorted(changed & left):
+        value = tensors[name]
+        for dim in range(value.ndim):
+            value = value.index_select(dim, torch.from_numpy(graph.surviving(name, dim, kept)))
+        repaired[name] = value.contiguous()
+    return make_plan(model, graph, kept, {**draft.tensors, **repaired})
+
+
+def _with(model: nn.Module, graph: Graph, tensors: Mapping[str, Tensor], names: set[str]) -> nn.Module:
+    """Return a copy of the dense model with some tensors replaced: removed branches take their constants from it."""
+    import copy
+
+    filled = copy.deepcopy(model)
+    state = filled.state_dict()
+    with torch.no_grad():
+        for name in names:
+            state[name].copy_(tensors[name])
+    return filled
+
+
+def _inputs(example: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
+
+
+def _first(
+    calibration: Iterable[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the inputs of the first calibration batch, at most sixteen samples, or the example's."""
+    batch = None if isinstance(calibration, Iterator) else next(iter(calibration), None)
+    if isinstance(batch, Tensor) and len(args) == 1:
+        return (batch[:16],), {}
+    if isinstance(batch, tuple | list) and len(batch) >= len(args) and not kwargs:
+        return tuple(x[:16] if isinstance(x, Tensor) and x.ndim else x for x in batch[: len(args)]), {}
+    return args, kwargs
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def _plain(value: Any) -> Any:
+    """Return a dataclass as plain data with the names of the classes."""
+    if is_dataclass(value) and not isinstance(value, type):
+        fields = {k: _plain(getattr(value, k)) for k in asdict(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,74 @@
+"""Which groups a run may prune: those of the method's reach, not excluded, and editable in this model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from .errors import UnknownNameError, did_you_mean
+from .graph import Graph, Group
+from .surgery import editable, removable
+
+__all__ = ["Candidates", "candidates"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Groups that may be pruned, and by group id why the others may not."""
+
+    groups: tuple[Group, ...]
+    refused: dict[str, str]
+
+
+def candidates(
+    model: nn.Module, graph: Graph, exclude: Iterable[str | type[nn.Module]] = ()
+) -> Candidates:
+    """Return the groups that may be pruned.
+
+    A group is excluded when a pattern names one of its producers, by a glob over module paths or by type. Residual
+    streams, which several layers write to, stay whole.
+
+    Raises:
+        UnknownNameError: a glob matches no module.
+    """
+    patterns = tuple(exclude)
+    _check(model, patterns)
+    modules = {layer.node: layer.module for layer in graph.layers}
+    refused: dict[str, str] = {}
+    wanted: list[Group] = []
+    for group in graph.groups:
+        producers = [modules[site.node] for site in group.producers if site.node in modules]
+        hit = next((p for p in producers if _excluded(model, p, patterns)), None)
+        if hit is not None:
+            refused[group.id] = f"{hit} is excluded"
+        elif not group.consumers:
+            refused[group.id] = "no convolution or linear layer reads it"
+        elif len(group.producers) != 1:
+            refused[group.id] = "a residual stream: several layers write to it"
+        else:
+            wanted.append(group)
+    trial = editable(model, graph, [g.id for g in wanted])
+    refused |= trial.refused
+    kept = [g for g in wanted if g.id in set(trial.groups)]
+    whole = set(removable(model, graph, [g.id for g in kept if g.removable]).groups)
+    return Candidates(tuple(replace(g, removable=g.id in whole) for g in kept), refused)
+
+
+def _excluded(model: nn.Module, path: str, patterns: Sequence[str | type[nn.Module]]) -> bool:
+    module = model.get_submodule(path)
+    return any(
+        fnmatchcase(path, p) if isinstance(p, str) else isinstance(module, p) for p in patterns
+    )
+
+
+def _check(model: nn.Module, patterns: Sequence[str | type[nn.Module]]) -> None:
+    paths = [path for path, _ in model.named_modules()]
+    for pattern in patterns:
+        if isinstance(pattern, str) and not any(fnmatchcase(path, pattern) for path in paths):
+            raise UnknownNameError(
+                f"exclude: no module path matches {pattern!r}.{did_you_mean(pattern, paths)} "
+                "Print the model, or secateur.trace(model, x), to see the paths."
+            )
