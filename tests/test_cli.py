@@ -216,3 +216,12 @@ def test_a_failed_prune_writes_nothing(here: Path, capsys: pytest.CaptureFixture
     assert run("prune", "half.yaml", "--set", "budget.macs=0.0001") == 1
     assert "secateur: " in capsys.readouterr().err
     assert not (here / "half").exists()
+
+
+def test_the_recipe_of_an_artefact_can_be_run_again(here: Path) -> None:
+    (here / "half.yaml").write_text(RECIPE)
+    assert run("prune", "half.yaml") == 0
+    assert run("prune", "half/recipe.yaml", "--output", "again") == 0
+    assert (here / "half" / "model.safetensors").read_bytes() == (
+        here / "again" / "model.safetensors"
+    ).read_bytes()

@@ -108,8 +108,8 @@ def test_npz_accuracy_is_measured(mine: dict[str, Any], tmp_path: Path) -> None:
 def test_methods_by_name() -> None:
     assert method_of(SNPSpec(name="snp")) == sc.SNP()
     assert method_of(SNPPaperSpec(name="snp-paper")) == sc.SNP.paper()
-    assert method_of(MagnitudeSpec(name="magnitude", p=2, recover=False)) == sc.Magnitude(p=2, recover=False)
-    assert method_of(RandomSpec(name="random", seed=3)) == sc.Random(seed=3, recover=True)
+    assert method_of(MagnitudeSpec(name="magnitude", p=2, recover=False)) == sc.Magnitude(p=2)
+    assert method_of(RandomSpec(name="random", seed=3)) == sc.Random(seed=3, recovery=sc.OnePass())
 
 
 def test_threads_are_restored(mine: dict[str, Any]) -> None:
