@@ -186,3 +186,22 @@ def test_groups_that_only_fail_together_are_refused_together() -> None:
     assert set(found.refused) == {group.id for group in graph.groups}
     assert all("not both" in reason for reason in found.refused.values())
     assert editable(model, graph, ["a", "c"]).groups == ("a", "c")
+
+
+def test_an_attention_keeps_a_head_and_does_not_stand_in_the_way_of_other_branches() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.attention = nn.Linear(6, 6), Attention()
+            self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 7), nn.Linear(7, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = x + self.attention(x)
+            return x + self.down(torch.tanh(self.up(self.norm(x))))
+
+    model = randomise(Block(), 0).eval()
+    graph = trace(model, torch.randn(2, 5, 6))
+    found = removable(model, graph)
+    assert "up" in found.groups
+    assert "keep one of its heads" in found.refused["attention.qkv"]
