@@ -15,9 +15,9 @@ from secateur.surgery import apply, editable, edits, make_plan, mask, removable,
 class Attention(nn.Module):
     """Self-attention whose forward reads its number of heads; with `literal` it is written into the code."""
 
-    def __init__(self, literal: bool = False) -> None:
+    def __init__(self, literal: bool = False, mlp: bool = True) -> None:
         super().__init__()
-        self.heads, self.literal = 3, literal
+        self.heads, self.literal, self.mlp = 3, literal, mlp
         self.width = 12
         self.qkv, self.out = nn.Linear(6, 36), nn.Linear(12, 6)
         self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
@@ -28,7 +28,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).reshape(n, t, 3, heads, 4).permute(2, 0, 3, 1, 4).unbind(0)
         y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         y = self.out(y.reshape(n, t, -1 if not self.literal else 12))
-        return y + self.down(torch.relu(self.up(y)))
+        return y + self.down(torch.relu(self.up(y))) if self.mlp else y
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
@@ -192,7 +192,7 @@ def test_an_attention_keeps_a_head_and_does_not_stand_in_the_way_of_other_branch
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.attention = nn.Linear(6, 6), Attention()
+            self.stem, self.attention = nn.Linear(6, 6), Attention(mlp=False)
             self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 7), nn.Linear(7, 6)
 
         def forward(self, x: Tensor) -> Tensor:
