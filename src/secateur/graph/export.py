@@ -39,14 +39,9 @@ def export_program(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     """
     with _evaluating(model), _quiet(), torch.no_grad():
         batch = _batch_size((args, kwargs))
-        wide_args, wide_kwargs = _widen((args, dict(kwargs)), batch)
-        wide = max(batch, 2)
-        try:
-            exported = _export(model, wide_args, wide_kwargs, wide)
-        except Exception:  # torch.export raises whatever the model's code does; the static form decides
-            exported = None
-        if exported is not None and _is_dynamic(exported):
-            return _program(model, exported, wide, dynamic=True)
+        exported = _export_dynamic(model, args, kwargs, batch) if batch else None
+        if exported is not None:
+            return _program(model, exported, max(batch, 2), dynamic=True)
         try:
             exported = _export(model, args, dict(kwargs), None)
         except Exception as error:  # the same: the model's own code runs here
@@ -132,6 +127,17 @@ def _widen(inputs: Any, batch: int) -> Any:
         return leaf
 
     return pytree.tree_map(twice, inputs)
+
+
+def _export_dynamic(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int
+) -> ExportedProgram | None:
+    wide_args, wide_kwargs = _widen((args, dict(kwargs)), batch)
+    try:
+        exported = _export(model, wide_args, wide_kwargs, max(batch, 2))
+    except Exception:  # torch.export raises whatever the model's code does; the static form decides
+        return None
+    return exported if _is_dynamic(exported) else None
 
 
 def _export(
