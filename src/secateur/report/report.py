@@ -74,7 +74,8 @@ class Report:
         table.add_column("")
         for name in ("dense", "pruned", "pruned / dense"):
             table.add_column(name, justify="right")
-        for name, attribute in (("parameters", "params"), ("MACs", "macs"), ("bytes", "bytes")):
+        macs = f"MACs, batch {self.latency.batch}" if self.latency else "MACs"
+        for name, attribute in (("parameters", "params"), (macs, "macs"), ("bytes", "bytes")):
             a, b = getattr(self.before, attribute), getattr(self.after, attribute)
             table.add_row(name, f"{a:,}", f"{b:,}", f"{b / a:.3f}" if a else "-")
         if self.latency:
