@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 __all__ = ["Frozen", "Group", "Kept", "Kind", "Segment", "Site", "Slice"]
@@ -60,12 +60,8 @@ class Group:
     producers: tuple[Site, ...]
     consumers: tuple[Site, ...]
     segments: tuple[Segment, ...] = ()
-    removable: bool = (
-        False  # all units may go: what is left is a constant that is only added to another value
-    )
-    tied: frozenset[str] = field(
-        default=frozenset()
-    )  # ids of groups that constrain one another through segments
+    # All units may go: what is left is a constant that is only added to another value.
+    removable: bool = False
 
     def owner(self, parameter: str, dim: int) -> tuple[int, ...]:
         """Return the owner of each index of a parameter's dimension.
