@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,17 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .artefact import save
 from .candidates import candidates
-from .errors import CalibrationError
 from .graph import Graph, Kept, trace
 from .measure import compare_latency, environment, size
 from .methods import Method
 from .progress import silenced
 from .report import Accuracy, Report
 from .selection import Budget, Constraints, select
-from .statistics import collect, state_tensors
+from .statistics import Calibration, collect, state_tensors
 from .surgery import Plan, apply, make_plan, mask, verify
 
 __all__ = ["Result", "plan", "prune"]
@@ -85,6 +86,10 @@ def prune(
     16
     """
     args, kwargs = _inputs(example_inputs)
+    exclude = tuple(exclude)
+    calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
+    constraints = Constraints(round_to, floor)
+    inputs = kwargs or args
     seconds: dict[str, float] = {}
     with silenced(not progress):
         with _timed(seconds, "trace"):
@@ -94,11 +99,12 @@ def prune(
             statistics = collect(graph, chosen.groups, calibration, patches=method.patches, seed=seed)
         with _timed(seconds, "selection"):
             ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
-            kept = select(graph, ranked, budget, method.allocation, Constraints(round_to, floor))
+            kept = select(graph, ranked, budget, method.allocation, constraints)
         with _timed(seconds, "verification"):
             cut = make_plan(model, graph, kept)
             pruned = apply(model, cut)
-            check = verify(mask(model, graph, kept), pruned, graph, kept, *_first(calibration, args, kwargs))
+            shown, named = _first(calibration, graph, args, kwargs)
+            check = verify(mask(model, graph, kept), pruned, graph, kept, shown, named)
         final = cut
         with _timed(seconds, "recovery"):
             if method.recovery is not None:
@@ -114,13 +120,13 @@ def prune(
             report = Report(
                 method=method.label,
                 budget=str(budget),
-                before=size(model, args),
-                after=size(smaller, args),
+                before=size(model, inputs),
+                after=size(smaller, inputs),
                 max_masked_difference=check.max_difference,
                 seconds=seconds,
                 environment=environment(),
                 seed=seed,
-                latency=compare_latency(model, smaller, args),
+                latency=compare_latency(model, smaller, inputs),
                 accuracy=accuracy,
                 kept={g.id: (len(kept[g.id]), g.size) for g in chosen.groups},
             )
@@ -139,10 +145,12 @@ def prune(
 def plan(model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tensor]) -> Plan:
     """Return the plan of a selection with repaired tensors, which come in the dense network's shapes."""
     dense = state_tensors(graph.program)
-    changed = {n for n, value in tensors.items() if value is not dense[n] and not torch.equal(value, dense[n])}
+    changed = {
+        n for n, value in tensors.items() if value is not dense[n] and not torch.equal(value, dense[n])
+    }
     draft = make_plan(_with(model, graph, tensors, changed), graph, kept)
     left = {name for name, _ in apply(model, draft).state_dict().items()}
-    repaired = {}
+    repaired: dict[str, Tensor] = {}
     for name in sorted(changed & left):
         value = tensors[name]
         for dim in range(value.ndim):
@@ -153,8 +161,6 @@ def plan(model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tenso
 
 def _with(model: nn.Module, graph: Graph, tensors: Mapping[str, Tensor], names: set[str]) -> nn.Module:
     """Return a copy of the dense model with some tensors replaced: removed branches take their constants from it."""
-    import copy
-
     filled = copy.deepcopy(model)
     state = filled.state_dict()
     with torch.no_grad():
@@ -170,15 +176,17 @@ def _inputs(example: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> tuple[tupl
 
 
 def _first(
-    calibration: Iterable[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    calibration: Iterable[Any], graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the inputs of the first calibration batch, at most sixteen samples, or the example's."""
-    batch = None if isinstance(calibration, Iterator) else next(iter(calibration), None)
-    if isinstance(batch, Tensor) and len(args) == 1:
-        return (batch[:16],), {}
-    if isinstance(batch, tuple | list) and len(batch) >= len(args) and not kwargs:
-        return tuple(x[:16] if isinstance(x, Tensor) and x.ndim else x for x in batch[: len(args)]), {}
-    return args, kwargs
+    """Return the inputs of the first calibration batch, at most sixteen samples where the batch is free."""
+    flat = next(iter(Calibration(calibration, graph.program)))
+    n = Calibration(calibration, graph.program).samples(flat)
+    few = [x[:16] if isinstance(x, Tensor) and x.ndim and len(x) == n else x for x in flat]
+    structure = tree_flatten((args, kwargs))[1]
+    shown: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(
+        few if graph.program.dynamic else flat, structure
+    )
+    return shown
 
 
 @contextmanager

@@ -23,13 +23,11 @@ class Candidates:
     refused: dict[str, str]
 
 
-def candidates(
-    model: nn.Module, graph: Graph, exclude: Iterable[str | type[nn.Module]] = ()
-) -> Candidates:
+def candidates(model: nn.Module, graph: Graph, exclude: Iterable[str | type[nn.Module]] = ()) -> Candidates:
     """Return the groups that may be pruned.
 
-    A group is excluded when a pattern names one of its producers, by a glob over module paths or by type. Residual
-    streams, which several layers write to, stay whole.
+    A group is excluded when a pattern names one of its producers, or a module that one is part of, by a glob over
+    module paths or by type. Residual streams, which several layers write to, stay whole.
 
     Raises:
         UnknownNameError: a glob matches no module.
@@ -58,14 +56,17 @@ def candidates(
 
 
 def _excluded(model: nn.Module, path: str, patterns: Sequence[str | type[nn.Module]]) -> bool:
-    module = model.get_submodule(path)
+    steps = path.split(".") if path else []
+    parents = [".".join(steps[:n]) for n in range(1, len(steps) + 1)]
     return any(
-        fnmatchcase(path, p) if isinstance(p, str) else isinstance(module, p) for p in patterns
+        fnmatchcase(parent, p) if isinstance(p, str) else isinstance(model.get_submodule(parent), p)
+        for p in patterns
+        for parent in parents
     )
 
 
 def _check(model: nn.Module, patterns: Sequence[str | type[nn.Module]]) -> None:
-    paths = [path for path, _ in model.named_modules()]
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
     for pattern in patterns:
         if isinstance(pattern, str) and not any(fnmatchcase(path, pattern) for path in paths):
             raise UnknownNameError(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .mode import evaluating
+from .mode import Inputs, call, evaluating
 
 __all__ = ["Size", "macs", "parameters", "size", "stored_bytes"]
 
@@ -47,7 +45,7 @@ def stored_bytes(model: nn.Module) -> int:
     return len(save(tensors))
 
 
-def macs(model: nn.Module, inputs: Sequence[Any]) -> int:
+def macs(model: nn.Module, inputs: Inputs) -> int:
     """Count the multiply-accumulates of convolutions, matrix products and attention in one forward pass.
 
     They are half of what ``torch.utils.flop_counter`` reports; element-wise work is not counted.
@@ -57,10 +55,10 @@ def macs(model: nn.Module, inputs: Sequence[Any]) -> int:
     """
     # Not inference mode: there, composite operators such as linear reach the counter undecomposed.
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(*inputs)
+        call(model, inputs)
     return int(counter.get_total_flops()) // 2
 
 
-def size(model: nn.Module, inputs: Sequence[Any]) -> Size:
+def size(model: nn.Module, inputs: Inputs) -> Size:
     """Count everything at once."""
     return Size(parameters(model), macs(model, inputs), stored_bytes(model))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .mode import evaluating, using_threads
+from .mode import Inputs, call, evaluating, using_threads
 
 __all__ = ["Comparison", "Latency", "Timing", "compare_latency", "time_model"]
 
@@ -52,7 +51,7 @@ class Timing:
 def compare_latency(
     dense: nn.Module,
     pruned: nn.Module,
-    inputs: Sequence[Any],
+    inputs: Inputs,
     *,
     rounds: int = 30,
     seconds: float = 2.0,
@@ -85,7 +84,7 @@ def compare_latency(
 
 def time_model(
     model: nn.Module,
-    inputs: Sequence[Any],
+    inputs: Inputs,
     *,
     rounds: int = 30,
     seconds: float = 2.0,
@@ -105,7 +104,7 @@ def time_model(
 
 def _times(
     models: Sequence[nn.Module],
-    inputs: Sequence[Any],
+    inputs: Inputs,
     rounds: int,
     seconds: float,
     warmup: int,
@@ -119,12 +118,12 @@ def _times(
     with evaluating(*models), torch.inference_mode():
         for _ in range(warmup):
             for model in models:
-                model(*inputs)
+                call(model, inputs)
         begin = clock()
         while len(times[0]) < rounds or clock() - begin < seconds:
             for i in turns:
                 start = clock()
-                models[i](*inputs)
+                call(models[i], inputs)
                 times[i].append(1000 * (clock() - start))
             turns.reverse()
     return times
@@ -140,5 +139,6 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, statistics.median(values), high
 
 
-def _batch(inputs: Sequence[Any]) -> int:
-    return next((x.shape[0] for x in inputs if isinstance(x, Tensor) and x.dim()), 1)
+def _batch(inputs: Inputs) -> int:
+    given = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return next((x.shape[0] for x in given if isinstance(x, Tensor) and x.dim()), 1)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..graph import Graph, Group
-from ..recovery import Recovery
-from ..selection import Allocation, Ranked, Uniform
-from ..statistics import Statistics
+from secateur.graph import Graph, Group
+from secateur.recovery import Recovery
+from secateur.selection import Allocation, Ranked, Uniform
+from secateur.statistics import Statistics
+
 from .ranking import Ranking, from_scores
 
 __all__ = ["Magnitude", "Random"]
@@ -39,7 +40,9 @@ class Magnitude:
         """Return the order and the share of the norms that is lost along it."""
         norms = torch.zeros(group.size, dtype=torch.float64)
         for site in group.producers:
-            weight = statistics.tensors[site.parameter].double().movedim(site.dim, 0).flatten(1).abs() ** self.p
+            weight = (
+                statistics.tensors[site.parameter].double().movedim(site.dim, 0).flatten(1).abs() ** self.p
+            )
             norms += _by_unit(group, site.parameter, site.dim, weight.sum(1))
         return _ranked(group, from_scores(norms ** (1 / self.p), norms))
 

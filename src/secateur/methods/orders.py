@@ -18,6 +18,7 @@ from .ranking import Ranking, Reader, dead_units, from_scores
 __all__ = ["ZCA", "Conditional", "Output", "Pivot", "Variance", "Weights", "innovations", "joint_gram"]
 
 JITTER = 1e-6  # of the mean diagonal, before every factorisation of a Gram matrix
+ATTEMPTS = 8  # each with ten times the jitter: moments summed from float32 activations may be indefinite
 
 
 def joint_gram(readers: Sequence[Reader]) -> tuple[Tensor, Tensor]:
@@ -30,7 +31,9 @@ def joint_gram(readers: Sequence[Reader]) -> tuple[Tensor, Tensor]:
     alike = all(torch.equal(r.columns, first.columns) and r.xx.shape == first.xx.shape for r in readers)
     grams = [r.xx if alike else _unit_gram(r) for r in readers]
     columns = first.columns if alike else torch.arange(len(first.columns))[:, None]
-    total = sum((g / g.trace().clamp_min(torch.finfo(g.dtype).tiny) for g in grams), torch.zeros_like(grams[0]))
+    total = sum(
+        (g / g.trace().clamp_min(torch.finfo(g.dtype).tiny) for g in grams), torch.zeros_like(grams[0])
+    )
     return total, columns
 
 
@@ -42,9 +45,21 @@ def _unit_gram(reader: Reader) -> Tensor:
     return sums @ reader.xx @ sums.T
 
 
-def _stabilised(gram: Tensor) -> Tensor:
-    scale = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
-    return gram + JITTER * scale * torch.eye(len(gram), dtype=gram.dtype)
+def _stabilised(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the matrix with the smallest jitter with which it is positive definite, and its Cholesky factor."""
+    scale = gram.diagonal().abs().mean()
+    jitter = JITTER * scale if scale > 0 else scale.new_ones(())
+    eye = torch.eye(len(gram), dtype=gram.dtype)
+    for _ in range(ATTEMPTS):
+        matrix = gram + jitter * eye
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not failed:
+            return matrix, factor
+        jitter = jitter * 10
+    matrix = (
+        gram.diagonal().clamp_min(0).diag() + jitter * eye
+    )  # nothing is left to be said but the variances
+    return matrix, torch.linalg.cholesky(matrix)
 
 
 def innovations(gram: Tensor, columns: Tensor, order: Tensor) -> Tensor:
@@ -57,8 +72,8 @@ def innovations(gram: Tensor, columns: Tensor, order: Tensor) -> Tensor:
     sequence = columns[order]
     flat = sequence.reshape(-1)
     real = flat < d
-    permuted = _stabilised(gram)[flat[real]][:, flat[real]]
-    pivots = torch.linalg.cholesky(permuted).diagonal() ** 2
+    _, factor = _stabilised(gram[flat[real]][:, flat[real]])
+    pivots = factor.diagonal() ** 2
     spread = torch.zeros(len(flat), dtype=gram.dtype)
     spread[real] = pivots
     return spread.view(sequence.shape).sum(1)
@@ -92,7 +107,7 @@ class ZCA:
     def __call__(self, readers: Sequence[Reader]) -> Ranking:
         """Rank the units of a group."""
         gram, columns = joint_gram(readers)
-        values, vectors = torch.linalg.eigh(_stabilised(gram))
+        values, vectors = torch.linalg.eigh(_stabilised(gram)[0])
         root = (vectors * values.clamp_min(1e-12 * values.max()).rsqrt()) @ vectors.T
         blocks = torch.linalg.inv(_block(root, columns))
         scores = (blocks @ blocks).diagonal(dim1=1, dim2=2)
@@ -107,7 +122,7 @@ class Conditional:
     def __call__(self, readers: Sequence[Reader]) -> Ranking:
         """Rank the units of a group."""
         gram, columns = joint_gram(readers)
-        precision = torch.cholesky_inverse(torch.linalg.cholesky(_stabilised(gram)))
+        precision = torch.cholesky_inverse(_stabilised(gram)[1])
         scores = torch.linalg.inv(_block(precision, columns)).diagonal(dim1=1, dim2=2)
         scores = torch.where(columns < len(gram), scores, torch.zeros_like(scores)).sum(1)
         return _rank(readers, scores, gram, columns)
@@ -147,7 +162,7 @@ class Pivot:
         gram, columns = joint_gram(readers)
         n, d = len(columns), len(gram)
         residual = torch.zeros(d + 1, d + 1, dtype=gram.dtype)
-        residual[:d, :d] = _stabilised(gram)
+        residual[:d, :d], _ = _stabilised(gram)
         left, order = torch.ones(n, dtype=torch.bool), []
         for _ in range(n):
             power = residual.diagonal()[columns].sum(1)
@@ -170,72 +185,101 @@ class Output:
     With ``P = C^-1`` over the units still there and the consumer's weights ``W`` refitted to them, taking out
     the columns g raises the least-squares error of its output by ``tr(W_g P_gg^-1 W_g^T)`` (the update of optimal
     brain surgeon, for all rows at once). The error is summed over consumers, each in units of its output's power.
-    Ties fall to the higher index. Needs memory for one d x d matrix a consumer; `share` units go at a time, 1
-    at least, so that wide groups take a bounded number of steps.
+    Ties fall to the higher index. Needs memory for one d x d matrix a consumer. Wide groups take a bounded number
+    of steps: `share` of the units left (1 at least; more above 512 units) go before all others are updated. They
+    are picked one by one, with exact updates, among up to four times as many that cost least at that moment, so
+    that of two equal units only one goes.
     """
 
     share: float = 1 / 128
 
     def __call__(self, readers: Sequence[Reader]) -> Ranking:
         """Rank the units of a group."""
-        n = len(readers[0].columns)
-        states = [_Elimination(r) for r in readers]
         dead = dead_units(readers)
-        left = list(range(n))
+        states = [_Elimination.start(r) for r in readers]
+        share = min(self.share * max(1.0, (len(dead) / 512) ** 2), 0.25)
+        left = torch.arange(len(dead))
         removed: list[int] = []
         loss = [0.0]
-        while left:
-            units = torch.tensor(left)
-            cost = torch.stack([s.costs(units) for s in states]).sum(0).clamp_min(0)
-            cost = torch.where(dead[units], cost.new_full((), -1.0), cost)
-            count = max(1, int(len(left) * self.share))
-            chosen = torch.argsort(cost.flip(0), stable=True)[:count]
-            chosen = len(left) - 1 - chosen
-            taken = units[chosen]
-            before = loss[-1]
-            together = sum(s.remove(taken) for s in states)
-            single = cost[chosen].clamp_min(0)
-            # Units that go together share their joint error in proportion to what each would have cost alone.
-            portions = single.cumsum(0) / single.sum().clamp_min(torch.finfo(single.dtype).tiny)
-            loss += [before + float(together) * float(p) for p in portions]
-            removed += taken.tolist()
-            left = [u for u in left if u not in set(taken.tolist())]
+        while len(left):
+            count = max(1, int(len(left) * share))
+            near = left[_cheapest_first(states, left, dead)[: count + min(3 * count, 256)]]
+            among = [s.restricted(near) for s in states]
+            rest = torch.arange(len(near))
+            gone = []
+            for _ in range(count):
+                best = _cheapest_first(among, rest, dead[near])[:1]
+                loss.append(loss[-1] + max(sum(s.remove(rest[best]) for s in among), 0.0))
+                gone.append(int(near[rest[best]]))
+                rest = rest[rest != rest[best]]
+            for s in states:
+                s.remove(torch.tensor(gone))
+            removed += gone
+            left = left[~torch.isin(left, torch.tensor(gone))]
         return Ranking(tuple(reversed(removed)), torch.tensor(loss, dtype=torch.float64).flip(0))
 
 
-class _Elimination:
-    """One reader during backward elimination: its precision matrix and refitted weights, updated in place."""
+def _cheapest_first(states: Sequence[_Elimination], units: Tensor, dead: Tensor) -> Tensor:
+    """Return the positions in `units`, those first whose loss costs least; `dead` is by unit."""
+    cost = torch.stack([s.costs(units) for s in states]).sum(0).clamp_min(0)
+    cost = torch.where(dead[units], cost.new_full((), -1.0), cost)
+    return len(units) - 1 - torch.argsort(cost.flip(0), stable=True)
 
-    def __init__(self, reader: Reader) -> None:
+
+@dataclass
+class _Elimination:
+    """One reader during backward elimination: precision matrix and refitted weights, updated in place.
+
+    The last column of both is empty: units with fewer columns than others are padded with it.
+    """
+
+    precision: Tensor  # (d + 1, d + 1)
+    weight: Tensor  # (rows, d + 1)
+    columns: Tensor  # (units, b)
+    power: float
+
+    @staticmethod
+    def start(reader: Reader) -> _Elimination:
         d = len(reader.xx)
-        gram = torch.eye(d + 1, dtype=torch.float64)  # one empty column more, for units with fewer columns
-        gram[:d, :d] = _stabilised(reader.xx)
-        self.precision = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-        self.weight = torch.cat([reader.weight, reader.weight.new_zeros(len(reader.weight), 1)], 1)
-        self.columns = reader.columns
-        self.power = max(reader.power, torch.finfo(torch.float64).tiny)
+        precision = torch.eye(d + 1, dtype=torch.float64)
+        precision[:d, :d] = torch.cholesky_inverse(_stabilised(reader.xx)[1])
+        weight = torch.cat([reader.weight, reader.weight.new_zeros(len(reader.weight), 1)], 1)
+        return _Elimination(
+            precision, weight, reader.columns, max(reader.power, torch.finfo(torch.float64).tiny)
+        )
+
+    def restricted(self, units: Tensor) -> _Elimination:
+        """Return a copy of only these units, numbered anew: the updates among them need no others."""
+        empty = len(self.precision) - 1
+        own = self.columns[units]
+        index = torch.cat([own[own < empty], torch.tensor([empty])])
+        place = torch.empty(empty + 1, dtype=torch.long)
+        place[index] = torch.arange(len(index))
+        return _Elimination(self.precision[index][:, index], self.weight[:, index], place[own], self.power)
 
     def costs(self, units: Tensor) -> Tensor:
+        """Return what each unit would cost alone, (units,)."""
         own = self.columns[units]
+        padded = own == len(self.precision) - 1
         blocks = self.precision[own[:, :, None], own[:, None, :]]
-        blocks = torch.where(
-            (own == len(self.precision) - 1)[:, :, None] | (own == len(self.precision) - 1)[:, None, :],
-            torch.eye(own.shape[1], dtype=blocks.dtype),
-            blocks,
-        )
+        eye = torch.eye(own.shape[1], dtype=blocks.dtype)
+        blocks = torch.where(padded[:, :, None] | padded[:, None, :], eye, blocks)
         weights = self.weight[:, own].permute(1, 2, 0)
-        return (weights * torch.linalg.solve(blocks, weights)).sum((1, 2)) / self.power
+        solved: Tensor = torch.linalg.solve(blocks, weights)
+        return (weights * solved).sum((1, 2)) / self.power
 
-    def remove(self, units: Tensor) -> Tensor:
+    def remove(self, units: Tensor) -> float:
+        """Take units out, refit the weights to the others, and return what that cost."""
         own = self.columns[units].reshape(-1)
         own = own[own < len(self.precision) - 1]
-        solved = torch.linalg.solve(self.precision[own][:, own], self.precision[own])
         weights = self.weight[:, own]
-        cost = (weights @ torch.linalg.solve(self.precision[own][:, own], weights.T)).trace() / self.power
+        rows = self.precision[own]
+        block = rows[:, own]
+        cost = float((weights @ torch.linalg.solve(block, weights.T)).trace()) / self.power
+        solved = torch.linalg.solve(block, rows)
         self.weight -= weights @ solved
-        self.precision -= self.precision[:, own] @ solved
+        self.precision -= rows.T @ solved
         self.weight[:, own] = 0
-        # A removed column must not blow up later solves.
-        self.precision[own] = 0
+        self.precision[own] = 0  # exactly, so that nothing of it comes back in later solves
         self.precision[:, own] = 0
         return cost

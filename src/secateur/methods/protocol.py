@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..graph import Graph, Group
-from ..recovery import Recovery
-from ..selection import Allocation, Ranked
-from ..statistics import Statistics
+from secateur.graph import Graph, Group
+from secateur.recovery import Recovery
+from secateur.selection import Allocation, Ranked
+from secateur.statistics import Statistics
 
 __all__ = ["Method"]
 

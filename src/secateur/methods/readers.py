@@ -7,9 +7,10 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from ..graph import Graph, Group, Layer, Site
-from ..statistics.collect import SiteStatistics, Statistics
-from ..statistics.outlets import affine, outlet
+from secateur.graph import Graph, Group, Layer, Site
+from secateur.statistics.collect import SiteStatistics, Statistics
+from secateur.statistics.outlets import affine, outlet
+
 from .ranking import Reader
 
 __all__ = ["readers"]
@@ -20,8 +21,9 @@ def readers(
 ) -> list[Reader]:
     """Return a reader for each consumer of a group.
 
-    With `centred`, moments are about the mean: a constant that goes is repaired by an intercept. Whole patches are used where they were collected (and `patches` is true), else channel moments with the taps as
-    further rows of the weight. Consumers' weights are scaled by the BatchNorm behind them.
+    With `centred`, moments are about the mean: a constant that goes is repaired by an intercept. Whole patches are
+    used where they were collected (and `patches` is true), else channel moments with the taps as further rows of
+    the weight. Consumers' weights are scaled by the BatchNorm behind them.
     """
     layers = {layer.node: layer for layer in graph.layers}
     found = []
@@ -76,11 +78,16 @@ def _channel_reader(
     layer: Layer, moments: SiteStatistics, weight: Tensor, columns: Tensor, power: float, centred: bool
 ) -> Reader:
     g = layer.groups
-    taps = weight[0, 0].numel()
+    pooled = layer.in_channels // len(moments.mean)
+    weight = weight.reshape(len(weight), weight.shape[1] // pooled, -1)
+    columns = columns[:, ::pooled] // pooled
+    taps = weight.shape[2]
     rows = weight.reshape(g, weight.shape[0] // g, weight.shape[1], taps).permute(0, 1, 3, 2).flatten(1, 2)
     whole = torch.zeros(g, rows.shape[1], g, weight.shape[1], dtype=torch.float64)
     whole[torch.arange(g), :, torch.arange(g)] = rows
-    return Reader(_moments(moments.gram, moments.mean, centred), whole.view(-1, layer.in_channels), columns, power)
+    return Reader(
+        _moments(moments.gram, moments.mean, centred), whole.view(-1, len(moments.mean)), columns, power
+    )
 
 
 def _moments(gram: Tensor, mean: Tensor, centred: bool) -> Tensor:

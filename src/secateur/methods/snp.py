@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..graph import Graph, Group
-from ..recovery import OnePass, Recovery, Sequential
-from ..selection.allocation import Allocation, LossPerCost, Threshold
-from ..selection.select import Ranked
-from ..statistics.collect import Statistics
+from secateur.graph import Graph, Group
+from secateur.recovery import OnePass, Recovery, Sequential
+from secateur.selection.allocation import Allocation, LossPerCost, Threshold
+from secateur.selection.select import Ranked
+from secateur.statistics.collect import Statistics
+
 from .orders import ZCA, Output
 from .ranking import Order
 from .readers import readers

@@ -33,6 +33,12 @@ class Moments:
         """Restrict the regression to some inputs (indices along d)."""
         return Moments(self.xx[:, index][:, :, index], self.yx[:, :, index], self.yy, self.count)
 
+    def joined(self, other: Moments) -> Moments:
+        """Return the moments over both sets of samples."""
+        n = max(self.count + other.count, 1)
+        a, b = self.count / n, other.count / n
+        return Moments(a * self.xx + b * other.xx, a * self.yx + b * other.yx, a * self.yy + b * other.yy, n)
+
     def outputs(self, index: Tensor) -> Moments:
         """Restrict the regression to some outputs (indices along m)."""
         return Moments(self.xx, self.yx[:, index], self.yy[:, index], self.count)
@@ -61,10 +67,9 @@ def ridge(moments: Moments, start: Tensor, strength: float) -> Tensor:
 
     Shapes: `start` and the result are (g, m, d), float64.
     """
-    g, d, _ = moments.xx.shape
     diagonal = moments.xx.diagonal(dim1=1, dim2=2)
     unit = diagonal.mean(1).clamp_min(torch.finfo(torch.float64).tiny)
-    eye = torch.eye(d, dtype=torch.float64)
+    eye = torch.eye(moments.xx.shape[-1], dtype=torch.float64)
     residual = moments.yx - start @ moments.xx
     for _attempt in range(12):
         shifted = moments.xx + (strength * unit)[:, None, None] * eye

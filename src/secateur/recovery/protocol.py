@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..graph import Graph, Kept
-from ..statistics import Statistics
+from secateur.graph import Graph, Kept
+from secateur.statistics import Statistics
 
 __all__ = ["Recovery"]
 

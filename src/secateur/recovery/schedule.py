@@ -9,9 +9,11 @@ layers, and so on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from ..graph import Graph
-from ..graph.program import references
+from secateur.graph import Graph
+from secateur.graph.program import references
+
 from .jobs import Job
 
 __all__ = ["schedule"]
@@ -43,7 +45,7 @@ def schedule(graph: Graph, jobs: Sequence[Job], sweeps: float) -> list[list[Job]
 
 def _even(items: list[list[Job]], parts: int) -> list[list[list[Job]]]:
     edges = [round(i * len(items) / parts) for i in range(parts + 1)]
-    return [items[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [items[a:b] for a, b in pairwise(edges)]
 
 
 def _cost(stages: list[list[Job]], reached: dict[str, float]) -> float:

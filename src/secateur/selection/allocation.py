@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -57,7 +58,7 @@ class LossPerCost:
                 hull.pop()
             hull.append(r)
         keys = torch.empty(len(curve) - 1, dtype=torch.float64)
-        for a, b in zip(hull, hull[1:], strict=False):
+        for a, b in pairwise(hull):
             keys[a:b] = _slope(curve, a, b) / max(cost, 1e-12)
         return keys.flip(0)
 

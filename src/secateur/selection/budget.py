@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
-from ..errors import BudgetError
+from secateur.errors import BudgetError
 
 __all__ = ["Budget"]
 
@@ -36,8 +37,11 @@ class Budget:
             what = f"not {' and '.join(given)} together" if given else "none was given"
             raise BudgetError(f"A budget names exactly one of macs, params, variance; {what}.")
         value = getattr(self, given[0])
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value != value:
-            raise BudgetError(f"Budget {given[0]}={value!r} is out of range: it must be a number above 0.")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value <= 0:
+            raise BudgetError(
+                f"Budget {given[0]}={value!r} is out of range: it must be a finite number above 0."
+            )
         if given[0] == "variance" and value > 1:
             raise BudgetError(f"Budget variance={value!r} is out of range: a share of variance is at most 1.")
         if value > 1 and value != int(value):
@@ -63,4 +67,8 @@ class Budget:
     def __str__(self) -> str:
         if self.unit == "variance":
             return f"{self.value:.2%} of the variance of every group"
-        return f"{self.value:.1%} of {self.unit}" if self.value <= 1 else f"at most {self.value:,.0f} {self.unit}"
+        return (
+            f"{self.value:.1%} of {self.unit}"
+            if self.value <= 1
+            else f"at most {self.value:,.0f} {self.unit}"
+        )

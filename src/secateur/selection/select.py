@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import BudgetError
-from ..graph import Graph, Group, Kept
+from secateur.errors import BudgetError
+from secateur.graph import Graph, Group, Kept
+
 from .allocation import Allocation, Threshold
 from .budget import Budget
 
@@ -28,8 +30,9 @@ class Ranked:
 class Constraints:
     """What every selection respects: kept units come in multiples of `round_to`, and never fewer than `floor`.
 
-    Groups whose branch can be replaced by its constant (`Group.removable`) may fall to zero where
-    `whole_branches` is true; all others keep at least one unit.
+    A group with fewer units than these, or whose number of units is no multiple, may keep all of them. Groups whose
+    branch can be replaced by its constant (`Group.removable`) may fall to zero where `whole_branches` is true and
+    the floor is one; all others keep at least one unit.
     """
 
     round_to: int = 1
@@ -112,26 +115,32 @@ def _kept(
         gone[g] += 1
     kept = {}
     for entry, n in zip(ranked, gone, strict=True):
-        group = entry.group
-        units = list(entry.order[: constraints.count(group, group.size - n)])
-        if units:
-            for segment in group.segments:
-                if segment.units.isdisjoint(units):
-                    units.append(next(u for u in entry.order if u in segment.units))
-        kept[group.id] = tuple(sorted(units))
+        needed, order = _segments_first(entry)
+        count = constraints.count(entry.group, entry.group.size - n)
+        if 0 < count < needed:
+            count = constraints.count(entry.group, needed)
+        kept[entry.group.id] = tuple(sorted(order[:count]))
     return kept
 
 
+def _segments_first(entry: Ranked) -> tuple[int, tuple[int, ...]]:
+    """Return the order with the best unit of every segment in front, and how many those are."""
+    first: list[int] = []
+    for segment in entry.group.segments:
+        if segment.units.isdisjoint(first):
+            first.append(next(u for u in entry.order if u in segment.units))
+    return len(first), (*first, *(u for u in entry.order if u not in first))
+
+
 def _unreachable(graph: Graph, budget: Budget, smallest: Kept, why: str) -> str:
-    dense = dense_amount(graph, budget.unit, {})
-    least = dense_amount(graph, budget.unit, smallest)
-    reasons: Mapping[str, int] = {}
-    counts = dict(reasons)
-    for f in graph.frozen:
-        counts[f.reason] = counts.get(f.reason, 0) + 1
-    blocked = "; ".join(f"{reason} ({n} dimensions)" for reason, n in sorted(counts.items(), key=lambda i: -i[1])[:3])
+    unit = "params" if budget.unit == "variance" else budget.unit
+    dense = dense_amount(graph, unit, {})
+    least = dense_amount(graph, unit, smallest)
+    counts = Counter(f.reason for f in graph.frozen)
+    blocked = "; ".join(f"{reason} ({n} dimensions)" for reason, n in counts.most_common(3))
+    share = least / max(dense, 1)
     return (
-        f"The budget ({budget}) is out of reach: {why}, and the model still has {least / dense:.1%} of its "
-        f"{dense:,} {budget.unit}. Ask for at least {least / dense:.3f}, allow fewer exclusions or a lower floor."
+        f"The budget ({budget}) is out of reach: {why}, and the model still has {share:.1%} of its {dense:,} {unit}. "
+        f"Ask for at least {math.ceil(1000 * share) / 1000:.3f}, allow fewer exclusions or a lower floor."
         + (f" Frozen: {blocked}." if blocked else "")
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..graph import Graph, Layer, Node, Ref
+from secateur.graph import Graph, Layer, Node, Ref
 
 __all__ = ["Affine", "Outlet", "affine", "outlet"]
 

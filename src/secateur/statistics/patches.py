@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..graph import Layer
+from secateur.graph import Layer
 
 __all__ = ["Rows", "multiplicity", "output_rows", "patch_width", "read_rows", "sample_rows"]
 
@@ -80,16 +80,27 @@ def multiplicity(layer: Layer, space: tuple[int, ...]) -> Tensor:
 
     A strided 1 x 1 convolution reads one position in four; the others must not count in its channel moments.
     """
-    padded = tuple(n + 2 * p for n, p in zip(space, layer.padding, strict=True))
+    margins = _margins(layer, space)
+    padded = tuple(n + before + after for n, (before, after) in zip(space, margins, strict=True))
     counts = torch.bincount(_windows(layer, padded).reshape(-1), minlength=math.prod(padded)).view(padded)
-    inner = tuple(slice(p, p + n) for n, p in zip(space, layer.padding, strict=True))
+    inner = tuple(slice(before, before + n) for n, (before, _) in zip(space, margins, strict=True))
     return counts[inner].double()
 
 
 def _pad(layer: Layer, x: Tensor) -> Tensor:
-    if not any(layer.padding):
-        return x
-    return F.pad(x, [n for p in reversed(layer.padding) for n in (p, p)])
+    margins = [n for margin in reversed(_margins(layer, tuple(x.shape[2:]))) for n in margin]
+    return F.pad(x, margins) if any(margins) else x
+
+
+def _margins(layer: Layer, space: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the zeros before and after each dimension; "same" under an even kernel has one more after."""
+    last = [
+        (made - 1) * stride + dilation * (tap - 1) + 1
+        for made, stride, dilation, tap in zip(
+            layer.positions, layer.stride, layer.dilation, layer.taps, strict=True
+        )
+    ]
+    return [(p, max(p, end - n - p)) for p, end, n in zip(layer.padding, last, space, strict=True)]
 
 
 def _windows(layer: Layer, padded: tuple[int, ...]) -> Tensor:
