@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..graph import Graph, Kept, Layer
+from ..statistics.collect import fold
 from ..statistics.outlets import Outlet, outlet, running_mean
 
 __all__ = ["Job", "jobs", "masked"]
@@ -29,6 +30,7 @@ class Job:
     inputs: Tensor
     outputs: Tensor
     intercept: str | None  # the tensor that takes a constant: the BatchNorm's running mean, or the layer's bias
+    fold: int = 1  # so many neighbouring inputs of a linear layer are one channel's positions, flattened
 
     @property
     def taps(self) -> int:
@@ -54,6 +56,13 @@ class Job:
         index = (self.groups[:, None, None], self.outputs[:, :, None], self.inputs[:, None, :])
         whole[index] = part.view(*part.shape[:2], self.inputs.shape[1], -1).to(weight.dtype)
         return whole.view(weight.shape)
+
+    def recombined(self, weight: Tensor, mixing: Tensor) -> Tensor:
+        """Return the dense weight with its inputs replaced by `mixing` (g, inputs, kept), as (g, m, kept * taps)."""
+        g = self.layer.groups
+        whole = weight.reshape(g, weight.shape[0] // g, self.layer.width // self.fold, -1).double()
+        rows = whole[self.groups[:, None], self.outputs]  # (g, m, c, taps)
+        return torch.einsum("gmct,gck->gmkt", rows, mixing).flatten(2)
 
     def channels(self) -> Tensor:
         """Return the output channels that are left, as channels of the whole layer, (g * m,)."""
@@ -90,13 +99,13 @@ def jobs(graph: Graph, kept: Kept, producers: bool, residual: bool) -> list[Job]
         lost_outputs = len(groups) * outputs.shape[1] < layer.out_channels
         if not (lost_inputs or (lost_outputs and producers)):
             continue
-        found.append(Job(layer, out, groups, inputs, outputs, constant))
+        found.append(Job(layer, out, groups, inputs, outputs, constant, fold(graph, layer)))
     # Of two branches that meet, the later one repairs the sum; the earlier one aims at its own output.
     last = {job.outlet.join: job for job in found if job.outlet.join is not None}
     return [
         job
         if residual and last.get(job.outlet.join) is job
-        else Job(job.layer, Outlet(job.outlet.batch_norm, None, 0), job.groups, job.inputs, job.outputs, job.intercept)
+        else replace(job, outlet=Outlet(job.outlet.batch_norm, None, 0))
         for job in found
     ]
 

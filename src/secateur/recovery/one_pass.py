@@ -84,15 +84,11 @@ def _recombine(
     fold: int,
 ) -> dict[str, Tensor]:
     layer, weight = job.layer, dense[job.layer.weight]
-    per_group = weight.shape[0] // layer.groups
-    whole = weight.reshape(layer.groups, per_group, layer.width // fold, -1).double()
-    rows = whole[job.groups[:, None], job.outputs]  # (g, m, c, taps)
-    part = torch.einsum("gmct,gck->gmkt", rows, mixing)
-    repaired = {layer.weight: job.merge(current[layer.weight], part.flatten(2))}
+    repaired = {layer.weight: job.merge(current[layer.weight], job.recombined(weight, mixing))}
     if mean is not None and job.intercept is not None:
         own = mean.view(layer.groups, -1)[job.groups]
         lost = own - torch.einsum("gck,gk->gc", mixing, own.gather(1, _channels(job, fold)))
-        change = torch.einsum("gmct,gc->gm", rows, lost).reshape(-1)
+        change = job.recombined(weight, lost[..., None]).sum(2).reshape(-1)
         value = current[job.intercept].clone()
         sign = -1 if job.outlet.batch_norm is not None else 1
         value[job.channels()] += (sign * change).to(value.dtype)

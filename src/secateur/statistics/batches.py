@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..errors import CalibrationError
-from ..graph import Program
+from secateur.errors import CalibrationError
+from secateur.graph import Program
 
-__all__ = ["Calibration"]
+__all__ = ["HELD_OUT", "Calibration"]
+
+HELD_OUT = 4
+"""One sample in this many is held out: it chooses ridges and never fits weights."""
 
 
 class Calibration:
@@ -50,6 +53,23 @@ class Calibration:
     def samples(self, flat: list[Any]) -> int:
         """Return how many samples a batch of flat inputs holds."""
         return next((len(x) for x in flat if isinstance(x, Tensor) and x.ndim), 1)
+
+    def held_out(self) -> Iterator[tuple[list[Any], Tensor]]:
+        """Yield each batch with a mask of its samples that are held out from fitting: one in `HELD_OUT`."""
+        seen = 0
+        for flat in self:
+            n = self.samples(flat)
+            yield flat, torch.arange(seen, seen + n) % HELD_OUT == HELD_OUT - 1
+            seen += n
+
+    def take(self, flat: list[Any], mask: Tensor) -> list[Any]:
+        """Return the samples of a batch that a mask chooses."""
+        return [x[mask] if isinstance(x, Tensor) and x.ndim and len(x) == len(mask) else x for x in flat]
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether batches may have any size."""
+        return self._dynamic
 
     def _flatten(self, batch: Any, number: int) -> list[Any]:
         args: tuple[Any, ...] = ()

@@ -7,20 +7,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
 from ..graph import Graph, Group, Layer
 from ..progress import track
-from .batches import Calibration
+from .batches import HELD_OUT, Calibration
 from .forward import Forward, Watch, state_tensors
 from .outlets import affine, outlet
 from .patches import Rows, multiplicity, read_rows
 
-__all__ = ["HELD_OUT", "SiteStatistics", "Statistics", "collect"]
-
-HELD_OUT = 4  # one sample in four is held out from fitting
+__all__ = ["SiteStatistics", "Statistics", "collect"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class SiteStatistics:
     """Second moments of one value as one kind of window reads it, float64.
 
     ``fit`` and ``held`` (C, C) are channel moments over the positions that the layer reads, each position counted
-    as often as a tap reads it; ``mean`` (C,) likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments
+    as often as a tap reads it (C / fold of them, where flattened positions are pooled); ``mean`` (C,) likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments
     of whole patches with a constant one behind them, over all samples, where they were asked for and fit.
     """
 
@@ -57,6 +56,19 @@ class Statistics:
     tensors: Mapping[str, Tensor]  # the dense parameters and buffers, by canonical name
 
 
+def fold(graph: Graph, layer: Layer) -> int:
+    """Return how many neighbouring inputs of a linear layer are positions of one channel that was flattened."""
+    if layer.taps:
+        return 1
+    for group in graph.groups:
+        if group.kind == "channel" and any(site.node == layer.node for site in group.consumers):
+            owner = np.asarray(group.owner(layer.weight, layer.in_dim))
+            run = int(np.argmax(owner != owner[0])) or len(owner)
+            if run > 1 and len(owner) % run == 0 and bool((owner.reshape(-1, run) == owner[::run, None]).all()):
+                return run
+    return 1
+
+
 class _Power:
     """Running first and second moments of a watched value, by channel."""
 
@@ -80,9 +92,9 @@ class _Power:
 class _Site:
     """Running sums of one value under one kind of window."""
 
-    def __init__(self, layer: Layer, patches: bool, positions: int) -> None:
-        self.layer = layer
-        c = layer.in_channels
+    def __init__(self, layer: Layer, patches: bool, positions: int, fold: int) -> None:
+        self.layer, self.fold = layer, fold
+        c = layer.in_channels // fold
         self.sums = [torch.zeros(c + 1, c + 1, dtype=torch.float64) for _ in range(2)]
         self.count = [0.0, 0.0]
         self.patches: Tensor | None = None
@@ -109,6 +121,8 @@ class _Site:
             one = weight.sqrt().to(x.dtype).expand(len(x), -1)[..., None]
         else:
             flat = x.reshape(len(x), -1, x.shape[-1])
+            if self.fold > 1:
+                flat = flat.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)
             one = flat.new_ones(*flat.shape[:2], 1)
             weight = torch.ones(flat.shape[1])
         flat = torch.cat([flat, one], 2)
@@ -144,7 +158,7 @@ def collect(
     *,
     patches: bool = False,
     positions: int = 64,
-    memory: int = 1 << 30,
+    widest: int = 2400,
     seed: int = 0,
 ) -> Statistics:
     """Stream calibration data once through the dense program and sum what the consumers of `groups` read.
@@ -152,7 +166,8 @@ def collect(
     Nothing of the size of an activation is kept. Moments are made in the activations' type batch by batch and
     summed in float64; one sample in four goes to the held-out sum. Values that several layers read in the same way
     are summed once. With `patches`, moments of whole patches are summed as well, over `positions` output positions
-    a sample, for layers whose share of `memory` bytes suffices.
+    a sample, for layers whose patches are at most `widest` columns wide. A linear layer that reads more columns than
+    that, of flattened maps, has the moments of the channels, positions pooled.
 
     Raises:
         CalibrationError: the data are empty, do not fit the example, or make activations that are not finite.
@@ -162,13 +177,12 @@ def collect(
     tensors = state_tensors(graph.program)
     keys = {layer.node: _key(layer) for layer in layers}
     sites: dict[Any, _Site] = {}
-    left = memory
     for layer in layers:
-        size = 8 * layer.groups * (layer.width * math.prod(layer.taps) + 1) ** 2
         if keys[layer.node] not in sites:
-            fits = patches and size <= left and "transpose" not in layer.op
-            left -= size if fits else 0
-            sites[keys[layer.node]] = _Site(layer, fits, positions)
+            columns = layer.width * math.prod(layer.taps)
+            narrow = columns <= widest and "transpose" not in layer.op
+            pooled = 1 if columns <= widest else fold(graph, layer)
+            sites[keys[layer.node]] = _Site(layer, patches and narrow, positions, pooled)
     powers: dict[str, _Power] = {}
     where = {}
     for layer in layers:
@@ -180,10 +194,8 @@ def collect(
     batches = Calibration(calibration, graph.program)
     generator = torch.Generator().manual_seed(seed)
     seen = 0
-    for batch in track(batches, "statistics"):
-        n = batches.samples(batch)
-        held = (torch.arange(seen, seen + n) % HELD_OUT) == HELD_OUT - 1
-        seen += n
+    for batch, held in track(batches.held_out(), "statistics"):
+        seen += len(held)
         for site in sites.values():
             site.begin(held, generator)
         forward.run(batch, reads, dict(powers))

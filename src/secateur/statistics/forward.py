@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..graph import Program
+from secateur.graph import Program
 
-__all__ = ["Forward", "Watch", "state_tensors"]
+__all__ = ["Forward", "Normalise", "Watch", "state_tensors"]
 
 Watch = Callable[[tuple[Any, ...], Any], None]
 """Called with a node's arguments (before it runs in place on them) or its result."""
@@ -22,6 +22,10 @@ def state_tensors(program: Program) -> dict[str, Tensor]:
     values = {**exported.constants, **exported.state_dict}
     names = {names[0] for names in program.parameters.values()}
     return {name: values[name].detach() for name in names if isinstance(values.get(name), Tensor)}
+
+
+Normalise = Callable[[str, Tensor, Tensor, int], None]
+"""Called with a BatchNorm node, the mean and the (biased) variance of its input by channel, and their count."""
 
 
 class _Stop(Exception):  # noqa: N818 - a signal, not an error
@@ -43,9 +47,18 @@ class Forward:
         self._others = {**program.exported.state_dict, **program.exported.constants}
 
     def run(
-        self, inputs: list[Any], reads: Mapping[str, Watch], makes: Mapping[str, Watch], *, whole: bool = False
-    ) -> Any:
-        """Run one batch of flat inputs; return the program's flat outputs if `whole`, else None."""
+        self,
+        inputs: list[Any],
+        reads: Mapping[str, Watch],
+        makes: Mapping[str, Watch],
+        *,
+        whole: bool = False,
+        normalise: Normalise | None = None,
+    ) -> list[Any] | None:
+        """Run one batch of flat inputs; return the program's flat outputs if `whole`, else None.
+
+        With `normalise`, BatchNorms use the mean and variance of the batch, which the callback is told.
+        """
         given = iter(inputs)
         values = []
         for spec in self._signature.input_specs:
@@ -58,7 +71,7 @@ class Forward:
         last = next((n.name for n in reversed(self._graph.graph.nodes) if n.name in watched), None)
         with torch.inference_mode():
             try:
-                result = _Interpreter(self._graph, reads, makes, None if whole else last).run(*values)
+                result = _Interpreter(self._graph, reads, makes, None if whole else last, normalise).run(*values)
             except _Stop:
                 return None
         return list(result)
@@ -66,20 +79,37 @@ class Forward:
 
 class _Interpreter(fx.Interpreter):
     def __init__(
-        self, graph: fx.GraphModule, reads: Mapping[str, Watch], makes: Mapping[str, Watch], last: str | None
+        self,
+        graph: fx.GraphModule,
+        reads: Mapping[str, Watch],
+        makes: Mapping[str, Watch],
+        last: str | None,
+        normalise: Normalise | None,
     ) -> None:
         super().__init__(graph)
-        self._reads, self._makes, self._last = reads, makes, last
+        self._reads, self._makes, self._last, self._normalise = reads, makes, last, normalise
 
     def run_node(self, n: fx.Node) -> Any:
         read = self._reads.get(n.name)
         if read is not None:
             args, _ = self.fetch_args_kwargs_from_env(n)
             read(args, None)
-        result = super().run_node(n)
+        if self._normalise is not None and n.target is torch.ops.aten.batch_norm.default:
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            result = _batch_normalised(n.name, args, self._normalise)
+        else:
+            result = super().run_node(n)
         make = self._makes.get(n.name)
         if make is not None:
             make((), result)
         if n.name == self._last:
             raise _Stop
         return result
+
+
+def _batch_normalised(name: str, args: tuple[Any, ...], normalise: Normalise) -> Tensor:
+    x, weight, bias, _, _, _, _, eps = args[:8]
+    dims = [d for d in range(x.ndim) if d != 1]
+    mean, variance = x.mean(dims), x.var(dims, unbiased=False)
+    normalise(name, mean, variance, x.numel() // x.shape[1])
+    return torch.nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)

@@ -1,0 +1,220 @@
+"""Regressions of one layer, summed while the dense and the pruned network run side by side.
+
+`OutputRegression` solves the layer's weights over whole patches towards what its output should be;
+`InputRegression` solves how the inputs that are left stand in for all inputs, the same at every tap, where patches
+would need too much memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import CalibrationError
+from secateur.graph import Graph
+from secateur.statistics.forward import Watch
+from secateur.statistics.outlets import affine
+from secateur.statistics.patches import Rows, output_rows, read_rows
+
+from .jobs import Job
+from .least_squares import Moments, choose_ridge, ridge
+
+__all__ = ["InputRegression", "OutputRegression", "Sampling", "regression"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many output positions of a sample are looked at: `positions`, or more for `oversampling` rows an unknown."""
+
+    samples: int
+    positions: int
+    oversampling: int
+
+    def wanted(self, unknowns: int) -> int:
+        """Return the number of positions for that many unknowns."""
+        return max(self.positions, -(-self.oversampling * unknowns // max(self.samples, 1)))
+
+
+def regression(
+    graph: Graph, job: Job, dense: Mapping[str, Tensor], sampling: Sampling, memory: int, patches: bool
+) -> OutputRegression | InputRegression:
+    """Return the regression over patches if its moments fit into `memory` bytes, else that over channels."""
+    fits = 2 * 8 * len(job.groups) * (job.width + 1) ** 2 <= memory
+    if job.taps * job.fold == 1 or not job.inputs.shape[1] or (patches and fits):
+        return OutputRegression(graph, job, dense, sampling)
+    return InputRegression(job, dense, sampling)
+
+
+class _Sums:
+    """Sums of a regression with g groups, d inputs and m outputs: the fit and the held-out samples apart."""
+
+    def __init__(self, module: str, g: int, d: int, m: int) -> None:
+        shapes = ((g, d, d), (g, m, d), (g, m))
+        self._module = module
+        self._sums = [[torch.zeros(shape, dtype=torch.float64) for shape in shapes] for _ in range(2)]
+        self._count = [0, 0]
+
+    def add(self, x: Tensor, y: Tensor, held: Tensor) -> None:
+        """Add rows x (g, rows, d) and y (g, rows, m); `held` (samples,) says which samples are held out."""
+        mask = held.repeat_interleave(x.shape[1] // len(held))
+        for i, rows in enumerate((~mask, mask)):
+            xs, ys = x[:, rows], y[:, rows]
+            for total, part in zip(self._sums[i], (xs.mT @ xs, ys.mT @ xs, (ys.double() ** 2).sum(1)), strict=True):
+                total += part.double()
+            self._count[i] += int(rows.sum())
+
+    def moments(self) -> tuple[Moments, Moments]:
+        """Return fit and held-out moments; where nothing was held out, the fit serves as both."""
+        if not all(bool(torch.isfinite(t).all()) for sums in self._sums for t in sums):
+            raise CalibrationError(
+                f"Activations at {self._module} are not finite on the calibration data: check the inputs' "
+                "preprocessing, and that the dense model gives finite outputs on them."
+            )
+        fit, held = (
+            Moments(xx / max(n, 1), yx / max(n, 1), yy / max(n, 1), n)
+            for (xx, yx, yy), n in zip(self._sums, self._count, strict=True)
+        )
+        return fit, held if held.count else fit
+
+
+def _solved(fit: Moments, held: Moments, start: Tensor, strengths: Sequence[float], fixed: Tensor | None) -> Tensor:
+    """Choose each output's ridge on held-out moments, then solve on all of them; `fixed` outputs stay."""
+    _, chosen = choose_ridge(fit, held, start, strengths)
+    both = fit if held is fit else fit.joined(held)
+    solved = start
+    for strength in chosen[chosen.isfinite()].unique().tolist():
+        here = chosen == strength
+        if fixed is not None:
+            here &= ~fixed
+        solved = torch.where(here[..., None], ridge(both, start, strength), solved)
+    return solved
+
+
+class OutputRegression:
+    """Least squares of a layer's output, or of the residual sum behind it, on the patches that it reads."""
+
+    def __init__(self, graph: Graph, job: Job, dense: Mapping[str, Tensor], sampling: Sampling) -> None:
+        self._job = job
+        g, m = job.outputs.shape
+        self._affine = affine(job.outlet.batch_norm, graph, dense) if job.outlet.join is not None else None
+        # A BatchNorm that multiplies by zero does not show what came in: such outputs keep their weights.
+        self._unseen = torch.zeros(g, m, dtype=torch.bool)
+        if self._affine is not None:
+            scale = self._affine.scale.abs()
+            self._unseen = (scale <= 1e-6 * scale.max())[job.channels()].view(g, m)
+        self._bias = dense[job.layer.bias][job.channels()].view(g, 1, m) if job.layer.bias is not None else None
+        self._spatial = math.prod(job.layer.positions)
+        self._wanted = sampling.wanted(job.width)
+        self._sums = _Sums(job.layer.module, g, job.width + (job.intercept is not None), m)
+
+    def begin(self, held: Tensor, generator: torch.Generator) -> None:
+        """Start a batch: draw the output positions that count."""
+        self._held = held
+        self._rows = Rows.draw(self._spatial, self._wanted, generator)
+
+    def original(self) -> tuple[dict[str, Watch], dict[str, Watch]]:
+        """Return what to watch in the dense network: (reads, makes)."""
+        return {}, {self._job.outlet.join or self._job.layer.node: self._target}
+
+    def pruned(self) -> tuple[dict[str, Watch], dict[str, Watch]]:
+        """Return what to watch in the pruned network: (reads, makes)."""
+        reads: dict[str, Watch] = {self._job.layer.node: self._read}
+        if self._job.outlet.join is not None:
+            reads[self._job.outlet.join] = self._other
+        return reads, {}
+
+    def solve(self, current: Mapping[str, Tensor], strengths: Sequence[float]) -> dict[str, Tensor]:
+        """Return the repaired tensors in the full shapes."""
+        job = self._job
+        weight = current[job.layer.weight]
+        start = job.split(weight)
+        if job.intercept is not None:
+            start = torch.cat([start, start.new_zeros(*start.shape[:2], 1)], 2)
+        solved = _solved(*self._sums.moments(), start, strengths, self._unseen)
+        if job.intercept is None:
+            return {job.layer.weight: job.merge(weight, solved)}
+        value = current[job.intercept].clone()
+        sign = -1 if job.outlet.batch_norm is not None else 1
+        value[job.channels()] += sign * solved[:, :, -1].reshape(-1).to(value.dtype)
+        return {job.intercept: value, job.layer.weight: job.merge(weight, solved[:, :, :-1])}
+
+    def _target(self, args: tuple[Any, ...], result: Tensor) -> None:
+        self._wish = self._left(output_rows(self._job.layer, result, self._rows)).clone()
+
+    def _read(self, args: tuple[Any, ...], result: None) -> None:
+        x = args[0].index_select(self._job.layer.channel_dim, self._job.input_channels())
+        self._x = read_rows(self._job.layer, x, self._rows, groups=len(self._job.groups))
+        if self._job.outlet.join is None:
+            self._add(self._wish)
+
+    def _other(self, args: tuple[Any, ...], result: None) -> None:
+        """Take the other summand away, then undo the BatchNorm: what the layer itself should make."""
+        rest = self._wish - self._left(output_rows(self._job.layer, args[self._job.outlet.operand], self._rows))
+        if self._affine is not None:
+            g, m = self._job.outputs.shape
+            channels = self._job.channels()
+            scale, shift = self._affine.scale[channels].view(g, 1, m), self._affine.shift[channels].view(g, 1, m)
+            rest = (rest - shift) / torch.where(self._unseen[:, None], torch.ones_like(scale), scale)
+        self._add(rest)
+
+    def _left(self, rows: Tensor) -> Tensor:
+        """Keep the outputs that are left, (g, rows, m)."""
+        return rows[self._job.groups[:, None], :, self._job.outputs].movedim(1, 2)
+
+    def _add(self, y: Tensor) -> None:
+        x = self._x if self._job.intercept is None else torch.cat([self._x, self._x.new_ones(*self._x.shape[:2], 1)], 2)
+        self._sums.add(x, y if self._bias is None else y - self._bias, self._held)
+
+
+class InputRegression:
+    """Least squares of all the inputs that the dense layer reads on those that the pruned one is left with."""
+
+    def __init__(self, job: Job, dense: Mapping[str, Tensor], sampling: Sampling) -> None:
+        self._job = job
+        self._weight = dense[job.layer.weight]
+        self._spatial = math.prod(job.layer.positions)
+        self._wanted = -(-sampling.wanted(job.width // job.taps) // job.taps)
+        self._kept = job.inputs[:, :: job.fold] // job.fold
+        self._sums = _Sums(job.layer.module, len(job.groups), self._kept.shape[1], job.layer.width // job.fold)
+
+    def begin(self, held: Tensor, generator: torch.Generator) -> None:
+        """Start a batch: draw the output positions that count."""
+        self._held = held
+        self._rows = Rows.draw(self._spatial, self._wanted, generator)
+
+    def original(self) -> tuple[dict[str, Watch], dict[str, Watch]]:
+        """Return what to watch in the dense network: (reads, makes)."""
+        return {self._job.layer.node: self._target}, {}
+
+    def pruned(self) -> tuple[dict[str, Watch], dict[str, Watch]]:
+        """Return what to watch in the pruned network: (reads, makes)."""
+        return {self._job.layer.node: self._read}, {}
+
+    def solve(self, current: Mapping[str, Tensor], strengths: Sequence[float]) -> dict[str, Tensor]:
+        """Return the repaired weight: the dense one, each input replaced by what stands in for it."""
+        job = self._job
+        start = torch.zeros(len(self._kept), job.layer.width // job.fold, self._kept.shape[1], dtype=torch.float64)
+        for g, left in enumerate(self._kept):
+            start[g, left, torch.arange(len(left))] = 1
+        mixing = _solved(*self._sums.moments(), start, strengths, None)
+        return {job.layer.weight: job.merge(current[job.layer.weight], job.recombined(self._weight, mixing))}
+
+    def _target(self, args: tuple[Any, ...], result: None) -> None:
+        rows = read_rows(self._job.layer, args[0], self._rows)[self._job.groups]
+        self._wish = self._by_channel(rows).clone()
+
+    def _read(self, args: tuple[Any, ...], result: None) -> None:
+        x = args[0].index_select(self._job.layer.channel_dim, self._job.input_channels())
+        rows = read_rows(self._job.layer, x, self._rows, groups=len(self._job.groups))
+        self._sums.add(self._by_channel(rows), self._wish, self._held)
+
+    def _by_channel(self, rows: Tensor) -> Tensor:
+        """Let every tap be a row of its own: (g, rows, c * taps) to (g, rows * taps, c)."""
+        g, n, d = rows.shape
+        taps = self._job.taps * self._job.fold
+        return rows.view(g, n, d // taps, taps).mT.reshape(g, n * taps, d // taps)
