@@ -1,0 +1,138 @@
+"""Calibration data in all the forms that people have them, and all the ways in which they can be wrong."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from secateur.errors import CalibrationError
+from secateur.graph import Program, trace
+from secateur.statistics import Calibration
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.out(torch.relu(self.fc(x)) * scale)
+
+
+class Fixed(nn.Module):
+    """A batch size that the code repeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.fc(x)).reshape(4, 8))
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+@pytest.fixture(scope="module")
+def single() -> Program:
+    return trace(net(), torch.zeros(2, 3)).program
+
+
+@pytest.fixture(scope="module")
+def named() -> Program:
+    return trace(Pair(), x=torch.zeros(2, 3), scale=torch.zeros(2, 1)).program
+
+
+@pytest.fixture(scope="module")
+def fixed() -> Program:
+    return trace(Fixed(), torch.zeros(4, 3)).program
+
+
+def sizes(batches: Any, program: Program) -> list[list[tuple[int, ...]]]:
+    return [[tuple(x.shape) for x in flat] for flat in Calibration(batches, program)]
+
+
+def test_tensors_and_tuples_with_labels(single: Program) -> None:
+    x, y = torch.rand(5, 3), torch.zeros(5)
+    assert sizes([x, x[:2]], single) == [[(5, 3)], [(2, 3)]]
+    assert sizes([(x, y), [x, y]], single) == [[(5, 3)], [(5, 3)]]
+    loader = DataLoader(TensorDataset(x, y), batch_size=2)
+    assert sizes(loader, single) == [[(2, 3)], [(2, 3)], [(1, 3)]]
+
+
+def test_positional_pairs() -> None:
+    program = trace(Pair(), torch.zeros(2, 3), torch.zeros(2, 1)).program
+    batch = (torch.rand(4, 3), torch.rand(4, 1), torch.zeros(4))
+    assert sizes([batch], program) == [[(4, 3), (4, 1)]]
+
+
+def test_mappings_are_taken_by_key(named: Program) -> None:
+    batch = {"labels": torch.zeros(4), "scale": torch.rand(4, 1), "x": torch.rand(4, 3)}
+    flat = next(iter(Calibration([batch], named)))
+    assert flat[0] is batch["x"]
+    assert flat[1] is batch["scale"]
+
+
+def test_an_iterator_can_be_swept_twice(single: Program) -> None:
+    def stream() -> Iterator[Tensor]:
+        yield from torch.rand(6, 3).split(2)
+
+    calibration = Calibration(stream(), single)
+    first, second = list(calibration), list(calibration)
+    assert len(first) == 3
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
+
+
+def test_batches_are_cut_to_the_size_that_the_program_takes(fixed: Program) -> None:
+    assert not fixed.dynamic
+    assert sizes([torch.rand(4, 3), torch.rand(9, 3)], fixed) == [[(4, 3)], [(4, 3)], [(4, 3)]]
+    with pytest.raises(CalibrationError, match=r"3 samples.*batch size of the example \(4\)"):
+        sizes([torch.rand(3, 3)], fixed)
+
+
+def test_one_sample_in_four_is_held_out_whatever_the_batches(single: Program) -> None:
+    x = torch.arange(27.0).view(9, 3)
+    for size in (1, 2, 4, 9):
+        held = torch.cat([mask for _, mask in Calibration(x.split(size), single).held_out()])
+        assert held.nonzero().flatten().tolist() == [3, 7]
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "empty"),
+        (iter(()), "empty"),
+        ([torch.rand(4, 5)], r"shape \(4, 5\).*\(N, 3\)"),
+        ([torch.rand(4, 3, 1)], r"shape \(4, 3, 1\)"),
+        ([torch.rand(0, 3)], r"shape \(0, 3\)"),
+        ([torch.rand(4, 3).double()], r"float64.*float32"),
+        ([torch.zeros(4, 3, dtype=torch.uint8)], r"uint8"),
+        ([torch.full((4, 3), float("nan"))], "not finite"),
+        ([torch.rand(4, 3), torch.full((4, 3), float("inf"))], "batch 1 .*not finite"),
+        ([{"x": torch.rand(4, 3)}], "mapping with keys"),
+        (["image.png"], "is a str"),
+        ([()], "is a tuple"),
+        ([([1.0, 2.0, 3.0], 0)], "has 3 inputs|not a tensor"),
+        ([(1.0, 2)], "is a float, not a tensor"),
+    ],
+)
+def test_what_does_not_fit_is_refused(single: Program, batches: Any, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        list(Calibration(batches, single))
+
+
+def test_one_tensor_is_no_iterable_of_batches(single: Program) -> None:
+    with pytest.raises(CalibrationError, match="split"):
+        Calibration(torch.rand(8, 3), single)
+
+
+@pytest.mark.parametrize(
+    "batch", [{"x": torch.rand(4, 3)}, torch.rand(4, 3), (torch.rand(4, 3), torch.rand(4, 1))]
+)
+def test_keywords_that_are_missing(named: Program, batch: Any) -> None:
+    with pytest.raises(CalibrationError, match="keywords"):
+        list(Calibration([batch], named))
