@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .artefact import save
 from .candidates import candidates
+from .cutting import cut
 from .graph import Graph, Kept, trace
 from .measure import compare_latency, environment, size
 from .methods import Method
@@ -24,7 +25,7 @@ from .progress import silenced
 from .report import Accuracy, Report
 from .selection import Budget, Constraints, select
 from .statistics import Calibration, collect, state_tensors
-from .surgery import Plan, apply, make_plan, mask, verify
+from .surgery import Plan, apply, make_plan
 
 __all__ = ["Result", "plan", "prune"]
 
@@ -99,22 +100,25 @@ def prune(
             statistics = collect(graph, chosen.groups, calibration, patches=method.patches, seed=seed)
         with _timed(seconds, "selection"):
             ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
-            kept = select(graph, ranked, budget, method.allocation, constraints)
-        with _timed(seconds, "verification"):
-            cut = make_plan(model, graph, kept)
-            pruned = apply(model, cut)
-            shown, named = _first(calibration, graph, args, kwargs)
-            check = verify(mask(model, graph, kept), pruned, graph, kept, shown, named)
-        final = cut
+        with _timed(seconds, "surgery"):
+            first = cut(
+                model,
+                graph,
+                chosen,
+                ranked,
+                lambda left: select(graph, left, budget, method.allocation, constraints),
+                _first(calibration, graph, args, kwargs),
+            )
+        kept, chosen, pruned, final = first.kept, first.candidates, first.model, first.plan
         with _timed(seconds, "recovery"):
             if method.recovery is not None:
                 tensors = method.recovery(graph, kept, statistics, calibration, seed)
                 final = plan(model, graph, kept, tensors)
-        smaller = apply(model, final) if final is not cut else pruned
+        smaller = apply(model, final) if final is not first.plan else pruned
         accuracy = None
         if evaluate is not None:
             with _timed(seconds, "evaluation"):
-                recovered = evaluate(smaller) if final is not cut else None
+                recovered = evaluate(smaller) if final is not first.plan else None
                 accuracy = Accuracy(evaluate(model), evaluate(pruned), recovered)
         with _timed(seconds, "measurement"):
             report = Report(
@@ -122,7 +126,7 @@ def prune(
                 budget=str(budget),
                 before=size(model, inputs),
                 after=size(smaller, inputs),
-                max_masked_difference=check.max_difference,
+                max_masked_difference=first.verification.max_difference,
                 seconds=seconds,
                 environment=environment(),
                 seed=seed,

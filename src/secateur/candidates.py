@@ -1,4 +1,4 @@
-"""Which groups a run may prune: those of the method's reach, not excluded, and editable in this model."""
+"""Which groups a run may prune, and the selection among them that this model's code allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import UnknownNameError, did_you_mean
 from .graph import Graph, Group
 from .surgery import editable, removable
 
-__all__ = ["Candidates", "candidates"]
+__all__ = ["Candidates", "candidates", "tried"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,21 @@ def candidates(model: nn.Module, graph: Graph, exclude: Iterable[str | type[nn.M
             refused[group.id] = "a residual stream: several layers write to it"
         else:
             wanted.append(group)
-    trial = editable(model, graph, [g.id for g in wanted])
-    refused |= trial.refused
-    kept = [g for g in wanted if g.id in set(trial.groups)]
-    whole = set(removable(model, graph, [g.id for g in kept if g.removable]).groups)
-    return Candidates(tuple(replace(g, removable=g.id in whole) for g in kept), refused)
+    return Candidates(tuple(wanted), refused)
+
+
+def tried(model: nn.Module, graph: Graph, chosen: Candidates) -> Candidates:
+    """Return the candidates that a copy of this model can really lose units of, the others with the reason.
+
+    This takes an export or more, so it is for models in which a selection could not be carried out: their code
+    repeats a size somewhere, as a number.
+    """
+    trial = editable(model, graph, [g.id for g in chosen.groups])
+    left = [g for g in chosen.groups if g.id in set(trial.groups)]
+    whole = set(removable(model, graph, [g.id for g in left if g.removable]).groups)
+    return Candidates(
+        tuple(replace(g, removable=g.id in whole) for g in left), {**chosen.refused, **trial.refused}
+    )
 
 
 def _excluded(model: nn.Module, path: str, patterns: Sequence[str | type[nn.Module]]) -> bool:

@@ -23,7 +23,11 @@ def re_estimated(graph: Graph, tensors: Mapping[str, Tensor], batches: Calibrati
     Three samples in four give the statistics; on the fourth the outputs must come closer to the dense network's
     (mean squared difference) than they are without. One pass, and one over the held-out samples.
     """
-    nodes = [n for n in graph.program.nodes if n.op == "batch_norm" and isinstance(n.args[3], Ref) and "/" not in n.name]
+    nodes = [
+        n
+        for n in graph.program.nodes
+        if n.op == "batch_norm" and isinstance(n.args[3], Ref) and "/" not in n.name
+    ]
     if not nodes or not batches.dynamic:
         return dict(tensors)
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..graph import Graph, Kept, Layer
-from ..statistics.collect import fold
-from ..statistics.outlets import Outlet, outlet, running_mean
+from secateur.graph import Graph, Kept, Layer
+from secateur.statistics.collect import fold
+from secateur.statistics.outlets import Outlet, outlet, running_mean
 
 __all__ = ["Job", "jobs", "masked"]
 
@@ -29,7 +29,9 @@ class Job:
     groups: Tensor
     inputs: Tensor
     outputs: Tensor
-    intercept: str | None  # the tensor that takes a constant: the BatchNorm's running mean, or the layer's bias
+    intercept: (
+        str | None
+    )  # the tensor that takes a constant: the BatchNorm's running mean, or the layer's bias
     fold: int = 1  # so many neighbouring inputs of a linear layer are one channel's positions, flattened
 
     @property
@@ -104,7 +106,7 @@ def jobs(graph: Graph, kept: Kept, producers: bool, residual: bool) -> list[Job]
     last = {job.outlet.join: job for job in found if job.outlet.join is not None}
     return [
         job
-        if residual and last.get(job.outlet.join) is job
+        if residual and job.outlet.join is not None and last[job.outlet.join] is job
         else replace(job, outlet=Outlet(job.outlet.batch_norm, None, 0))
         for job in found
     ]
@@ -115,7 +117,9 @@ def _survivors(graph: Graph, layer: Layer, kept: Kept) -> tuple[Tensor, Tensor, 
     outputs = graph.surviving(layer.weight, layer.out_dim, kept)
     per_out = layer.out_channels // g
     rows = [outputs[(outputs >= i * per_out) & (outputs < (i + 1) * per_out)] - i * per_out for i in range(g)]
-    inside = graph.surviving(layer.weight, layer.in_dim, kept)  # within a group; depthwise: always the one channel
+    inside = graph.surviving(
+        layer.weight, layer.in_dim, kept
+    )  # within a group; depthwise: always the one channel
     left = [i for i in range(g) if len(rows[i])]
     if not left or len({len(rows[i]) for i in left}) > 1:
         return None

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..graph import Graph, Kept
-from ..statistics.collect import Statistics
+from secateur.graph import Graph, Kept
+from secateur.statistics.collect import Statistics
+
 from .jobs import Job, jobs, masked
-from .least_squares import RIDGES, Moments, choose_ridge, ridge
+from .least_squares import Moments, choose_ridge, ridge
 
 __all__ = ["OnePass"]
 
@@ -43,7 +44,9 @@ class OnePass:
         site = statistics.sites[job.layer.node]
         fold = job.layer.in_channels // len(site.fit)
         mean = site.mean if self.centred else torch.zeros_like(site.mean)
-        fit, held, both = (_moments(job, m - torch.outer(mean, mean), fold) for m in (site.fit, site.held, site.gram))
+        fit, held, both = (
+            _moments(job, m - torch.outer(mean, mean), fold) for m in (site.fit, site.held, site.gram)
+        )
         kept = _channels(job, fold)
         start = torch.zeros(*fit.yx.shape[:2], kept.shape[1], dtype=torch.float64)
         for g in range(len(kept)):

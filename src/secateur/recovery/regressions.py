@@ -64,7 +64,9 @@ class _Sums:
         mask = held.repeat_interleave(x.shape[1] // len(held))
         for i, rows in enumerate((~mask, mask)):
             xs, ys = x[:, rows], y[:, rows]
-            for total, part in zip(self._sums[i], (xs.mT @ xs, ys.mT @ xs, (ys.double() ** 2).sum(1)), strict=True):
+            for total, part in zip(
+                self._sums[i], (xs.mT @ xs, ys.mT @ xs, (ys.double() ** 2).sum(1)), strict=True
+            ):
                 total += part.double()
             self._count[i] += int(rows.sum())
 
@@ -82,7 +84,9 @@ class _Sums:
         return fit, held if held.count else fit
 
 
-def _solved(fit: Moments, held: Moments, start: Tensor, strengths: Sequence[float], fixed: Tensor | None) -> Tensor:
+def _solved(
+    fit: Moments, held: Moments, start: Tensor, strengths: Sequence[float], fixed: Tensor | None
+) -> Tensor:
     """Choose each output's ridge on held-out moments, then solve on all of them; `fixed` outputs stay."""
     _, chosen = choose_ridge(fit, held, start, strengths)
     both = fit if held is fit else fit.joined(held)
@@ -107,7 +111,9 @@ class OutputRegression:
         if self._affine is not None:
             scale = self._affine.scale.abs()
             self._unseen = (scale <= 1e-6 * scale.max())[job.channels()].view(g, m)
-        self._bias = dense[job.layer.bias][job.channels()].view(g, 1, m) if job.layer.bias is not None else None
+        self._bias = (
+            dense[job.layer.bias][job.channels()].view(g, 1, m) if job.layer.bias is not None else None
+        )
         self._spatial = math.prod(job.layer.positions)
         self._wanted = sampling.wanted(job.width)
         self._sums = _Sums(job.layer.module, g, job.width + (job.intercept is not None), m)
@@ -154,11 +160,16 @@ class OutputRegression:
 
     def _other(self, args: tuple[Any, ...], result: None) -> None:
         """Take the other summand away, then undo the BatchNorm: what the layer itself should make."""
-        rest = self._wish - self._left(output_rows(self._job.layer, args[self._job.outlet.operand], self._rows))
+        rest = self._wish - self._left(
+            output_rows(self._job.layer, args[self._job.outlet.operand], self._rows)
+        )
         if self._affine is not None:
             g, m = self._job.outputs.shape
             channels = self._job.channels()
-            scale, shift = self._affine.scale[channels].view(g, 1, m), self._affine.shift[channels].view(g, 1, m)
+            scale, shift = (
+                self._affine.scale[channels].view(g, 1, m),
+                self._affine.shift[channels].view(g, 1, m),
+            )
             rest = (rest - shift) / torch.where(self._unseen[:, None], torch.ones_like(scale), scale)
         self._add(rest)
 
@@ -167,7 +178,11 @@ class OutputRegression:
         return rows[self._job.groups[:, None], :, self._job.outputs].movedim(1, 2)
 
     def _add(self, y: Tensor) -> None:
-        x = self._x if self._job.intercept is None else torch.cat([self._x, self._x.new_ones(*self._x.shape[:2], 1)], 2)
+        x = (
+            self._x
+            if self._job.intercept is None
+            else torch.cat([self._x, self._x.new_ones(*self._x.shape[:2], 1)], 2)
+        )
         self._sums.add(x, y if self._bias is None else y - self._bias, self._held)
 
 
@@ -180,7 +195,9 @@ class InputRegression:
         self._spatial = math.prod(job.layer.positions)
         self._wanted = -(-sampling.wanted(job.width // job.taps) // job.taps)
         self._kept = job.inputs[:, :: job.fold] // job.fold
-        self._sums = _Sums(job.layer.module, len(job.groups), self._kept.shape[1], job.layer.width // job.fold)
+        self._sums = _Sums(
+            job.layer.module, len(job.groups), self._kept.shape[1], job.layer.width // job.fold
+        )
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the output positions that count."""
@@ -198,7 +215,9 @@ class InputRegression:
     def solve(self, current: Mapping[str, Tensor], strengths: Sequence[float]) -> dict[str, Tensor]:
         """Return the repaired weight: the dense one, each input replaced by what stands in for it."""
         job = self._job
-        start = torch.zeros(len(self._kept), job.layer.width // job.fold, self._kept.shape[1], dtype=torch.float64)
+        start = torch.zeros(
+            len(self._kept), job.layer.width // job.fold, self._kept.shape[1], dtype=torch.float64
+        )
         for g, left in enumerate(self._kept):
             start[g, left, torch.arange(len(left))] = 1
         mixing = _solved(*self._sums.moments(), start, strengths, None)

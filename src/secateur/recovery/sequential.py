@@ -64,7 +64,8 @@ class Sequential:
         )
         for number, stage in enumerate(stages):
             regressions = [
-                regression(graph, job, statistics.tensors, sampling, self.memory, self.patches) for job in stage
+                regression(graph, job, statistics.tensors, sampling, self.memory, self.patches)
+                for job in stage
             ]
             networks = Forward(graph.program, statistics.tensors), Forward(graph.program, current)
             label = f"refitting {stage[0].layer.module} ({number + 1} of {len(stages)})"
@@ -90,7 +91,9 @@ def _sweep(
         pruned.run(batch, *watched[1])
 
 
-def _merged(watches: list[tuple[dict[str, Watch], dict[str, Watch]]]) -> tuple[dict[str, Watch], dict[str, Watch]]:
+def _merged(
+    watches: list[tuple[dict[str, Watch], dict[str, Watch]]],
+) -> tuple[dict[str, Watch], dict[str, Watch]]:
     """Let every callback of a node be called, in order."""
     merged: tuple[dict[str, list[Watch]], dict[str, list[Watch]]] = ({}, {})
     for pair in watches:

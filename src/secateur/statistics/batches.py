@@ -32,7 +32,13 @@ class Calibration:
     def __init__(self, batches: Iterable[Any], program: Program) -> None:
         if isinstance(batches, Tensor):
             raise CalibrationError(
-                "Calibration data must be an iterable of batches, not one tensor: pass images.split(100), or a DataLoader."
+                "Calibration data must be an iterable of batches, not one tensor: pass images.split(100), or a "
+                "DataLoader."
+            )
+        if not isinstance(batches, Iterable):
+            raise CalibrationError(
+                f"Calibration data must be an iterable of batches, not a {type(batches).__name__}: pass a list of "
+                "batches, or a DataLoader."
             )
         self._batches = list(batches) if isinstance(batches, Iterator) else batches
         args, kwargs = program.exported.example_inputs
@@ -78,21 +84,29 @@ class Calibration:
             missing = [k for k in self._keywords if k not in batch]
             if missing or self._positional:
                 raise CalibrationError(
-                    f"Calibration batch {number} is a mapping with keys {sorted(map(str, batch))}; the model was traced with "
-                    f"{self._positional} positional inputs and the keywords {list(self._keywords)}."
+                    f"Calibration batch {number} is a mapping with keys {sorted(map(str, batch))}; the model was "
+                    f"traced with {self._positional} positional inputs and the keywords {list(self._keywords)}."
                 )
             kwargs = {k: batch[k] for k in self._keywords}
         else:
-            given = (batch,) if isinstance(batch, Tensor) else tuple(batch) if isinstance(batch, list | tuple) else None
+            given = (
+                (batch,)
+                if isinstance(batch, Tensor)
+                else tuple(batch)
+                if isinstance(batch, list | tuple)
+                else None
+            )
             if given is None or len(given) < self._positional or self._keywords:
                 raise CalibrationError(
-                    f"Calibration batch {number} is a {type(batch).__name__} that does not hold the inputs: the model was "
-                    f"traced with {self._positional} positional inputs and the keywords {list(self._keywords)}."
+                    f"Calibration batch {number} is a {type(batch).__name__} that does not hold the inputs: the model "
+                    f"was traced with {self._positional} positional inputs and the keywords {list(self._keywords)}."
                 )
             args = given[: self._positional]
         flat = pytree.tree_leaves((args, kwargs))
         if len(flat) != len(self._example):
-            raise CalibrationError(f"Calibration batch {number} has {len(flat)} inputs, the example {len(self._example)}.")
+            raise CalibrationError(
+                f"Calibration batch {number} has {len(flat)} inputs, the example {len(self._example)}."
+            )
         for i, (x, example) in enumerate(zip(flat, self._example, strict=True)):
             self._check(x, example, i, number)
         return flat
@@ -101,7 +115,9 @@ class Calibration:
         if not isinstance(example, Tensor):
             return
         if not isinstance(x, Tensor):
-            raise CalibrationError(f"Input {i} of calibration batch {number} is a {type(x).__name__}, not a tensor.")
+            raise CalibrationError(
+                f"Input {i} of calibration batch {number} is a {type(x).__name__}, not a tensor."
+            )
         free = 1 if example.ndim and len(example) == self._batch else 0
         if x.ndim != example.ndim or x.shape[free:] != example.shape[free:] or (free and not len(x)):
             expected = ", ".join(["N"] * free + [str(n) for n in example.shape[free:]])
@@ -123,7 +139,10 @@ class Calibration:
             return
         n = self.samples(flat)
         for start in range(0, n - self._batch + 1, self._batch):
-            yield [x[start : start + self._batch] if isinstance(x, Tensor) and x.ndim and len(x) == n else x for x in flat]
+            yield [
+                x[start : start + self._batch] if isinstance(x, Tensor) and x.ndim and len(x) == n else x
+                for x in flat
+            ]
         if n < self._batch:
             raise CalibrationError(
                 f"Calibration batch {number} has {n} samples, but this model exports only with the batch size of the "

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CalibrationError
-from ..graph import Graph, Group, Layer
-from ..progress import track
-from .batches import HELD_OUT, Calibration
+from secateur.errors import CalibrationError
+from secateur.graph import Graph, Group, Layer
+from secateur.progress import track
+
+from .batches import Calibration
 from .forward import Forward, Watch, state_tensors
-from .outlets import affine, outlet
-from .patches import Rows, multiplicity, read_rows
+from .outlets import outlet
+from .patches import Rows, multiplicity, read_rows, sample_rows
 
 __all__ = ["SiteStatistics", "Statistics", "collect"]
 
@@ -33,13 +34,9 @@ class SiteStatistics:
 
     fit: Tensor
     held: Tensor
+    gram: Tensor  # over all samples, as the next two
     mean: Tensor
     patches: Tensor | None
-
-    @property
-    def gram(self) -> Tensor:
-        """Channel moments over all samples."""
-        return (self.fit * (HELD_OUT - 1) + self.held) / HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,11 @@ def fold(graph: Graph, layer: Layer) -> int:
         if group.kind == "channel" and any(site.node == layer.node for site in group.consumers):
             owner = np.asarray(group.owner(layer.weight, layer.in_dim))
             run = int(np.argmax(owner != owner[0])) or len(owner)
-            if run > 1 and len(owner) % run == 0 and bool((owner.reshape(-1, run) == owner[::run, None]).all()):
+            if (
+                run > 1
+                and len(owner) % run == 0
+                and bool((owner.reshape(-1, run) == owner[::run, None]).all())
+            ):
                 return run
     return 1
 
@@ -126,7 +127,8 @@ class _Site:
             one = flat.new_ones(*flat.shape[:2], 1)
             weight = torch.ones(flat.shape[1])
         flat = torch.cat([flat, one], 2)
-        for i, chosen in enumerate((~self.held, self.held)):
+        held = sample_rows(self.held, len(flat))  # pieces of a sample may stand as samples of their own
+        for i, chosen in enumerate((~held, held)):
             part = flat[chosen].reshape(-1, flat.shape[-1])
             self.sums[i] += (part.T @ part).double()
             self.count[i] += float(chosen.sum()) * float(weight.sum())
@@ -148,7 +150,7 @@ class _Site:
                 "data: check the inputs' preprocessing, and that the model itself gives finite outputs on them."
             )
         patches = None if self.patches is None else self.patches / max(self.rows_seen, 1)
-        return SiteStatistics(fit[:-1, :-1], held[:-1, :-1], both[-1, :-1], patches)
+        return SiteStatistics(fit[:-1, :-1], held[:-1, :-1], both[:-1, :-1], both[-1, :-1], patches)
 
 
 def collect(

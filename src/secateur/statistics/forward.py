@@ -71,7 +71,9 @@ class Forward:
         last = next((n.name for n in reversed(self._graph.graph.nodes) if n.name in watched), None)
         with torch.inference_mode():
             try:
-                result = _Interpreter(self._graph, reads, makes, None if whole else last, normalise).run(*values)
+                result = _Interpreter(self._graph, reads, makes, None if whole else last, normalise).run(
+                    *values
+                )
             except _Stop:
                 return None
         return list(result)
