@@ -29,9 +29,7 @@ class Job:
     groups: Tensor
     inputs: Tensor
     outputs: Tensor
-    intercept: (
-        str | None
-    )  # the tensor that takes a constant: the BatchNorm's running mean, or the layer's bias
+    intercept: str | None  # what takes a constant: the running mean of the BatchNorm behind it, or its bias
     fold: int = 1  # so many neighbouring inputs of a linear layer are one channel's positions, flattened
 
     @property
@@ -117,9 +115,8 @@ def _survivors(graph: Graph, layer: Layer, kept: Kept) -> tuple[Tensor, Tensor, 
     outputs = graph.surviving(layer.weight, layer.out_dim, kept)
     per_out = layer.out_channels // g
     rows = [outputs[(outputs >= i * per_out) & (outputs < (i + 1) * per_out)] - i * per_out for i in range(g)]
-    inside = graph.surviving(
-        layer.weight, layer.in_dim, kept
-    )  # within a group; depthwise: always the one channel
+    # Within a group; the one channel of a depthwise convolution always stays.
+    inside = graph.surviving(layer.weight, layer.in_dim, kept)
     left = [i for i in range(g) if len(rows[i])]
     if not left or len({len(rows[i]) for i in left}) > 1:
         return None

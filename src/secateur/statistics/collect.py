@@ -28,13 +28,14 @@ class SiteStatistics:
     """Second moments of one value as one kind of window reads it, float64.
 
     ``fit`` and ``held`` (C, C) are channel moments over the positions that the layer reads, each position counted
-    as often as a tap reads it (C / fold of them, where flattened positions are pooled); ``mean`` (C,) likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments
-    of whole patches with a constant one behind them, over all samples, where they were asked for and fit.
+    as often as a tap reads it (C / fold of them, where flattened positions are pooled); ``gram`` and ``mean`` (C,)
+    likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments of whole patches with a constant one
+    behind them, where they were asked for and fit.
     """
 
     fit: Tensor
     held: Tensor
-    gram: Tensor  # over all samples, as the next two
+    gram: Tensor  # over all samples, as the next two are
     mean: Tensor
     patches: Tensor | None
 
