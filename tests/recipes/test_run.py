@@ -8,6 +8,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import CalibrationError, RecipeError, UnknownNameError
+from secateur.methods import ZCA
 from secateur.recipes import parse_recipe
 from secateur.recipes.run import method_of, run
 from secateur.recipes.schema import MagnitudeSpec, RandomSpec, SNPPaperSpec, SNPSpec
@@ -108,6 +109,11 @@ def test_npz_accuracy_is_measured(mine: dict[str, Any], tmp_path: Path) -> None:
 def test_methods_by_name() -> None:
     assert method_of(SNPSpec(name="snp")) == sc.SNP()
     assert method_of(SNPPaperSpec(name="snp-paper")) == sc.SNP.paper()
+    assert method_of(SNPSpec(name="snp", order="zca", recovery="one-pass")) == sc.SNP(
+        order=ZCA(), recovery=sc.OnePass()
+    )
+    assert method_of(SNPSpec(name="snp", sweeps=5)).recovery == sc.Sequential(sweeps=5)
+    assert method_of(SNPSpec(name="snp", recovery="none")).recovery is None
     assert method_of(MagnitudeSpec(name="magnitude", p=2, recover=False)) == sc.Magnitude(p=2)
     assert method_of(RandomSpec(name="random", seed=3)) == sc.Random(seed=3, recovery=sc.OnePass())
 

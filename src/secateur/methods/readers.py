@@ -30,7 +30,7 @@ def readers(
     for site in group.consumers:
         layer, moments = layers[site.node], statistics.sites[site.node]
         columns = _unit_columns(group, site, layer)
-        weight = statistics.tensors[layer.weight].double()
+        weight = _outputs_first(layer, statistics.tensors[layer.weight].double())
         scale = affine(outlet(graph, layer).batch_norm, graph, statistics.tensors)
         if scale is not None:
             weight = weight * scale.scale.double().view(-1, *[1] * (weight.ndim - 1))
@@ -42,6 +42,14 @@ def readers(
             else _channel_reader(layer, moments, weight, columns, power, centred)
         )
     return found
+
+
+def _outputs_first(layer: Layer, weight: Tensor) -> Tensor:
+    """Return a weight as (outputs, inputs of a group, *taps), which transposed convolutions hold otherwise."""
+    if "transpose" not in layer.op:
+        return weight
+    split = weight.unflatten(0, (layer.groups, layer.width))
+    return split.transpose(1, 2).flatten(0, 1)
 
 
 def _unit_columns(group: Group, site: Site, layer: Layer) -> Tensor:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import SNP, Budget, Magnitude, OnePass, Random, Result, prune
+from .. import SNP, Budget, Magnitude, OnePass, Random, Result, Sequential, prune
 from ..errors import CalibrationError, RecipeError
 from ..measure import using_threads
+from ..methods import ZCA, Conditional, Order, Output, Pivot, Variance, Weights
+from ..recovery import Recovery
 from .registry import resolve_data, resolve_evaluate, resolve_model, resolve_type
 from .schema import MagnitudeSpec, MethodSpec, RandomSpec, Recipe, SNPPaperSpec, SNPSpec, TypeName
 
@@ -50,14 +52,34 @@ def run(recipe: Recipe, *, progress: bool = True) -> Result:
 def method_of(spec: MethodSpec) -> SNP | Magnitude | Random:
     """Return the method that a recipe names."""
     match spec:
-        case SNPSpec():
-            return SNP()
+        case SNPSpec(order=order, recovery=recovery, sweeps=sweeps):
+            return SNP(order=_ORDERS[order](), recovery=_recovery(recovery, sweeps))
         case SNPPaperSpec():
             return SNP.paper()
         case MagnitudeSpec(p=p, recover=recover):
             return Magnitude(p=p, recovery=OnePass() if recover else None)
         case RandomSpec(seed=seed, recover=recover):
             return Random(seed=seed, recovery=OnePass() if recover else None)
+
+
+_ORDERS: dict[str, Callable[[], Order]] = {
+    "output": Output,
+    "zca": ZCA,
+    "conditional": Conditional,
+    "pivot": Pivot,
+    "variance": Variance,
+    "weights": Weights,
+}
+
+
+def _recovery(name: str, sweeps: int) -> Recovery | None:
+    match name:
+        case "sequential":
+            return Sequential(sweeps=sweeps)
+        case "one-pass":
+            return OnePass()
+        case _:
+            return None
 
 
 def _example(recipe: Recipe, calibration: Iterable[Any]) -> Tensor:

@@ -77,9 +77,12 @@ class BudgetSpec(_Strict):
 
 
 class SNPSpec(_Strict):
-    """Subspace node pruning with the default improvements."""
+    """Subspace node pruning with the default improvements; order and recovery can be exchanged."""
 
     name: Literal["snp"]
+    order: Literal["output", "zca", "conditional", "pivot", "variance", "weights"] = "output"
+    recovery: Literal["sequential", "one-pass", "none"] = "sequential"
+    sweeps: Annotated[int, Field(ge=3, strict=True)] = 8  # passes over the calibration data, at most
 
 
 class SNPPaperSpec(_Strict):

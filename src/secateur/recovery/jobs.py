@@ -105,7 +105,7 @@ def jobs(graph: Graph, kept: Kept, producers: bool, residual: bool) -> list[Job]
     return [
         job
         if residual and job.outlet.join is not None and last[job.outlet.join] is job
-        else replace(job, outlet=Outlet(job.outlet.batch_norm, None, 0))
+        else replace(job, outlet=job.outlet.alone())
         for job in found
     ]
 

@@ -41,12 +41,18 @@ class Sampling:
 
 
 def regression(
-    graph: Graph, job: Job, dense: Mapping[str, Tensor], sampling: Sampling, memory: int, patches: bool
+    graph: Graph,
+    job: Job,
+    dense: Mapping[str, Tensor],
+    sampling: Sampling,
+    memory: int,
+    patches: bool,
+    rectified: bool,
 ) -> OutputRegression | InputRegression:
     """Return the regression over patches if its moments fit into `memory` bytes, else that over channels."""
     fits = 2 * 8 * len(job.groups) * (job.width + 1) ** 2 <= memory
     if job.taps * job.fold == 1 or not job.inputs.shape[1] or (patches and fits):
-        return OutputRegression(graph, job, dense, sampling)
+        return OutputRegression(graph, job, dense, sampling, rectified)
     return InputRegression(job, dense, sampling)
 
 
@@ -100,20 +106,26 @@ def _solved(
 
 
 class OutputRegression:
-    """Least squares of a layer's output, or of the residual sum behind it, on the patches that it reads."""
+    """Least squares of what a layer is to make, on the patches that it reads.
 
-    def __init__(self, graph: Graph, job: Job, dense: Mapping[str, Tensor], sampling: Sampling) -> None:
+    What counts is the value at the end of its outlet (the residual sum, the BatchNorm's output or its own). With
+    `rectified`, where only a ReLU reads that value, wishes below zero are met by anything below zero: the wish is
+    then what the pruned network has there already, at most zero (a majorisation step of the rectified error).
+    """
+
+    def __init__(
+        self, graph: Graph, job: Job, dense: Mapping[str, Tensor], sampling: Sampling, rectified: bool
+    ) -> None:
         self._job = job
+        self._rectified = rectified and job.outlet.rectified
         g, m = job.outputs.shape
-        self._affine = affine(job.outlet.batch_norm, graph, dense) if job.outlet.join is not None else None
+        self._affine = affine(job.outlet.batch_norm, graph, dense)
         # A BatchNorm that multiplies by zero does not show what came in: such outputs keep their weights.
         self._unseen = torch.zeros(g, m, dtype=torch.bool)
         if self._affine is not None:
             scale = self._affine.scale.abs()
             self._unseen = (scale <= 1e-6 * scale.max())[job.channels()].view(g, m)
-        self._bias = (
-            dense[job.layer.bias][job.channels()].view(g, 1, m) if job.layer.bias is not None else None
-        )
+        self._bias = dense[job.layer.bias][job.channels()].view(g, 1, m) if job.layer.bias is not None else None
         self._spatial = math.prod(job.layer.positions)
         self._wanted = sampling.wanted(job.width)
         self._sums = _Sums(job.layer.module, g, job.width + (job.intercept is not None), m)
@@ -125,14 +137,14 @@ class OutputRegression:
 
     def original(self) -> tuple[dict[str, Watch], dict[str, Watch]]:
         """Return what to watch in the dense network: (reads, makes)."""
-        return {}, {self._job.outlet.join or self._job.layer.node: self._target}
+        return {}, {self._job.outlet.end: self._target}
 
     def pruned(self) -> tuple[dict[str, Watch], dict[str, Watch]]:
         """Return what to watch in the pruned network: (reads, makes)."""
         reads: dict[str, Watch] = {self._job.layer.node: self._read}
         if self._job.outlet.join is not None:
             reads[self._job.outlet.join] = self._other
-        return reads, {}
+        return reads, {self._job.outlet.end: self._end}
 
     def solve(self, current: Mapping[str, Tensor], strengths: Sequence[float]) -> dict[str, Tensor]:
         """Return the repaired tensors in the full shapes."""
@@ -155,35 +167,33 @@ class OutputRegression:
     def _read(self, args: tuple[Any, ...], result: None) -> None:
         x = args[0].index_select(self._job.layer.channel_dim, self._job.input_channels())
         self._x = read_rows(self._job.layer, x, self._rows, groups=len(self._job.groups))
-        if self._job.outlet.join is None:
-            self._add(self._wish)
 
     def _other(self, args: tuple[Any, ...], result: None) -> None:
-        """Take the other summand away, then undo the BatchNorm: what the layer itself should make."""
-        rest = self._wish - self._left(
-            output_rows(self._job.layer, args[self._job.outlet.operand], self._rows)
-        )
+        other = output_rows(self._job.layer, args[self._job.outlet.operand], self._rows)
+        self._rest = self._left(other).clone()  # the sum may be made in place
+
+    def _end(self, args: tuple[Any, ...], result: Tensor) -> None:
+        """From the wish at the end of the outlet back to the layer: ReLU, other summand, BatchNorm, bias."""
+        job, y = self._job, self._wish
+        if self._rectified:
+            found = self._left(output_rows(job.layer, result, self._rows))
+            y = torch.where(y > 0, y, found.clamp_max(0))
+        if job.outlet.join is not None:
+            y = y - self._rest
         if self._affine is not None:
-            g, m = self._job.outputs.shape
-            channels = self._job.channels()
-            scale, shift = (
-                self._affine.scale[channels].view(g, 1, m),
-                self._affine.shift[channels].view(g, 1, m),
-            )
-            rest = (rest - shift) / torch.where(self._unseen[:, None], torch.ones_like(scale), scale)
-        self._add(rest)
+            g, m = job.outputs.shape
+            scale, shift = (v[job.channels()].view(g, 1, m) for v in (self._affine.scale, self._affine.shift))
+            y = (y - shift) / torch.where(self._unseen[:, None], torch.ones_like(scale), scale)
+        if self._bias is not None:
+            y = y - self._bias
+        x = self._x
+        if job.intercept is not None:
+            x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
+        self._sums.add(x, y, self._held)
 
     def _left(self, rows: Tensor) -> Tensor:
         """Keep the outputs that are left, (g, rows, m)."""
         return rows[self._job.groups[:, None], :, self._job.outputs].movedim(1, 2)
-
-    def _add(self, y: Tensor) -> None:
-        x = (
-            self._x
-            if self._job.intercept is None
-            else torch.cat([self._x, self._x.new_ones(*self._x.shape[:2], 1)], 2)
-        )
-        self._sums.add(x, y if self._bias is None else y - self._bias, self._held)
 
 
 class InputRegression:

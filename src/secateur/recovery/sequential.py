@@ -22,6 +22,7 @@ from secateur.statistics.forward import Watch
 from .batch_norm import re_estimated
 from .jobs import jobs, masked
 from .least_squares import RIDGES
+from .one_pass import OnePass
 from .regressions import InputRegression, OutputRegression, Sampling, regression
 from .schedule import schedule
 
@@ -47,6 +48,8 @@ class Sequential:
     producers: bool = True
     residual: bool = True
     patches: bool = True
+    rectified: bool = True
+    warm: bool = True
     batch_norm: bool = True
     positions: int = 64
     oversampling: int = 20
@@ -57,6 +60,8 @@ class Sequential:
     ) -> dict[str, Tensor]:
         """Return all tensors of the pruned network in the full shapes, the touched ones repaired."""
         current = masked(graph, statistics.tensors, kept)
+        if self.warm:
+            current = OnePass(self.ridges)(graph, kept, statistics, calibration, seed)
         batches = Calibration(calibration, graph.program)
         sampling = Sampling(statistics.samples, self.positions, self.oversampling)
         stages = schedule(
@@ -64,7 +69,7 @@ class Sequential:
         )
         for number, stage in enumerate(stages):
             regressions = [
-                regression(graph, job, statistics.tensors, sampling, self.memory, self.patches)
+                regression(graph, job, statistics.tensors, sampling, self.memory, self.patches, self.rectified)
                 for job in stage
             ]
             networks = Forward(graph.program, statistics.tensors), Forward(graph.program, current)

@@ -189,8 +189,7 @@ def collect(
     powers: dict[str, _Power] = {}
     where = {}
     for layer in layers:
-        out = outlet(graph, layer)
-        where[layer.node] = out.join or (out.batch_norm.name if out.batch_norm else layer.node)
+        where[layer.node] = outlet(graph, layer).end
         powers.setdefault(where[layer.node], _Power(layer))
     reads: dict[str, Watch] = {site.layer.node: site for site in sites.values()}
     forward = Forward(graph.program, tensors)

@@ -19,9 +19,20 @@ _PASSING = frozenset({"dropout", "alias", "contiguous", "detach", "clone", "to"}
 class Outlet:
     """What stands between a layer and the point where its output counts."""
 
-    batch_norm: Node | None
-    join: str | None  # the node that adds it to another value of the same shape
-    operand: int  # which argument of the join is the other value
+    end: str  # the node whose value counts: the join, else the BatchNorm, else the layer itself
+    batch_norm: Node | None = None
+    join: str | None = None  # the node that adds it to another value of the same shape
+    operand: int = 0  # which argument of the join is the other value
+    rectified: bool = False  # nothing but a ReLU reads the end: what is below zero does not count
+
+    def alone(self) -> Outlet:
+        """Return the outlet without its join, where another branch repairs the sum."""
+        if self.join is None:
+            return self
+        assert self.own is not None
+        return self.own
+
+    own: Outlet | None = None  # the same without the join
 
 
 @dataclass(frozen=True)
@@ -35,34 +46,39 @@ class Affine:
 def outlet(graph: Graph, layer: Layer) -> Outlet:
     """Follow the only user of a layer's output through BatchNorm and dropout to the sum that it enters.
 
-    The sum counts only if the other value has the same shape and is there before the layer's own branch ends,
-    so that what the layer should make of it can be said: the sum minus the other value.
+    The sum counts only if the other value has the same shape, so that what the layer should make of it can be
+    said: the sum minus the other value.
     """
     batch_norm: Node | None = None
-    name = layer.node
+    end = name = layer.node
     while True:
         users = graph.users(name)
+        own = Outlet(end, batch_norm, rectified=_rectified(graph, end))
         if len(users) != 1:
-            return Outlet(batch_norm, None, 0)
+            return own
         user = users[0]
         if user.op == "batch_norm" and batch_norm is None and user.args[0] == Ref(name):
-            batch_norm = user
+            batch_norm, end = user, user.name
         elif user.op in {"add", "iadd"}:
-            return _join(graph, batch_norm, user, name)
+            return _join(graph, own, user, name)
         elif user.op not in _PASSING:
-            return Outlet(batch_norm, None, 0)
+            return own
         name = user.name
 
 
-def _join(graph: Graph, batch_norm: Node | None, user: Node, name: str) -> Outlet:
+def _join(graph: Graph, own: Outlet, user: Node, name: str) -> Outlet:
     operands = [a for a in user.args[:2] if isinstance(a, Ref)]
     if len(operands) != 2 or user.kwargs.get("alpha", 1) != 1 or operands[0] == operands[1]:
-        return Outlet(batch_norm, None, 0)
+        return own
+    if len({graph.program.node(a.name).shape for a in operands}) != 1:
+        return own
     other = 1 if user.args[0] == Ref(name) else 0
-    shapes = {graph.program.node(a.name).shape for a in operands}
-    if len(shapes) != 1:
-        return Outlet(batch_norm, None, 0)
-    return Outlet(batch_norm, user.name, other)
+    return Outlet(user.name, own.batch_norm, user.name, other, _rectified(graph, user.name), own)
+
+
+def _rectified(graph: Graph, name: str) -> bool:
+    users = graph.users(name)
+    return bool(users) and all(user.op == "relu" for user in users)
 
 
 def affine(batch_norm: Node | None, graph: Graph, tensors: Mapping[str, Tensor]) -> Affine | None:

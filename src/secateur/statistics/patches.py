@@ -80,11 +80,24 @@ def multiplicity(layer: Layer, space: tuple[int, ...]) -> Tensor:
 
     A strided 1 x 1 convolution reads one position in four; the others must not count in its channel moments.
     """
+    if "transpose" in layer.op:
+        return _writes(layer, space)
     margins = _margins(layer, space)
     padded = tuple(n + before + after for n, (before, after) in zip(space, margins, strict=True))
     counts = torch.bincount(_windows(layer, padded).reshape(-1), minlength=math.prod(padded)).view(padded)
     inner = tuple(slice(before, before + n) for n, (before, _) in zip(space, margins, strict=True))
     return counts[inner].double()
+
+
+def _writes(layer: Layer, space: tuple[int, ...]) -> Tensor:
+    """Return how many taps of a transposed convolution write from each input position into the output."""
+    counts = torch.ones(1, dtype=torch.float64)
+    window = zip(space, layer.positions, layer.taps, layer.stride, layer.padding, layer.dilation, strict=True)
+    for size, made, tap, stride, padding, dilation in window:
+        places = torch.arange(size)[:, None] * stride - padding + dilation * torch.arange(tap)
+        along = ((places >= 0) & (places < made)).sum(1).double()
+        counts = (counts[:, None] * along).flatten()
+    return counts.view(space)
 
 
 def _pad(layer: Layer, x: Tensor) -> Tensor:
