@@ -132,6 +132,33 @@ def test_multiplicity_is_the_number_of_taps_that_read(
     assert multiplicity(layer, (9, 8)).sum() <= tap * tap * y[0, 0].numel()
 
 
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 1), st.integers(1, 2))
+def test_multiplicity_of_transposed_convolutions(tap: int, stride: int, padding: int, dilation: int) -> None:
+    x = torch.zeros(1, 1, 5, 6, requires_grad=True)
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    y = F.conv_transpose2d(x, torch.ones(1, 1, tap, tap), **options)
+    if not y.numel():
+        return
+    y.sum().backward()
+    layer = Layer(
+        "up",
+        "conv_transpose2d",
+        "up",
+        "up.weight",
+        None,
+        "x",
+        tuple(y.shape),
+        (stride, stride),
+        (padding, padding),
+        (dilation, dilation),
+        1,
+        1,
+        (tap, tap),
+    )
+    assert x.grad is not None
+    assert torch.equal(multiplicity(layer, (5, 6)), x.grad[0, 0].double())
+
+
 def test_a_strided_one_by_one_reads_one_position_in_four() -> None:
     layer, _, _ = conv(torch.randn(2, 2, 1, 1), (6, 6), stride=2)
     counts = multiplicity(layer, (6, 6))
