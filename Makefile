@@ -24,8 +24,10 @@ check: $(TEST) ## Lint, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(TEST) ## Write results/*.csv (hours; needs the data sets)
+bench: $(TEST) ## Append missing cells to results/*.csv (hours), write the tables of the README
 	@$(BIN)/python benchmarks/oneshot.py
+	@$(BIN)/python benchmarks/oneshot.py --finetune
+	@$(BIN)/python benchmarks/tables.py
 
 docs: $(DOCS) ## Build the API reference into build/docs
 	@$(BIN)/python -m pdoc --output-directory build/docs secateur
