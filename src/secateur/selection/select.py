@@ -141,6 +141,6 @@ def _unreachable(graph: Graph, budget: Budget, smallest: Kept, why: str) -> str:
     share = least / max(dense, 1)
     return (
         f"The budget ({budget}) is out of reach: {why}, and the model still has {share:.1%} of its {dense:,} {unit}. "
-        f"Ask for at least {math.ceil(1000 * share) / 1000:.3f}, allow fewer exclusions or a lower floor."
+        f"Ask for at least {math.ceil(1000 * share) / 1000:.3f}, allow fewer exclusions, or a lower floor or round_to."
         + (f" Frozen: {blocked}." if blocked else "")
     )
