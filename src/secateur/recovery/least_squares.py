@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["RIDGES", "Moments", "choose_ridge", "mean_squared_error", "ridge"]
+__all__ = ["RIDGES", "Moments", "choose_ridge", "identity", "mean_squared_error", "ridge", "solve"]
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
 """Ridges that are tried, in units of the mean diagonal of ``xx``."""
@@ -99,3 +99,42 @@ def choose_ridge(
         error = torch.where(better, candidate, error)
         chosen = torch.where(better, torch.full_like(chosen, strength), chosen)
     return best, chosen
+
+
+def solve(
+    fit: Moments,
+    held: Moments,
+    whole: Moments,
+    start: Tensor,
+    strengths: Sequence[float] = RIDGES,
+    fixed: Tensor | None = None,
+) -> Tensor:
+    """Choose each output's ridge on held-out moments, then solve on the whole with it.
+
+    Of one strength there is nothing to choose: it is taken. Outputs that are `fixed` (g, m) keep `start`.
+    """
+    if len(strengths) == 1:
+        chosen = torch.full(start.shape[:2], strengths[0], dtype=torch.float64)
+    else:
+        _, chosen = choose_ridge(fit, held, start, strengths)
+    solved = start
+    for strength in chosen[chosen.isfinite()].unique().tolist():
+        here = chosen == strength
+        if fixed is not None:
+            here &= ~fixed
+        solved = torch.where(here[..., None], ridge(whole, start, strength), solved)
+    return solved
+
+
+def identity(inputs: int, kept: Tensor) -> Tensor:
+    """Return the mixing that lets each kept input stand for itself and nothing else, (g, inputs, kept).
+
+    >>> identity(3, torch.tensor([[0, 2]]))
+    tensor([[[1., 0.],
+             [0., 0.],
+             [0., 1.]]], dtype=torch.float64)
+    """
+    g, k = kept.shape
+    mixing = torch.zeros(g, inputs, k, dtype=torch.float64)
+    mixing[torch.arange(g)[:, None], kept, torch.arange(k)] = 1
+    return mixing

@@ -13,7 +13,7 @@ from secateur.graph import Graph, Kept
 from secateur.statistics.collect import Statistics
 
 from .jobs import Job, jobs, masked
-from .least_squares import Moments, choose_ridge, ridge
+from .least_squares import Moments, identity, solve
 
 __all__ = ["OnePass"]
 
@@ -36,7 +36,7 @@ class OnePass:
         """Return all tensors of the pruned network in the full shapes, consumers repaired."""
         current = masked(graph, statistics.tensors, kept)
         for job in jobs(graph, kept, producers=False, residual=False):
-            if job.layer.node in statistics.sites:
+            if job.layer.node in statistics.sites and job.inputs.shape[1]:
                 current |= self._repair(job, statistics, current)
         return current
 
@@ -44,20 +44,11 @@ class OnePass:
         site = statistics.sites[job.layer.node]
         fold = job.layer.in_channels // len(site.fit)
         mean = site.mean if self.centred else torch.zeros_like(site.mean)
-        fit, held, both = (
+        fit, held, whole = (
             _moments(job, m - torch.outer(mean, mean), fold) for m in (site.fit, site.held, site.gram)
         )
-        kept = _channels(job, fold)
-        start = torch.zeros(*fit.yx.shape[:2], kept.shape[1], dtype=torch.float64)
-        for g in range(len(kept)):
-            start[g, kept[g], torch.arange(kept.shape[1])] = 1
-        if len(self.ridges) > 1:
-            _, strengths = choose_ridge(fit, held, start, self.ridges)
-            mixing = start
-            for strength in strengths[strengths.isfinite()].unique().tolist():
-                mixing = torch.where((strengths == strength)[..., None], ridge(both, start, strength), mixing)
-        else:
-            mixing = ridge(both, start, self.ridges[0])
+        start = identity(job.layer.width // fold, _channels(job, fold))
+        mixing = solve(fit, held, whole, start, self.ridges)
         return _recombine(job, mixing, statistics.tensors, current, mean if self.centred else None, fold)
 
 

@@ -22,7 +22,7 @@ from secateur.statistics.outlets import affine
 from secateur.statistics.patches import Rows, output_rows, read_rows
 
 from .jobs import Job
-from .least_squares import Moments, choose_ridge, ridge
+from .least_squares import Moments, identity, solve
 
 __all__ = ["InputRegression", "OutputRegression", "Sampling", "regression"]
 
@@ -76,8 +76,8 @@ class _Sums:
                 total += part.double()
             self._count[i] += int(rows.sum())
 
-    def moments(self) -> tuple[Moments, Moments]:
-        """Return fit and held-out moments; where nothing was held out, the fit serves as both."""
+    def moments(self) -> tuple[Moments, Moments, Moments]:
+        """Return fit, held-out and whole moments; where nothing was held out, the fit is all three."""
         if not all(bool(torch.isfinite(t).all()) for sums in self._sums for t in sums):
             raise CalibrationError(
                 f"Activations at {self._module} are not finite on the calibration data: check the inputs' "
@@ -87,22 +87,7 @@ class _Sums:
             Moments(xx / max(n, 1), yx / max(n, 1), yy / max(n, 1), n)
             for (xx, yx, yy), n in zip(self._sums, self._count, strict=True)
         )
-        return fit, held if held.count else fit
-
-
-def _solved(
-    fit: Moments, held: Moments, start: Tensor, strengths: Sequence[float], fixed: Tensor | None
-) -> Tensor:
-    """Choose each output's ridge on held-out moments, then solve on all of them; `fixed` outputs stay."""
-    _, chosen = choose_ridge(fit, held, start, strengths)
-    both = fit if held is fit else fit.joined(held)
-    solved = start
-    for strength in chosen[chosen.isfinite()].unique().tolist():
-        here = chosen == strength
-        if fixed is not None:
-            here &= ~fixed
-        solved = torch.where(here[..., None], ridge(both, start, strength), solved)
-    return solved
+        return (fit, held, fit.joined(held)) if held.count else (fit, fit, fit)
 
 
 class OutputRegression:
@@ -125,7 +110,9 @@ class OutputRegression:
         if self._affine is not None:
             scale = self._affine.scale.abs()
             self._unseen = (scale <= 1e-6 * scale.max())[job.channels()].view(g, m)
-        self._bias = dense[job.layer.bias][job.channels()].view(g, 1, m) if job.layer.bias is not None else None
+        self._bias = (
+            dense[job.layer.bias][job.channels()].view(g, 1, m) if job.layer.bias is not None else None
+        )
         self._spatial = math.prod(job.layer.positions)
         self._wanted = sampling.wanted(job.width)
         self._sums = _Sums(job.layer.module, g, job.width + (job.intercept is not None), m)
@@ -153,7 +140,7 @@ class OutputRegression:
         start = job.split(weight)
         if job.intercept is not None:
             start = torch.cat([start, start.new_zeros(*start.shape[:2], 1)], 2)
-        solved = _solved(*self._sums.moments(), start, strengths, self._unseen)
+        solved = solve(*self._sums.moments(), start, strengths, self._unseen)
         if job.intercept is None:
             return {job.layer.weight: job.merge(weight, solved)}
         value = current[job.intercept].clone()
@@ -225,12 +212,8 @@ class InputRegression:
     def solve(self, current: Mapping[str, Tensor], strengths: Sequence[float]) -> dict[str, Tensor]:
         """Return the repaired weight: the dense one, each input replaced by what stands in for it."""
         job = self._job
-        start = torch.zeros(
-            len(self._kept), job.layer.width // job.fold, self._kept.shape[1], dtype=torch.float64
-        )
-        for g, left in enumerate(self._kept):
-            start[g, left, torch.arange(len(left))] = 1
-        mixing = _solved(*self._sums.moments(), start, strengths, None)
+        start = identity(job.layer.width // job.fold, self._kept)
+        mixing = solve(*self._sums.moments(), start, strengths)
         return {job.layer.weight: job.merge(current[job.layer.weight], job.recombined(self._weight, mixing))}
 
     def _target(self, args: tuple[Any, ...], result: None) -> None:

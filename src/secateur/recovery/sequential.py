@@ -69,7 +69,9 @@ class Sequential:
         )
         for number, stage in enumerate(stages):
             regressions = [
-                regression(graph, job, statistics.tensors, sampling, self.memory, self.patches, self.rectified)
+                regression(
+                    graph, job, statistics.tensors, sampling, self.memory, self.patches, self.rectified
+                )
                 for job in stage
             ]
             networks = Forward(graph.program, statistics.tensors), Forward(graph.program, current)
