@@ -48,7 +48,7 @@ def _outputs_first(layer: Layer, weight: Tensor) -> Tensor:
     """Return a weight as (outputs, inputs of a group, *taps), which transposed convolutions hold otherwise."""
     if "transpose" not in layer.op:
         return weight
-    split = weight.unflatten(0, (layer.groups, layer.width))
+    split = weight.view(layer.groups, layer.width, *weight.shape[1:])
     return split.transpose(1, 2).flatten(0, 1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,26 +42,26 @@ class OnePass:
 
     def _repair(self, job: Job, statistics: Statistics, current: Mapping[str, Tensor]) -> dict[str, Tensor]:
         site = statistics.sites[job.layer.node]
-        fold = job.layer.in_channels // len(site.fit)
+        job = replace(job, fold=job.layer.in_channels // len(site.fit))  # as the moments were pooled, or not
         mean = site.mean if self.centred else torch.zeros_like(site.mean)
         fit, held, whole = (
-            _moments(job, m - torch.outer(mean, mean), fold) for m in (site.fit, site.held, site.gram)
+            _moments(job, m - torch.outer(mean, mean)) for m in (site.fit, site.held, site.gram)
         )
-        start = identity(job.layer.width // fold, _channels(job, fold))
+        start = identity(job.layer.width // job.fold, _channels(job))
         mixing = solve(fit, held, whole, start, self.ridges)
-        return _recombine(job, mixing, statistics.tensors, current, mean if self.centred else None, fold)
+        return _recombine(job, mixing, statistics.tensors, current, mean if self.centred else None)
 
 
-def _channels(job: Job, fold: int) -> Tensor:
-    """Return the kept inputs of each group, in units of `fold` neighbouring columns."""
-    return job.inputs[:, ::fold] // fold
+def _channels(job: Job) -> Tensor:
+    """Return the kept inputs of each group, in units of `job.fold` neighbouring columns."""
+    return job.inputs[:, :: job.fold] // job.fold
 
 
-def _moments(job: Job, gram: Tensor, fold: int) -> Moments:
+def _moments(job: Job, gram: Tensor) -> Moments:
     """Return the regression of all inputs of each group on those that are left."""
-    width = job.layer.width // fold
+    width = job.layer.width // job.fold
     grams, crosses, squares = [], [], []
-    for g, left in zip(job.groups.tolist(), _channels(job, fold), strict=True):
+    for g, left in zip(job.groups.tolist(), _channels(job), strict=True):
         own = gram[g * width : (g + 1) * width, g * width : (g + 1) * width]
         grams.append(own[left][:, left])
         crosses.append(own[:, left])
@@ -75,13 +75,12 @@ def _recombine(
     dense: Mapping[str, Tensor],
     current: Mapping[str, Tensor],
     mean: Tensor | None,
-    fold: int,
 ) -> dict[str, Tensor]:
     layer, weight = job.layer, dense[job.layer.weight]
     repaired = {layer.weight: job.merge(current[layer.weight], job.recombined(weight, mixing))}
     if mean is not None and job.intercept is not None:
         own = mean.view(layer.groups, -1)[job.groups]
-        lost = own - torch.einsum("gck,gk->gc", mixing, own.gather(1, _channels(job, fold)))
+        lost = own - torch.einsum("gck,gk->gc", mixing, own.gather(1, _channels(job)))
         change = job.recombined(weight, lost[..., None]).sum(2).reshape(-1)
         value = current[job.intercept].clone()
         sign = -1 if job.outlet.batch_norm is not None else 1
