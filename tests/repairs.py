@@ -11,13 +11,7 @@ from secateur.graph import Graph, Layer
 from secateur.statistics import Forward, state_tensors
 from secateur.statistics.outlets import outlet
 
-__all__ = ["errors_at", "outlet_node", "values_at"]
-
-
-def outlet_node(graph: Graph, layer: Layer) -> str:
-    """Return the node in which a layer's output counts: the residual sum, the BatchNorm behind it, or itself."""
-    out = outlet(graph, layer)
-    return out.join or (out.batch_norm.name if out.batch_norm else layer.node)
+__all__ = ["errors_at", "values_at"]
 
 
 def values_at(graph: Graph, node: str, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -27,10 +21,20 @@ def values_at(graph: Graph, node: str, tensors: Mapping[str, Tensor], x: Tensor)
     return seen[0]
 
 
-def errors_at(graph: Graph, layer: Layer, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Return the mean squared difference from the dense network where a layer's output counts, by channel."""
-    node = outlet_node(graph, layer)
-    dense = values_at(graph, node, state_tensors(graph.program), x)
-    found = values_at(graph, node, tensors, x)
-    dims = [d for d in range(dense.ndim) if d != layer.channel_dim]
-    return ((found.double() - dense.double()) ** 2).mean(torch.Size(dims))
+def errors_at(
+    graph: Graph,
+    layer: Layer,
+    tensors: Mapping[str, Tensor],
+    x: Tensor,
+    node: str | None = None,
+    rectified: bool = False,
+) -> Tensor:
+    """Return the mean squared difference from the dense network at a node, by the layer's output channel.
+
+    If it is rectified, where the dense value is below zero anything below zero is no difference.
+    """
+    node = node or outlet(graph, layer).end
+    dense = values_at(graph, node, state_tensors(graph.program), x).double()
+    found = values_at(graph, node, tensors, x).double()
+    difference = torch.where(dense > 0, found - dense, found.relu()) if rectified else found - dense
+    return (difference**2).movedim(layer.channel_dim, 0).flatten(1).mean(1)

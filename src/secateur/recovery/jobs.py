@@ -57,6 +57,12 @@ class Job:
         whole[index] = part.view(*part.shape[:2], self.inputs.shape[1], -1).to(weight.dtype)
         return whole.view(weight.shape)
 
+    def attention(self, weight: Tensor) -> Tensor:
+        """Return how strongly the outputs that are left read each input of the dense layer, (g, inputs)."""
+        g = self.layer.groups
+        whole = weight.reshape(g, weight.shape[0] // g, self.layer.width // self.fold, -1).double()
+        return (whole[self.groups[:, None], self.outputs] ** 2).sum((1, 3))
+
     def recombined(self, weight: Tensor, mixing: Tensor) -> Tensor:
         """Return the dense weight with its inputs replaced by `mixing` (g, inputs, kept), as (g, m, kept * taps)."""
         g = self.layer.groups

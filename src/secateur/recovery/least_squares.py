@@ -81,19 +81,30 @@ def ridge(moments: Moments, start: Tensor, strength: float) -> Tensor:
 
 
 def choose_ridge(
-    fit: Moments, held: Moments, start: Tensor, strengths: Sequence[float] = RIDGES
+    fit: Moments,
+    held: Moments,
+    start: Tensor,
+    strengths: Sequence[float] = RIDGES,
+    importance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Solve with every strength on `fit`, and keep for each output the one with the least error on `held`.
 
     `start` itself (an infinite ridge) takes part, hence the result is never worse than no recovery on held-out
-    data. Returns the weights (g, m, d) and the strength of each output (g, m), ``inf`` where `start` stayed.
+    data. With `importance` (g, m), all outputs of a group share the strength with the least weighted error: only
+    then is the error of every linear function of the outputs, too, not raised on the data that are solved on.
+    Returns the weights (g, m, d) and the strength of each output (g, m), ``inf`` where `start` stayed.
     """
+
+    def judged(weight: Tensor) -> Tensor:
+        error = mean_squared_error(held, weight)
+        return error if importance is None else (error * importance).sum(1, keepdim=True).expand_as(error)
+
     best = start
-    error = mean_squared_error(held, start)
+    error = judged(start)
     chosen = torch.full_like(error, float("inf"))
     for strength in strengths:
         weight = ridge(fit, start, strength)
-        candidate = mean_squared_error(held, weight)
+        candidate = judged(weight)
         better = candidate < error
         best = torch.where(better[..., None], weight, best)
         error = torch.where(better, candidate, error)
@@ -108,15 +119,17 @@ def solve(
     start: Tensor,
     strengths: Sequence[float] = RIDGES,
     fixed: Tensor | None = None,
+    importance: Tensor | None = None,
 ) -> Tensor:
     """Choose each output's ridge on held-out moments, then solve on the whole with it.
 
-    Of one strength there is nothing to choose: it is taken. Outputs that are `fixed` (g, m) keep `start`.
+    Of one strength there is nothing to choose: it is taken. Outputs that are `fixed` (g, m) keep `start`;
+    `importance` is that of `choose_ridge`.
     """
     if len(strengths) == 1:
         chosen = torch.full(start.shape[:2], strengths[0], dtype=torch.float64)
     else:
-        _, chosen = choose_ridge(fit, held, start, strengths)
+        _, chosen = choose_ridge(fit, held, start, strengths, importance)
     solved = start
     for strength in chosen[chosen.isfinite()].unique().tolist():
         here = chosen == strength

@@ -95,7 +95,7 @@ class OutputRegression:
 
     What counts is the value at the end of its outlet (the residual sum, the BatchNorm's output or its own). With
     `rectified`, where only a ReLU reads that value, wishes below zero are met by anything below zero: the wish is
-    then what the pruned network has there already, at most zero (a majorisation step of the rectified error).
+    then what the pruned network has there already, at most zero (a majorisation step of that one-sided error).
     """
 
     def __init__(
@@ -213,7 +213,8 @@ class InputRegression:
         """Return the repaired weight: the dense one, each input replaced by what stands in for it."""
         job = self._job
         start = identity(job.layer.width // job.fold, self._kept)
-        mixing = solve(*self._sums.moments(), start, strengths)
+        read = job.attention(self._weight)
+        mixing = solve(*self._sums.moments(), start, strengths, importance=read)
         return {job.layer.weight: job.merge(current[job.layer.weight], job.recombined(self._weight, mixing))}
 
     def _target(self, args: tuple[Any, ...], result: None) -> None:
