@@ -54,11 +54,11 @@ class Job:
         g = self.layer.groups
         whole = weight.reshape(g, weight.shape[0] // g, weight.shape[1], -1).clone()
         index = (self.groups[:, None, None], self.outputs[:, :, None], self.inputs[:, None, :])
-        whole[index] = part.view(*part.shape[:2], self.inputs.shape[1], -1).to(weight.dtype)
+        whole[index] = part.view(*part.shape[:2], self.inputs.shape[1], self.taps).to(weight.dtype)
         return whole.view(weight.shape)
 
-    def attention(self, weight: Tensor) -> Tensor:
-        """Return how strongly the outputs that are left read each input of the dense layer, (g, inputs)."""
+    def column_norms(self, weight: Tensor) -> Tensor:
+        """Return the squared norm of the weights with which each dense input is read, (g, inputs)."""
         g = self.layer.groups
         whole = weight.reshape(g, weight.shape[0] // g, self.layer.width // self.fold, -1).double()
         return (whole[self.groups[:, None], self.outputs] ** 2).sum((1, 3))

@@ -48,8 +48,8 @@ class OnePass:
             _moments(job, m - torch.outer(mean, mean)) for m in (site.fit, site.held, site.gram)
         )
         start = identity(job.layer.width // job.fold, _channels(job))
-        read = job.attention(statistics.tensors[job.layer.weight])
-        mixing = solve(fit, held, whole, start, self.ridges, importance=read)
+        norms = job.column_norms(statistics.tensors[job.layer.weight])
+        mixing = solve(fit, held, whole, start, self.ridges, importance=norms)
         return _recombine(job, mixing, statistics.tensors, current, mean if self.centred else None)
 
 

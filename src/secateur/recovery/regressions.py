@@ -213,8 +213,8 @@ class InputRegression:
         """Return the repaired weight: the dense one, each input replaced by what stands in for it."""
         job = self._job
         start = identity(job.layer.width // job.fold, self._kept)
-        read = job.attention(self._weight)
-        mixing = solve(*self._sums.moments(), start, strengths, importance=read)
+        norms = job.column_norms(self._weight)
+        mixing = solve(*self._sums.moments(), start, strengths, importance=norms)
         return {job.layer.weight: job.merge(current[job.layer.weight], job.recombined(self._weight, mixing))}
 
     def _target(self, args: tuple[Any, ...], result: None) -> None:
