@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_structure, tree_unflatten
 
 from .artefact import save
 from .candidates import candidates
@@ -107,7 +107,7 @@ def prune(
                 chosen,
                 ranked,
                 lambda left: select(graph, left, budget, method.allocation, constraints),
-                _first(calibration, graph, args, kwargs),
+                _first(calibration, graph),
             )
         kept, chosen, pruned, final = first.kept, first.candidates, first.model, first.plan
         with _timed(seconds, "recovery"):
@@ -179,17 +179,14 @@ def _inputs(example: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> tuple[tupl
     return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
 
 
-def _first(
-    calibration: Iterable[Any], graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _first(calibration: Iterable[Any], graph: Graph) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the inputs of the first calibration batch, at most sixteen samples where the batch is free."""
-    flat = next(iter(Calibration(calibration, graph.program)))
-    n = Calibration(calibration, graph.program).samples(flat)
-    few = [x[:16] if isinstance(x, Tensor) and x.ndim and len(x) == n else x for x in flat]
-    structure = tree_flatten((args, kwargs))[1]
-    shown: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(
-        few if graph.program.dynamic else flat, structure
-    )
+    batches = Calibration(calibration, graph.program)
+    flat = next(iter(batches))
+    if graph.program.dynamic:
+        flat = batches.take(flat, torch.arange(batches.samples(flat)) < 16)
+    args, kwargs = graph.program.exported.example_inputs
+    shown: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(flat, tree_structure((args, dict(kwargs))))
     return shown
 
 

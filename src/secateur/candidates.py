@@ -10,9 +10,12 @@ from torch import nn
 
 from .errors import UnknownNameError, did_you_mean
 from .graph import Graph, Group
+from .graph.program import references
 from .surgery import editable, removable
 
 __all__ = ["Candidates", "candidates", "tried"]
+
+_SUMS = frozenset({"add", "iadd", "sub"})
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ def candidates(model: nn.Module, graph: Graph, exclude: Iterable[str | type[nn.M
     """Return the groups that may be pruned.
 
     A group is excluded when a pattern names one of its producers, or a module that one is part of, by a glob over
-    module paths or by type. Residual streams, which several layers write to, stay whole.
+    module paths or by type. Residual streams, to which several layers add, stay whole.
 
     Raises:
         UnknownNameError: a glob matches no module.
@@ -44,8 +47,10 @@ def candidates(model: nn.Module, graph: Graph, exclude: Iterable[str | type[nn.M
             refused[group.id] = f"{hit} is excluded"
         elif not group.consumers:
             refused[group.id] = "no convolution or linear layer reads it"
-        elif len(group.producers) != 1:
-            refused[group.id] = "a residual stream: several layers write to it"
+        elif not group.producers:
+            refused[group.id] = "no convolution or linear layer makes it"
+        elif _is_stream(graph, group):
+            refused[group.id] = "a residual stream: several layers add to it"
         else:
             wanted.append(group)
     return Candidates(tuple(wanted), refused)
@@ -63,6 +68,20 @@ def tried(model: nn.Module, graph: Graph, chosen: Candidates) -> Candidates:
     return Candidates(
         tuple(replace(g, removable=g.id in whole) for g in left), {**chosen.refused, **trial.refused}
     )
+
+
+def _is_stream(graph: Graph, group: Group) -> bool:
+    """Whether outputs of different producers are added; those that are multiplied (gates, attention) are not."""
+    producers = {site.node for site in group.producers}
+    consumers = {site.node for site in group.consumers}
+    makers: dict[str, frozenset[str]] = {}
+    for node in graph.program.nodes:
+        read = [makers.get(name, frozenset()) for name in references((node.args, node.kwargs))]
+        if node.op in _SUMS and len({m for m in read if m}) > 1:
+            return True
+        made = frozenset([node.name]) if node.name in producers else frozenset[str]().union(*read)
+        makers[node.name] = frozenset() if node.name in consumers - producers else made
+    return False
 
 
 def _excluded(model: nn.Module, path: str, patterns: Sequence[str | type[nn.Module]]) -> bool:

@@ -1,0 +1,48 @@
+"""Law 5: a tighter budget keeps a subset: the same scores, the same order."""
+
+import pytest
+from ranked import CASES, METHODS, calibrated, rank
+
+from secateur.errors import BudgetError
+from secateur.selection import Budget, Constraints, select
+
+SHARES = (1.0, 0.95, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05)
+
+
+@pytest.mark.parametrize(
+    "constraints", [Constraints(), Constraints(round_to=4, floor=2)], ids=["plain", "rounded"]
+)
+@pytest.mark.parametrize("unit", ["macs", "params", "variance"])
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("name", CASES)
+def test_a_tighter_budget_keeps_a_subset(name: str, method: str, unit: str, constraints: Constraints) -> None:
+    _, graph, _ = calibrated(name)
+    entries = list(rank(name, method))
+    before = {entry.group.id: frozenset(range(entry.group.size)) for entry in entries}
+    whole, shrunk = before, 0
+    for share in SHARES:
+        try:
+            kept = select(graph, entries, Budget(**{unit: share}), METHODS[method].allocation, constraints)
+        except BudgetError:
+            break
+        found = {id: frozenset(units) for id, units in kept.items()}
+        assert all(found[id] <= units for id, units in before.items())
+        shrunk += found != whole
+        before = found
+    assert shrunk or constraints.round_to > 1
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_the_same_statistics_give_the_same_selection(method: str) -> None:
+    _, graph, statistics = calibrated("residual")
+    again = [METHODS[method].rank(graph, entry.group, statistics) for entry in rank("residual", method)]
+    assert [entry.order for entry in again] == [entry.order for entry in rank("residual", method)]
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_budget_never_depends_on_those_asked_before(method: str) -> None:
+    _, graph, _ = calibrated("residual")
+    entries, allocation = list(rank("residual", method)), METHODS[method].allocation
+    alone = select(graph, entries, Budget(macs=0.6), allocation)
+    select(graph, entries, Budget(macs=0.5), allocation)
+    assert select(graph, entries, Budget(macs=0.6), allocation) == alone

@@ -1,0 +1,42 @@
+"""Models of the table ranked by each method, traced and calibrated once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from models import SMALL
+from torch import nn
+
+from secateur.candidates import candidates
+from secateur.graph import Graph, trace
+from secateur.methods import SNP, Magnitude, Method, Random
+from secateur.selection import Ranked
+from secateur.statistics import Statistics, collect
+
+__all__ = ["CASES", "METHODS", "calibrated", "rank"]
+
+METHODS: dict[str, Method] = {
+    "snp": SNP(),
+    "paper": SNP.paper(),
+    "magnitude": Magnitude(),
+    "random": Random(seed=3),
+}
+CASES = [case.name for case in SMALL if case.name != "shared"]  # of which no group may be pruned
+
+
+@cache
+def calibrated(name: str) -> tuple[nn.Module, Graph, Statistics]:
+    """Return a model, its graph and the statistics of its candidates."""
+    case = next(case for case in SMALL if case.name == name)
+    model, x = case.model(), case.inputs(24, seed=3)
+    graph = trace(model, x[:2])
+    chosen = candidates(model, graph).groups
+    return model, graph, collect(graph, chosen, x.split(8), patches=True, positions=16)
+
+
+@cache
+def rank(name: str, method: str) -> tuple[Ranked, ...]:
+    """Return the candidates of a model as a method ranks them."""
+    model, graph, statistics = calibrated(name)
+    groups = candidates(model, graph).groups
+    return tuple(METHODS[method].rank(graph, group, statistics) for group in groups)
