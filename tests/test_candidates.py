@@ -1,0 +1,91 @@
+"""Which groups a run may prune, and why not the others."""
+
+from typing import Any
+
+import pytest
+import torch
+from models import SMALL
+from torch import Tensor, nn
+
+from secateur.candidates import candidates, tried
+from secateur.errors import UnknownNameError
+from secateur.graph import Graph, trace
+from secateur.zoo.models import BasicBlock, resnet20
+
+
+def traced(name: str) -> tuple[nn.Module, Graph]:
+    case = next(case for case in SMALL if case.name == name)
+    model = case.model()
+    return model, trace(model, case.inputs())
+
+
+def ids(model: nn.Module, graph: Graph, exclude: Any = ()) -> set[str]:
+    return {group.id for group in candidates(model, graph, exclude).groups}
+
+
+def test_streams_stay_whole_and_branches_do_not() -> None:
+    model, graph = traced("residual")
+    chosen = candidates(model, graph)
+    assert {g.id for g in chosen.groups} == {"a1", "a2"}
+    assert chosen.refused == {"stem.0": "a residual stream: several layers add to it"}
+
+
+def test_layers_whose_outputs_are_multiplied_are_no_stream() -> None:
+    """Squeeze and excite: the gate and what it gates go together."""
+    model, graph = traced("depthwise")
+    group = next(g for g in graph.groups if g.id == "expand.0")
+    assert len(group.producers) == 2
+    assert ids(model, graph) == {"expand.0", "squeeze"}
+
+
+@pytest.mark.parametrize(
+    ("exclude", "gone"),
+    [
+        (("layer1.0.conv1",), {"layer1.0.conv1"}),
+        (("layer1.*",), {"layer1.0.conv1", "layer1.1.conv1", "layer1.2.conv1"}),
+        (("layer1",), {"layer1.0.conv1", "layer1.1.conv1", "layer1.2.conv1"}),
+        (("*.1.conv1", "layer2.0"), {"layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer2.0.conv1"}),
+        ((nn.Linear,), set()),
+    ],
+)
+def test_exclusion_by_path(exclude: tuple[Any, ...], gone: set[str]) -> None:
+    model = resnet20(width=0.25).eval()
+    graph = trace(model, torch.zeros(2, 3, 8, 8))
+    everything = ids(model, graph)
+    assert len(everything) == 9
+    assert everything - ids(model, graph, exclude) == gone
+    refused = candidates(model, graph, exclude).refused
+    assert all("is excluded" in refused[id] for id in gone)
+
+
+def test_exclusion_by_type() -> None:
+    model = resnet20(width=0.25).eval()
+    graph = trace(model, torch.zeros(2, 3, 8, 8))
+    assert ids(model, graph, [nn.Conv2d]) == set()
+    assert ids(model, graph, [BasicBlock]) == set()
+    assert len(ids(model, graph, [nn.BatchNorm2d])) == 9  # names no producer
+
+
+def test_a_pattern_that_matches_nothing() -> None:
+    model = resnet20(width=0.25).eval()
+    graph = trace(model, torch.zeros(2, 3, 8, 8))
+    with pytest.raises(UnknownNameError, match=r"'layer1\.0\.conv9'\. Did you mean 'layer1\.0\.conv"):
+        candidates(model, graph, ["layer1.0.conv9"])
+
+
+def test_code_that_repeats_a_size_is_found_out_and_left() -> None:
+    class Stubborn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.a(x)).reshape(-1, 8)
+            return self.c(torch.relu(self.b(x)))
+
+    model = Stubborn().eval()
+    graph = trace(model, torch.zeros(2, 4))
+    chosen = candidates(model, graph)
+    left = tried(model, graph, chosen)
+    assert {g.id for g in left.groups} == {"b"}
+    assert "a" in left.refused
