@@ -72,7 +72,9 @@ CONTENDERS = (
 FINETUNED = {("snp", "default"), ("snp", "paper"), ("magnitude", "l1")}
 
 
-def run_cell(contender: Contender, name: str, data: ImageData, budget: float, seed: int, dense: float) -> None:
+def run_cell(
+    contender: Contender, name: str, data: ImageData, budget: float, seed: int, dense: float
+) -> None:
     """Prune once and append the row without and the row with recovery."""
     keys = {"model": name, "method": contender.method, "variant": contender.variant, "budget": str(budget),
             "seed": str(seed), "n_calibration": str(IMAGES)}  # fmt: skip
@@ -123,7 +125,9 @@ def run_finetuning(contender: Contender, recover: bool, name: str, data: ImageDa
     test = data.normalise(data.test_x)
     images = data.normalise(calibration(data, IMAGES, 0))
     start = time.perf_counter()
-    result = sc.prune(original, test[:16], method=method, budget=sc.Budget(macs=0.5), calibration=images.split(100))
+    result = sc.prune(
+        original, test[:16], method=method, budget=sc.Budget(macs=0.5), calibration=images.split(100)
+    )
     before = top1(result.model, batches(test, data.test_y, 1000))
     tuned = finetune(result.model, data, epochs=15, seed=0, checkpoint=Path(f"runs/finetune/{name}-{contender.variant}-{recovery}.ckpt"))  # fmt: skip
     after = top1(tuned, batches(test, data.test_y, 1000))
@@ -135,7 +139,9 @@ def run_finetuning(contender: Contender, recover: bool, name: str, data: ImageDa
         "commit": env.commit, "torch": env.torch, "cpu": env.cpu, "threads": torch.get_num_threads(),
         "command": f"python benchmarks/oneshot.py --finetune --models {name}",
     })  # fmt: skip
-    print(f"{name} {contender.method} {contender.variant} {recovery}: {before:.4f} -> {after:.4f}", flush=True)
+    print(
+        f"{name} {contender.method} {contender.variant} {recovery}: {before:.4f} -> {after:.4f}", flush=True
+    )
 
 
 def _key(keys: dict[str, str], recovery: str) -> tuple[str, ...]:

@@ -64,7 +64,9 @@ def oneshot() -> str:
                 spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
                 shown.append(f"{mean(values):.2f}{spread}" if values else "")
             times = f"{mean(latency[name]):.2f}" if latency[name] else ""
-            lines.append(f"| {label} | {' | '.join(shown)} | {times} | {f'{tuned[name]:.2f}' if name in tuned else ''} |")
+            lines.append(
+                f"| {label} | {' | '.join(shown)} | {times} | {f'{tuned[name]:.2f}' if name in tuned else ''} |"
+            )
         lines.append("")
     return "\n".join(lines)
 

@@ -41,7 +41,7 @@ class Run:
 RUNS = {
     "resnet20-fashion": Run(lambda: zoo.resnet20(in_channels=1), "fashion-mnist", 16),
     "resnet20-cifar10": Run(zoo.resnet20, "cifar10", 45),
-    "vgg16bn-quarter-cifar10": Run(lambda: zoo.vgg16_bn(width=0.25), "cifar10", 35, lr=0.1),
+    "vgg16bn-quarter-cifar10": Run(lambda: zoo.vgg16_bn(width=0.25), "cifar10", 25, lr=0.1),
     "lenet5-mnist": Run(zoo.lenet5, "mnist", 8, lr=0.02),
     "lenet300-mnist": Run(zoo.lenet300, "mnist", 20, lr=0.05),
 }

@@ -28,7 +28,13 @@ def augment(x: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
 
 
 def finetune(
-    model: nn.Module, data: ImageData, epochs: int, seed: int, checkpoint: Path, lr: float = 0.02, batch: int = 128
+    model: nn.Module,
+    data: ImageData,
+    epochs: int,
+    seed: int,
+    checkpoint: Path,
+    lr: float = 0.02,
+    batch: int = 128,
 ) -> nn.Module:
     """Train a pruned network on all but the held-out training images; resume from `checkpoint` if it is there."""
     torch.manual_seed(seed)

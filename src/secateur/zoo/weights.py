@@ -33,7 +33,12 @@ PRETRAINED: dict[str, Pretrained] = {
         (1, 1, 28, 28),
         "0d6582a20f0bb0ab452c0daca649470ce9e676e760ce00bd82b563f6edc6127b",
     ),
-    "resnet20-cifar10": Pretrained(resnet20, "cifar10", (1, 3, 32, 32)),
+    "resnet20-cifar10": Pretrained(
+        resnet20,
+        "cifar10",
+        (1, 3, 32, 32),
+        "64785d8c4312d8c09aa2987b32cda9b93a0716e015430bd358f8a847212d3424",
+    ),
     "vgg16bn-quarter-cifar10": Pretrained(lambda: vgg16_bn(width=0.25), "cifar10", (1, 3, 32, 32)),
 }
 """Trained by benchmarks/train_zoo.py; accuracies in results/zoo.csv."""
