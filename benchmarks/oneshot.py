@@ -47,7 +47,6 @@ class Contender:
     method: str
     variant: str
     recovery: str
-    make: type[object] | None = None
 
     def build(self, seed: int) -> Method:
         """Return the method, for a seed."""
@@ -110,7 +109,7 @@ def run_cell(
         TABLE.append(row | {"recovery": contender.recovery, "acc_recovered": report.accuracy.recovered})
     print(f"{name} {contender.method} {contender.variant} macs {budget} seed {seed}: dense {dense:.4f}, pruned "
           f"{report.accuracy.pruned:.4f}, recovered {report.accuracy.recovered:.4f} "
-          f"({row['seconds']:.0f} s: {', '.join(f'{k} {v:.1f}' for k, v in report.seconds.items())})", flush=True)  # fmt: skip
+          f"({', '.join(f'{k} {v:.1f} s' for k, v in report.seconds.items())})", flush=True)  # fmt: skip
 
 
 def run_finetuning(contender: Contender, recover: bool, name: str, data: ImageData, dense: float) -> None:
@@ -129,7 +128,8 @@ def run_finetuning(contender: Contender, recover: bool, name: str, data: ImageDa
         original, test[:16], method=method, budget=sc.Budget(macs=0.5), calibration=images.split(100)
     )
     before = top1(result.model, batches(test, data.test_y, 1000))
-    tuned = finetune(result.model, data, epochs=15, seed=0, checkpoint=Path(f"runs/finetune/{name}-{contender.variant}-{recovery}.ckpt"))  # fmt: skip
+    checkpoint = Path(f"runs/finetune/{name}-{contender.variant}-{recovery}.ckpt")
+    tuned = finetune(result.model, data, epochs=15, seed=0, checkpoint=checkpoint)
     after = top1(tuned, batches(test, data.test_y, 1000))
     ratios, env = result.report.ratios(), environment()
     TABLE.append(keys | {

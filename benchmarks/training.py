@@ -62,7 +62,7 @@ def finetune(
                 logits = model(images)
             loss = nn.functional.cross_entropy(logits.float(), y[i])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
