@@ -79,6 +79,7 @@ def test_rows_are_those_of_unfold(stride: int, padding: int, dilation: int) -> N
     assert torch.equal(read_rows(layer, x, EVERYWHERE), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_an_even_kernel_that_keeps_the_size_has_one_more_zero_behind() -> None:
     torch.manual_seed(0)
     weight = torch.randn(3, 2, 2, 4, dtype=torch.float64)
