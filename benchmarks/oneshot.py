@@ -84,7 +84,7 @@ def run_cell(
 
     def accuracy(model: nn.Module) -> float:
         quick = copy.deepcopy(model).to(memory_format=torch.channels_last)
-        return dense if model is original else top1(quick, batches(test, data.test_y, 1000))
+        return dense if model is original else top1(quick, batches(test, data.test_y, 100))
 
     original = pretrained(name)
     images = data.normalise(calibration(data, IMAGES, seed))
@@ -127,10 +127,10 @@ def run_finetuning(contender: Contender, recover: bool, name: str, data: ImageDa
     result = sc.prune(
         original, test[:16], method=method, budget=sc.Budget(macs=0.5), calibration=images.split(100)
     )
-    before = top1(result.model, batches(test, data.test_y, 1000))
+    before = top1(result.model, batches(test, data.test_y, 100))
     checkpoint = Path(f"runs/finetune/{name}-{contender.variant}-{recovery}.ckpt")
     tuned = finetune(result.model, data, epochs=15, seed=0, checkpoint=checkpoint)
-    after = top1(tuned, batches(test, data.test_y, 1000))
+    after = top1(tuned, batches(test, data.test_y, 100))
     ratios, env = result.report.ratios(), environment()
     TABLE.append(keys | {
         "dataset": data.name, "recovery": recovery, "acc_dense": dense, "acc_recovered": before,
@@ -157,7 +157,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     options = parser.parse_args(list(arguments) if arguments is not None else sys.argv[1:])
     for name in options.models:
         data = load_images(MODELS[name])
-        dense = top1(pretrained(name), batches(data.normalise(data.test_x), data.test_y, 1000))
+        dense = top1(pretrained(name), batches(data.normalise(data.test_x), data.test_y, 100))
         if options.finetune:
             for contender in CONTENDERS:
                 if (contender.method, contender.variant) in FINETUNED:

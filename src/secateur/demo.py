@@ -56,13 +56,13 @@ def demo(
     begin = time.perf_counter()
     data, dense = demo_data(), pretrained(NETWORK)
     test_x = data.normalise(data.test_x)
-    calibration = data.normalise(data.calibration_x).split(250)
+    calibration = data.normalise(data.calibration_x).split(100)
     example, few, half = test_x[:BATCH], test_x[:8], Budget(macs=0.5)  # few: baselines are not timed here
 
     def accuracy(model: nn.Module) -> float:
         # A copy: in this memory layout convolutions run faster on CPUs.
         quick = copy.deepcopy(model).to(memory_format=torch.channels_last)
-        return top1(quick, batches(test_x, data.test_y, 500))
+        return top1(quick, batches(test_x, data.test_y, 100))
 
     say("Magnitude: dropping the filters with the smallest L1 norms ...")
     magnitude = prune(

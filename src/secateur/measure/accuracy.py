@@ -13,7 +13,7 @@ from .mode import evaluating
 __all__ = ["agreement", "batches", "top1"]
 
 
-def batches(x: Tensor, y: Tensor, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(x: Tensor, y: Tensor, size: int = 100) -> Iterator[tuple[Tensor, Tensor]]:
     """Cut inputs and labels into batches of at most `size`.
 
     >>> [len(a) for a, _ in batches(torch.zeros(5, 2), torch.zeros(5), size=2)]

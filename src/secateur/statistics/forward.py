@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from secateur.graph import Program
+from secateur.graph.program import references
 
 __all__ = ["Forward", "Normalise", "Watch", "state_tensors"]
 
@@ -36,13 +37,16 @@ class Forward:
     """Runs a program batch by batch with given tensors.
 
     `reads` maps node names to callbacks that get the node's arguments just before it runs; `makes` maps node
-    names to callbacks that get its result. A run ends once the last watched node has run.
+    names to callbacks that get its result. A run ends once the last watched node has run. Maps of two dimensions
+    are laid out channels last where the program's own calls allow it: convolutions then run several times as fast
+    on CPUs.
     """
 
     def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
         self._graph = program.exported.graph_module
         self._signature = program.exported.graph_signature
-        self._tensors = tensors
+        self._layout = torch.channels_last if _any_layout(program) else torch.contiguous_format
+        self._tensors = {name: self._laid_out(tensor) for name, tensor in tensors.items()}
         self._canonical = {placeholder: names[0] for placeholder, names in program.parameters.items()}
         self._others = {**program.exported.state_dict, **program.exported.constants}
 
@@ -63,7 +67,7 @@ class Forward:
         values = []
         for spec in self._signature.input_specs:
             if spec.kind.name == "USER_INPUT":
-                values.append(next(given))
+                values.append(self._laid_out(next(given)))
                 continue
             name = self._canonical.get(spec.arg.name, spec.target)
             values.append(self._tensors[name] if name in self._tensors else self._others[spec.target])
@@ -77,6 +81,20 @@ class Forward:
             except _Stop:
                 return None
         return list(result)
+
+    def _laid_out(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim == 4:
+            return value.contiguous(memory_format=self._layout)
+        return value
+
+
+def _any_layout(program: Program) -> bool:
+    """Say whether convolutions are there, and nothing that only some memory layouts allow."""
+    four = {n.name for n in program.nodes if isinstance(n.shape, tuple) and len(n.shape) == 4}
+    views = (n for n in program.nodes if n.op in {"view", "view_as", "as_strided", "unflatten"})
+    return any(n.op == "conv2d" for n in program.nodes) and not any(
+        n.name in four or four.intersection(references(n.args)) for n in views
+    )
 
 
 class _Interpreter(fx.Interpreter):
