@@ -85,8 +85,8 @@ def jobs(graph: Graph, kept: Kept, producers: bool, residual: bool) -> list[Job]
     """Return the layers that a selection touches, front to back.
 
     Consumers have lost inputs; producers, which only lost outputs, are left out unless `producers` is true. A
-    weight that several calls share, a transposed convolution, or one
-    whose groups keep different numbers of channels is not refitted.
+    weight that several calls share, a transposed convolution, or one whose groups keep different numbers of channels
+    is not refitted.
     """
     calls = [layer.weight for layer in graph.layers]
     found = []
