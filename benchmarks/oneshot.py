@@ -87,7 +87,7 @@ def run_cell(
         return dense if model is original else top1(quick, batches(test, data.test_y, 100))
 
     original = pretrained(name)
-    images = data.normalise(calibration(data, IMAGES, seed))
+    images = calibration(data, IMAGES, seed)
     start = time.perf_counter()
     result = sc.prune(
         original, test[:16], method=contender.build(seed), budget=sc.Budget(macs=budget),
@@ -122,7 +122,7 @@ def run_finetuning(contender: Contender, recover: bool, name: str, data: ImageDa
     original = pretrained(name)
     method = contender.build(0) if recover else sc.Magnitude(p=1)
     test = data.normalise(data.test_x)
-    images = data.normalise(calibration(data, IMAGES, 0))
+    images = calibration(data, IMAGES, 0)
     start = time.perf_counter()
     result = sc.prune(
         original, test[:16], method=method, budget=sc.Budget(macs=0.5), calibration=images.split(100)
