@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from training import HELD_OUT, augment
 
 from secateur import zoo
 from secateur.data import load_images
-
-HELD_OUT = 5_000
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,6 @@ RUNS = {
     "lenet5-mnist": Run(zoo.lenet5, "mnist", 8, lr=0.02),
     "lenet300-mnist": Run(zoo.lenet300, "mnist", 20, lr=0.05),
 }
-
-
-def augment(x: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """Shift by up to four pixels (zero padding) and mirror at random, image by image."""
-    n, c, h, w = x.shape
-    padded = nn.functional.pad(x, (4, 4, 4, 4))
-    dy, dx = torch.randint(0, 9, (2, n, 1, 1, 1), generator=generator)
-    rows = dy + torch.arange(h).view(1, 1, h, 1)
-    cols = dx + torch.arange(w).view(1, 1, 1, w)
-    if flip:
-        mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
-        cols = torch.where(mirrored, cols.flip(3), cols)
-    images, channels = torch.arange(n).view(n, 1, 1, 1), torch.arange(c).view(1, c, 1, 1)
-    return padded[images, channels, rows, cols]
 
 
 @torch.inference_mode()

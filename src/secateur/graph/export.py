@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.errors import TraceError
 from secateur.graph.program import Node, Program, Ref, Shape
+from secateur.modes import evaluating
 
 __all__ = ["export_program", "tensor_names"]
 
@@ -37,7 +38,7 @@ def export_program(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     Raises:
         TraceError: torch.export refuses the model.
     """
-    with _evaluating(model), _quiet(), torch.no_grad():
+    with evaluating(model), _quiet(), torch.no_grad():
         batch = _batch_size((args, kwargs))
         exported = _export_dynamic(model, args, kwargs, batch) if batch else None
         if exported is not None:
@@ -82,17 +83,6 @@ def _shared(model: nn.Module) -> frozenset[str]:
         if tensor.numel() and tensor.device.type != "meta":
             by_memory[tensor.untyped_storage().data_ptr()].setdefault(_identity(tensor), name)
     return frozenset(name for forms in by_memory.values() if len(forms) > 1 for name in forms.values())
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.modes import evaluating
+
 __all__ = ["Inputs", "call", "evaluating", "using_threads"]
 
 Inputs = Sequence[Any] | Mapping[str, Any]
@@ -18,27 +20,6 @@ Inputs = Sequence[Any] | Mapping[str, Any]
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Run a model on its inputs."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put models into evaluation mode; afterwards every submodule has its own mode again.
-
-    >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    >>> with evaluating(model):
-    ...     model[0].training
-    False
-    >>> model[0].training, model[1].training
-    (True, False)
-    """
-    modes = [(m, m.training) for model in models for m in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from secateur.graph.export import export_program
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.program import Program
+from secateur.modes import evaluating
 
 from .fingerprint import tensors_of
 from .structure import Match, compare
@@ -100,18 +100,6 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> lis
     with evaluating(model), torch.inference_mode():
         leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for a while; every module gets its own flag back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _first_difference(
