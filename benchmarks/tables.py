@@ -49,7 +49,7 @@ def oneshot() -> str:
         dense = 100 * float(own[0]["acc_dense"])
         seeds = len({r["seed"] for r in own})
         lines += [
-            f"{model}, dense {dense:.2f} %, test accuracy, mean of {seeds} calibration seeds (range):",
+            f"{model}, dense {dense:.2f} %, test accuracy, calibration seeds {seeds}, mean (range):",
             "",
             "| method | " + " | ".join(f"{float(b):.0%} of the MACs" for b in budgets)
             + " | time at 50 % | fine-tuned at 50 % |",

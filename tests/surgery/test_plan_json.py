@@ -64,16 +64,25 @@ def paths(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(path for key, value in items for path in paths(value, (*at, key)))]
 
 
-@pytest.mark.parametrize("path", paths(example()), ids=str)
-@pytest.mark.parametrize("value", [None, 1.5, float("inf"), -(2**40), 2**40, {"x": 1}, [[]], True], ids=str)
+def at(path: tuple[Any, ...]) -> Any:
+    found = example()
+    for key in path:
+        found = found[key]
+    return found
+
+
+WRONG = (None, 1.5, float("inf"), -(2**40), 2**40, {"x": 1}, [[]], True)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [(p, v) for p in paths(example()) for v in WRONG if at(p) != v], ids=str
+)
 def test_a_wrong_value_anywhere_is_an_artefact_error(path: tuple[Any, ...], value: Any) -> None:
     data = {"root": example()}
     target: Any = data
     for key in ("root", *path)[:-1]:
         target = target[key]
     last = ("root", *path)[-1]
-    if target[last] == value:
-        pytest.skip("that is the value")
     target[last] = copy.deepcopy(value)
     with pytest.raises(ArtefactError):
         plan_from_json(data["root"], {})

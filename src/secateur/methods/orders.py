@@ -275,7 +275,7 @@ class _Elimination:
         weights = self.weight[:, own]
         rows = self.precision[own]
         block = rows[:, own]
-        cost = float((weights @ torch.linalg.solve(block, weights.T)).trace()) / self.power
+        cost = float((weights * torch.linalg.solve(block, weights.T).T).sum()) / self.power
         solved = torch.linalg.solve(block, rows)
         self.weight -= weights @ solved
         self.precision -= rows.T @ solved
