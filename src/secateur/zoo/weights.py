@@ -39,7 +39,12 @@ PRETRAINED: dict[str, Pretrained] = {
         (1, 3, 32, 32),
         "64785d8c4312d8c09aa2987b32cda9b93a0716e015430bd358f8a847212d3424",
     ),
-    "vgg16bn-quarter-cifar10": Pretrained(lambda: vgg16_bn(width=0.25), "cifar10", (1, 3, 32, 32)),
+    "vgg16bn-quarter-cifar10": Pretrained(
+        lambda: vgg16_bn(width=0.25),
+        "cifar10",
+        (1, 3, 32, 32),
+        "0e320c8b867634f696272719d4648155621d2ec954ebfc768e5b2241b7777373",
+    ),
 }
 """Trained by benchmarks/train_zoo.py; accuracies in results/zoo.csv."""
 
