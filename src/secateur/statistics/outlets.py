@@ -24,15 +24,11 @@ class Outlet:
     join: str | None = None  # the node that adds it to another value of the same shape
     operand: int = 0  # which argument of the join is the other value
     rectified: bool = False  # nothing but a ReLU reads the end: what is below zero does not count
+    own: Outlet | None = None  # with a join: the same without it
 
     def alone(self) -> Outlet:
         """Return the outlet without its join, where another branch repairs the sum."""
-        if self.join is None:
-            return self
-        assert self.own is not None
-        return self.own
-
-    own: Outlet | None = None  # the same without the join
+        return self.own or self
 
 
 @dataclass(frozen=True)
