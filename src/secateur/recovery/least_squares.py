@@ -29,23 +29,11 @@ class Moments:
     yy: Tensor
     count: float
 
-    def inputs(self, index: Tensor) -> Moments:
-        """Restrict the regression to some inputs (indices along d)."""
-        return Moments(self.xx[:, index][:, :, index], self.yx[:, :, index], self.yy, self.count)
-
     def joined(self, other: Moments) -> Moments:
         """Return the moments over both sets of samples."""
         n = max(self.count + other.count, 1)
         a, b = self.count / n, other.count / n
         return Moments(a * self.xx + b * other.xx, a * self.yx + b * other.yx, a * self.yy + b * other.yy, n)
-
-    def outputs(self, index: Tensor) -> Moments:
-        """Restrict the regression to some outputs (indices along m)."""
-        return Moments(self.xx, self.yx[:, index], self.yy[:, index], self.count)
-
-    def groups(self, index: Tensor) -> Moments:
-        """Restrict the regression to some groups."""
-        return Moments(self.xx[index], self.yx[index], self.yy[index], self.count)
 
 
 def mean_squared_error(moments: Moments, weight: Tensor) -> Tensor:
