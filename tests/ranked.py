@@ -10,10 +10,11 @@ from torch import nn
 from secateur.candidates import candidates
 from secateur.graph import Graph, trace
 from secateur.methods import SNP, Magnitude, Method, Random
-from secateur.selection import Ranked
+from secateur.selection import CostModel, Ranked
+from secateur.selection.cost import COUNTS
 from secateur.statistics import Statistics, collect
 
-__all__ = ["CASES", "METHODS", "calibrated", "rank"]
+__all__ = ["CASES", "METHODS", "UNITS", "calibrated", "cost_of", "rank"]
 
 METHODS: dict[str, Method] = {
     "snp": SNP(),
@@ -22,6 +23,8 @@ METHODS: dict[str, Method] = {
     "random": Random(seed=3),
 }
 CASES = [case.name for case in SMALL if case.name != "shared"]  # of which no group may be pruned
+
+UNITS = list(COUNTS)  # of budgets that a cost model answers for
 
 
 @cache
@@ -40,3 +43,9 @@ def rank(name: str, method: str) -> tuple[Ranked, ...]:
     model, graph, statistics = calibrated(name)
     groups = candidates(model, graph).groups
     return tuple(METHODS[method].rank(graph, group, statistics) for group in groups)
+
+
+@cache
+def cost_of(name: str, unit: str) -> CostModel:
+    """Return the cost model of a budget's unit."""
+    return COUNTS[unit]

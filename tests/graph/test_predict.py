@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from math import prod
 
 import numpy as np
 import pytest
@@ -58,6 +59,7 @@ def test_sizes_costs_and_counts_are_those_of_the_smaller_network(case: Case, see
     kept = select(graph, seed)
     smaller = trace(shrink(model, graph, kept), case.inputs())
     predicted, real = graph.sizes(kept), smaller.sizes()
+    assert graph.elements(kept) == {name: prod(shape) for name, shape in predicted.items()}
     assert predicted == real
     assert graph.macs(kept) == smaller.macs()
     assert graph.shapes(kept) == smaller.program.shapes

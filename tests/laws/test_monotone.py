@@ -1,7 +1,7 @@
 """Law 5: a tighter budget keeps a subset: the same scores, the same order."""
 
 import pytest
-from ranked import CASES, METHODS, calibrated, rank
+from ranked import CASES, METHODS, UNITS, calibrated, cost_of, rank
 
 from secateur.errors import BudgetError
 from secateur.selection import Budget, Constraints, select
@@ -10,9 +10,11 @@ SHARES = (1.0, 0.95, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05)
 
 
 @pytest.mark.parametrize(
-    "constraints", [Constraints(), Constraints(round_to=4, floor=2)], ids=["plain", "rounded"]
+    "constraints",
+    [Constraints(), Constraints(round_to=4, floor=2), Constraints(uniform=True)],
+    ids=["plain", "rounded", "uniform"],
 )
-@pytest.mark.parametrize("unit", ["macs", "params", "variance"])
+@pytest.mark.parametrize("unit", [*UNITS, "variance"])
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("name", CASES)
 def test_a_tighter_budget_keeps_a_subset(name: str, method: str, unit: str, constraints: Constraints) -> None:
@@ -20,9 +22,12 @@ def test_a_tighter_budget_keeps_a_subset(name: str, method: str, unit: str, cons
     entries = list(rank(name, method))
     before = {entry.group.id: frozenset(range(entry.group.size)) for entry in entries}
     whole, shrunk = before, 0
+    cost = None if unit == "variance" else cost_of(name, unit)
     for share in SHARES:
         try:
-            kept = select(graph, entries, Budget(**{unit: share}), METHODS[method].allocation, constraints)
+            kept = select(
+                graph, entries, Budget(**{unit: share}), METHODS[method].allocation, constraints, cost
+            )
         except BudgetError:
             break
         found = {id: frozenset(units) for id, units in kept.items()}
@@ -46,3 +51,21 @@ def test_a_budget_never_depends_on_those_asked_before(method: str) -> None:
     alone = select(graph, entries, Budget(macs=0.6), allocation)
     select(graph, entries, Budget(macs=0.5), allocation)
     assert select(graph, entries, Budget(macs=0.6), allocation) == alone
+
+
+@pytest.mark.parametrize("unit", [*UNITS, "variance"])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_budgets_are_nested_around_fixed_groups(unit: str, uniform: bool) -> None:
+    _, graph, _ = calibrated("resnet20")
+    entries = list(rank("resnet20", "snp"))
+    constraints = Constraints(2, uniform=uniform, fixed={entries[1].group.id: 3, entries[5].group.id: 7})
+    cost = None if unit == "variance" else cost_of("resnet20", unit)
+    before, sizes = {e.group.id: frozenset(range(e.group.size)) for e in entries}, set()
+    for share in (0.9, 0.8, 0.7, 0.6):
+        kept = select(graph, entries, Budget(**{unit: share}), METHODS["snp"].allocation, constraints, cost)
+        found = {id: frozenset(units) for id, units in kept.items()}
+        assert all(found[id] <= units for id, units in before.items())
+        assert (len(found[entries[1].group.id]), len(found[entries[5].group.id])) == (4, 8)
+        sizes.add(sum(map(len, found.values())))
+        before = found
+    assert len(sizes) > 1

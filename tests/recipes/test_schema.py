@@ -43,7 +43,7 @@ def test_everything_can_be_said() -> None:
         ({"budget": {"mcs": 0.5}}, r"unknown key 'budget\.mcs'.*Did you mean 'macs'\?"),
         (
             {"budget": {"macs": 0.5, "params": 0.5}},
-            "exactly one of macs, params, variance, not macs and params",
+            "exactly one of macs, params, variance, bytes, latency, latency_ms, not macs and params",
         ),
         ({"budget": {}}, "not none"),
         ({"budget": 0.5}, "budget: expected a mapping, not 0.5"),
@@ -51,6 +51,8 @@ def test_everything_can_be_said() -> None:
         ({"budget": {"macs": True}}, r"budget\.macs.*valid number"),
         ({"budget": {"macs": float("nan")}}, r"budget\.macs.*finite"),
         ({"budget": {"variance": 1.5}}, r"budget\.variance.*less than or equal to 1"),
+        ({"budget": {"latency": 12}}, r"budget\.latency.*less than or equal to 1"),
+        ({"budget": {"latency_sm": 1}}, r"Did you mean 'latency_ms'\?"),
         ({"method": "snpp"}, r"no method is called 'snpp'.*Did you mean 'snp'\?"),
         ({"method": {"p": 1}}, r"'method\.name' is missing"),
         ({"method": {"name": "magnitude", "recovr": True}}, r"'method\.recovr'.*Did you mean 'recover'\?"),

@@ -21,7 +21,9 @@ from secateur.selection import (
     Uniform,
     select,
 )
-from secateur.selection.select import dense_amount, removal_order, unit_cost
+from secateur.selection.bundle import bundles
+from secateur.selection.cost import COUNTS
+from secateur.selection.select import removal_order, unit_cost
 
 ALLOCATIONS: list[Allocation] = [Uniform(), Threshold(), LossPerCost()]
 NAMES = ["residual", "dense", "depthwise", "grouped", "perceptron"]
@@ -52,10 +54,11 @@ def test_the_budget_is_met_and_one_removal_fewer_exceeds_it(
     name: str, unit: str, allocation: Allocation
 ) -> None:
     graph, entries = graph_of(name), ranked(graph_of(name))
-    limit = 0.6 * dense_amount(graph, unit, {})
+    cost = COUNTS[unit]
+    limit = 0.6 * cost(graph, {})
     kept = select(graph, entries, Budget(**{unit: 0.6}), allocation)
-    assert dense_amount(graph, unit, kept) <= limit
-    sequence = removal_order(graph, entries, allocation, unit)
+    assert cost(graph, kept) <= limit
+    sequence = removal_order(graph, bundles(entries, Constraints()), allocation, cost)
     gone = sum(g.size - len(kept[g.id]) for g in graph.groups)
     # Replay: the shortest prefix that makes this selection, and the one before.
     counts = {g.id: g.size for g in graph.groups}
@@ -63,7 +66,7 @@ def test_the_budget_is_met_and_one_removal_fewer_exceeds_it(
         counts[entries[g].group.id] -= 1
     if all(counts.values()) and not any(e.group.segments for e in entries):
         fewer = {e.group.id: tuple(sorted(e.order[: counts[e.group.id]])) for e in entries}
-        assert dense_amount(graph, unit, fewer) > limit
+        assert cost(graph, fewer) > limit
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,7 +123,7 @@ def test_a_branch_may_fall_to_nothing_and_others_keep_one() -> None:
     entries = ranked(graph)
     assert any(e.group.removable for e in entries)
     smallest = {e.group.id: (() if e.group.removable else e.order[:1]) for e in entries}
-    least = dense_amount(graph, "macs", smallest)
+    least = graph.total_macs(smallest)
     kept = select(graph, entries, Budget(macs=least), Uniform())
     assert {id: len(units) for id, units in kept.items()} == {
         id: len(units) for id, units in smallest.items()
@@ -182,5 +185,6 @@ def test_constraints_are_positive(wrong: dict[str, int]) -> None:
 
 def test_a_unit_costs_what_the_dense_model_would_save() -> None:
     graph = graph_of("perceptron")
-    assert unit_cost(graph, graph.groups[0], "macs") == 6 + 8
-    assert unit_cost(graph, graph.groups[0], "params") == 6 + 1 + 2 + 8
+    first = bundles(ranked(graph), Constraints())[0]
+    assert unit_cost(graph, first, COUNTS["macs"]) == 6 + 8
+    assert unit_cost(graph, first, COUNTS["params"]) == 6 + 1 + 2 + 8

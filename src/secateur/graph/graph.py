@@ -126,7 +126,7 @@ class Graph:
     def macs(self, kept: Kept = _EVERYTHING) -> dict[str, int]:
         """Return the multiply-accumulates of each convolution, linear and matrix product call, for one sample."""
         cost = self._cost.macs(self._alive(kept))
-        for name in self._dropped(kept):
+        for name in self.dropped(kept):
             cost.pop(name, None)
         return cost
 
@@ -136,18 +136,34 @@ class Graph:
 
     def params(self, kept: Kept = _EVERYTHING) -> int:
         """Return the number of parameters (tied ones once, no buffers); those of removed branches do not count."""
-        dropped = self._dropped(kept)
-        gone = set()
-        if dropped:
-            for name, readers in self._readers.items():
-                if readers <= dropped:
-                    gone.add(name)
+        gone = self.orphans(kept)
         shapes = self.shapes(kept)
         return sum(
             prod(shape)
             for name, shape in shapes.items()
             if name not in self.program.buffers and name not in gone
         )
+
+    def elements(self, kept: Kept = _EVERYTHING) -> dict[str, int]:
+        """Return the size of every node's output that is one tensor (batch of the example), without dropped calls."""
+        found = self._cost.elements(self._alive(kept))
+        for name in self.dropped(kept):
+            found.pop(name, None)
+        return found
+
+    def dropped(self, kept: Kept) -> set[str]:
+        """Return the calls that are gone because their branch has no units."""
+        return {
+            name
+            for id, units in kept.items()
+            if not units and id in self.branches
+            for name in (*self.branches[id].dead, *self.branches[id].constants)
+        }
+
+    def orphans(self, kept: Kept) -> set[str]:
+        """Return the parameters and buffers that only dropped calls read, by canonical name."""
+        dropped = self.dropped(kept)
+        return {name for name, readers in self._readers.items() if readers <= dropped} if dropped else set()
 
     @cached_property
     def _by_id(self) -> dict[str, Group]:
@@ -196,12 +212,3 @@ class Graph:
             if units and not (min(units) >= 0 and max(units) < group.size):
                 raise SurgeryError(f"group {id} has units 0 to {group.size - 1}; the selection names others")
         return alive_units(self._units, sizes, kept)
-
-    def _dropped(self, kept: Kept) -> set[str]:
-        """The calls that are gone because their branch has no units."""
-        return {
-            name
-            for id, units in kept.items()
-            if not units and id in self.branches
-            for name in (*self.branches[id].dead, *self.branches[id].constants)
-        }

@@ -56,7 +56,7 @@ class Term:
 
 
 class CostModel:
-    """Multiply-accumulates of each call for any selection; made once, then quick to ask.
+    """Multiply-accumulates and output size of each call for any selection; made once, then quick to ask.
 
     A dimension's length after a selection is what never goes plus the number of indices whose unit stays.
     """
@@ -70,21 +70,33 @@ class CostModel:
         self._weights: list[NDArray[np.int64]] = []
         self._known: dict[bytes, int] = {}
         self._terms: dict[str, tuple[Term, ...]] = {}
+        self._sizes: dict[str, Term] = {}
         for node in program.nodes:
             terms = self._node_terms(node)
             if terms:
                 self._terms[node.name] = terms
+            value = analysis.values.get(node.name)
+            if value is not None:
+                self._sizes[node.name] = self._product(1, [(value, range(value.ndim))])
 
     def macs(self, alive: Alive) -> dict[str, int]:
         """Return the multiply-accumulates of each call, for one sample."""
-        lengths = [
+        lengths = self._lengths(alive)
+        return {
+            name: sum(_amount(t, lengths) for t in terms) // self._batch
+            for name, terms in self._terms.items()
+        }
+
+    def elements(self, alive: Alive) -> dict[str, int]:
+        """Return the number of elements of each output that is one tensor, for the batch of the example."""
+        lengths = self._lengths(alive)
+        return {name: _amount(term, lengths) for name, term in self._sizes.items()}
+
+    def _lengths(self, alive: Alive) -> list[int]:
+        return [
             fixed + int(weights @ alive[units])
             for fixed, units, weights in zip(self._fixed, self._units_of, self._weights, strict=True)
         ]
-        return {
-            name: sum(t.factor * prod(lengths[c] for c in t.counters) for t in terms) // self._batch
-            for name, terms in self._terms.items()
-        }
 
     def _node_terms(self, node: Node) -> tuple[Term, ...]:
         refs = [a.name if isinstance(a, Ref) else None for a in node.args]
@@ -159,6 +171,10 @@ class CostModel:
             self._units_of.append(distinct[free])
             self._weights.append(weights[free])
         return self._known[key]
+
+
+def _amount(term: Term, lengths: list[int]) -> int:
+    return term.factor * prod(lengths[c] for c in term.counters)
 
 
 def alive_units(units: Units, sizes: Mapping[str, int], kept: Mapping[str, tuple[int, ...]]) -> Alive:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from secateur.graph import Graph, Group
 from secateur.recovery import OnePass, Recovery, Sequential
 from secateur.selection.allocation import Allocation, LossPerCost, Threshold
-from secateur.selection.select import Ranked
+from secateur.selection.bundle import Ranked
 from secateur.statistics.collect import Statistics
 
 from .orders import ZCA, Output

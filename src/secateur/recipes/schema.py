@@ -59,18 +59,21 @@ class DataSpec(_Strict):
 
 
 class BudgetSpec(_Strict):
-    """Exactly one target. Up to 1.0 a share that is kept, above 1 an absolute number."""
+    """Exactly one target. Up to 1.0 a share that is kept, above 1 an absolute number; milliseconds have their own."""
 
     macs: Annotated[float, Field(gt=0, strict=True)] | None = None
     params: Annotated[float, Field(gt=0, strict=True)] | None = None
     variance: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    bytes: Annotated[float, Field(gt=0, strict=True)] | None = None
+    latency: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    latency_ms: Annotated[float, Field(gt=0, strict=True)] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> BudgetSpec:
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"name exactly one of macs, params, variance, not {' and '.join(given) or 'none'} "
+                f"name exactly one of {', '.join(type(self).model_fields)}, not {' and '.join(given) or 'none'} "
                 "(--set budget.NAME=null takes one away)"
             )
         return self

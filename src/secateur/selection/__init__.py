@@ -2,6 +2,21 @@
 
 from .allocation import Allocation, LossPerCost, Threshold, Uniform
 from .budget import Budget
-from .select import Constraints, Ranked, select
+from .bundle import Ranked
+from .constraints import Constraints
+from .cost import CostModel
+from .select import out_of_reach, select, smallest
 
-__all__ = ["Allocation", "Budget", "Constraints", "LossPerCost", "Ranked", "Threshold", "Uniform", "select"]
+__all__ = [
+    "Allocation",
+    "Budget",
+    "Constraints",
+    "CostModel",
+    "LossPerCost",
+    "Ranked",
+    "Threshold",
+    "Uniform",
+    "out_of_reach",
+    "select",
+    "smallest",
+]

@@ -4,143 +4,137 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
-
-from torch import Tensor
+from collections.abc import Sequence
 
 from secateur.errors import BudgetError
-from secateur.graph import Graph, Group, Kept
+from secateur.graph import Graph
 
 from .allocation import Allocation, Threshold
 from .budget import Budget
+from .bundle import Bundle, Ranked, bundles
+from .constraints import Constraints
+from .cost import COUNTS, CostModel, macs, params
 
-__all__ = ["Constraints", "Ranked", "dense_amount", "removal_order", "select", "unit_cost"]
+__all__ = ["out_of_reach", "removal_order", "select", "smallest", "unit_cost"]
 
-
-@dataclass(frozen=True)
-class Ranked:
-    """A group with its units' order (most important first) and its loss curve (see `methods.Ranking`)."""
-
-    group: Group
-    order: tuple[int, ...]
-    loss: Tensor
+Step = tuple[float, int, int]
+"""Key, index of the bundle, position in its order."""
 
 
-@dataclass(frozen=True)
-class Constraints:
-    """What every selection respects: kept units come in multiples of `round_to`, and never fewer than `floor`.
+def unit_cost(graph: Graph, bundle: Bundle, cost: CostModel) -> float:
+    """Return what one unit of each member costs: the mean over the first half of them to go.
 
-    A group with fewer units than these, or whose number of units is no multiple, may keep all of them. Groups whose
-    branch can be replaced by its constant (`Group.removable`) may fall to zero where `whole_branches` is true and
-    the floor is one; all others keep at least one unit.
+    That is the cost in the dense model where it is linear in the number of units, as MACs and parameters are for
+    all but residual streams; times are curves with steps.
     """
-
-    round_to: int = 1
-    floor: int = 1
-    whole_branches: bool = True
-
-    def __post_init__(self) -> None:
-        if self.round_to < 1 or self.floor < 1:
-            raise BudgetError(f"round_to={self.round_to} and floor={self.floor} must be at least 1.")
-
-    def count(self, group: Group, wanted: int) -> int:
-        """Return how many units stay where `wanted` would."""
-        if wanted == 0 and group.removable and self.whole_branches and self.floor == 1:
-            return 0
-        rounded = -(-max(wanted, self.floor) // self.round_to) * self.round_to
-        return min(rounded, group.size)
-
-
-def dense_amount(graph: Graph, unit: str, kept: Kept) -> int:
-    """Return the MACs for one sample or the parameters that stay under a selection."""
-    return graph.total_macs(kept) if unit == "macs" else graph.params(kept)
-
-
-def unit_cost(graph: Graph, group: Group, unit: str) -> float:
-    """Return what one unit of a group costs in the dense model, in MACs or parameters."""
-    rest = tuple(range(group.size - 1))
-    return float(dense_amount(graph, unit, {}) - dense_amount(graph, unit, {group.id: rest}))
+    gone = max(bundle.size // 2, 1)
+    left = tuple(range(bundle.size - gone))
+    kept = {m.group.id: left for m in bundle.members if left or m.group.removable}
+    return (cost(graph, {}) - cost(graph, kept)) / gone
 
 
 def removal_order(
-    graph: Graph, ranked: list[Ranked], allocation: Allocation, unit: str
-) -> list[tuple[float, int, int]]:
-    """Return (key, index of the group, position in its order) of every unit, first to go first."""
+    graph: Graph, competing: Sequence[Bundle], allocation: Allocation, cost: CostModel
+) -> list[Step]:
+    """Return (key, index of the bundle, position in its order) of every unit, first to go first."""
     sequence = []
-    for g, entry in enumerate(ranked):
-        keys = allocation(entry.loss, unit_cost(graph, entry.group, unit)).tolist()
-        sequence += [(key, g, -position) for position, key in enumerate(keys)]
-    return [(key, g, -position) for key, g, position in sorted(sequence)]
+    for b, bundle in enumerate(competing):
+        mean = unit_cost(graph, bundle, cost) / len(bundle.members)  # as the curve is a mean
+        keys = allocation(bundle.loss, mean).tolist()
+        sequence += [(key, b, -position) for position, key in enumerate(keys)]
+    return [(key, b, -position) for key, b, position in sorted(sequence)]
 
 
 def select(
     graph: Graph,
-    ranked: list[Ranked],
+    ranked: Sequence[Ranked],
     budget: Budget,
     allocation: Allocation,
     constraints: Constraints | None = None,
+    cost: CostModel | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Return the kept units of every group, the most that fit the budget (law 3) and nested over budgets (law 5).
+
+    `cost` says what a selection costs in the budget's unit. It may be left out for what can be counted (macs,
+    params, bytes) and for variance; a latency needs one, `secateur.measure.latency_model`.
 
     Raises:
         BudgetError: the budget cannot be reached; the message says how far the model can go and what blocks it.
     """
     constraints = constraints or Constraints()
-    if not ranked:
-        raise BudgetError(_unreachable(graph, budget, {}, "no group of this model may be pruned"))
+    cost = cost or COUNTS.get(budget.unit)
     if budget.unit == "variance":
-        cut = 1 - budget.value
-        sequence = removal_order(graph, ranked, Threshold(), "macs")
-        return _kept(ranked, sequence[: sum(key <= cut for key, _, _ in sequence)], constraints)
-    sequence = removal_order(graph, ranked, allocation, budget.unit)
-    limit = budget.absolute(dense_amount(graph, budget.unit, {}))
+        if not ranked:
+            everything = params(graph, {})
+            raise BudgetError(out_of_reach(graph, budget, everything, everything, _NOTHING))
+        competing = bundles(ranked, constraints, worst=True)
+        sequence = removal_order(graph, competing, Threshold(), macs)
+        gone = sum(key <= 1 - budget.value for key, _, _ in sequence)
+        return _kept(ranked, competing, sequence[:gone], constraints)
+    if cost is None:
+        raise BudgetError(
+            f"The budget ({budget}) needs a cost model: make one with secateur.measure.latency_model."
+        )
+    dense = cost(graph, {})
+    limit = budget.absolute(dense)
+    if not ranked:
+        raise BudgetError(out_of_reach(graph, budget, dense, dense, _NOTHING))
+    least = cost(graph, smallest(ranked, constraints))
+    if least > limit:
+        raise BudgetError(out_of_reach(graph, budget, dense, least, _floor(constraints)))
+    competing = bundles(ranked, constraints)
+    sequence = removal_order(graph, competing, allocation, cost)
     low, high = 0, len(sequence)
-    smallest = _kept(ranked, sequence, constraints)
-    if dense_amount(graph, budget.unit, smallest) > limit:
-        raise BudgetError(_unreachable(graph, budget, smallest, "every group is at its floor"))
     while low < high:
         middle = (low + high) // 2
-        if dense_amount(graph, budget.unit, _kept(ranked, sequence[:middle], constraints)) <= limit:
+        if cost(graph, _kept(ranked, competing, sequence[:middle], constraints)) <= limit:
             high = middle
         else:
             low = middle + 1
-    return _kept(ranked, sequence[:low], constraints)
+    return _kept(ranked, competing, sequence[:low], constraints)
+
+
+def smallest(ranked: Sequence[Ranked], constraints: Constraints) -> dict[str, tuple[int, ...]]:
+    """Return the selection with every group at its floor."""
+    competing = bundles(ranked, constraints)
+    everything = [(0.0, b, p) for b, bundle in enumerate(competing) for p in range(bundle.size)]
+    return _kept(ranked, competing, everything, constraints)
+
+
+def out_of_reach(graph: Graph, budget: Budget, dense: float, least: float, why: str) -> str:
+    """Return the message of law 3: how far the model can go (`least` of `dense`), why no further, what blocks it."""
+    counts = Counter(f.reason for f in graph.frozen)
+    blocked = "; ".join(f"{reason} ({n} dimensions)" for reason, n in counts.most_common(3))
+    share = least / max(dense, 1e-12)
+    if budget.unit == "latency_ms":
+        have, ask = f"{least:.2f} of its {dense:.2f} ms", f"latency_ms={math.ceil(100 * least) / 100:.2f}"
+    else:
+        unit = "params" if budget.unit == "variance" else budget.unit
+        total = "latency" if unit == "latency" else f"{dense:,.0f} {unit}"
+        have, ask = f"{share:.1%} of its {total}", f"{math.ceil(1000 * share) / 1000:.3f}"
+    return (
+        f"The budget ({budget}) is out of reach: {why}, and the model still has {have}. "
+        f"Ask for at least {ask}, allow fewer exclusions, or a lower floor or round_to."
+        + (f" Frozen: {blocked}." if blocked else "")
+    )
+
+
+_NOTHING = "no group of this model may be pruned"
+
+
+def _floor(constraints: Constraints) -> str:
+    fixed = ", ".join(constraints.fixed)
+    return "every group is at its floor" + (f" (fixed: {fixed})" if fixed else "")
 
 
 def _kept(
-    ranked: list[Ranked], removed: list[tuple[float, int, int]], constraints: Constraints
+    ranked: Sequence[Ranked], competing: Sequence[Bundle], removed: Sequence[Step], constraints: Constraints
 ) -> dict[str, tuple[int, ...]]:
-    gone = [0] * len(ranked)
-    for _, g, _ in removed:
-        gone[g] += 1
-    kept = {}
-    for entry, n in zip(ranked, gone, strict=True):
-        needed, order = _segments_first(entry)
-        count = constraints.count(entry.group, entry.group.size - n)
-        if 0 < count < needed:
-            count = constraints.count(entry.group, needed)
-        kept[entry.group.id] = tuple(sorted(order[:count]))
-    return kept
-
-
-def _segments_first(entry: Ranked) -> tuple[int, tuple[int, ...]]:
-    """Return the order with the best unit of every segment in front, and how many those are."""
-    first: list[int] = []
-    for segment in entry.group.segments:
-        if segment.units.isdisjoint(first):
-            first.append(next(u for u in entry.order if u in segment.units))
-    return len(first), (*first, *(u for u in entry.order if u not in first))
-
-
-def _unreachable(graph: Graph, budget: Budget, smallest: Kept, why: str) -> str:
-    unit = "params" if budget.unit == "variance" else budget.unit
-    dense = dense_amount(graph, unit, {})
-    least = dense_amount(graph, unit, smallest)
-    counts = Counter(f.reason for f in graph.frozen)
-    blocked = "; ".join(f"{reason} ({n} dimensions)" for reason, n in counts.most_common(3))
-    share = least / max(dense, 1)
-    return (
-        f"The budget ({budget}) is out of reach: {why}, and the model still has {share:.1%} of its {dense:,} {unit}. "
-        f"Ask for at least {math.ceil(1000 * share) / 1000:.3f}, allow fewer exclusions, or a lower floor or round_to."
-        + (f" Frozen: {blocked}." if blocked else "")
-    )
+    gone = Counter(b for _, b, _ in removed)
+    kept: dict[str, tuple[int, ...]] = {}
+    for b, bundle in enumerate(competing):
+        kept |= bundle.keep(bundle.size - gone[b], constraints)
+    for entry in ranked:
+        if entry.group.id in constraints.fixed:
+            kept |= Bundle((entry,), entry.loss).keep(constraints.fixed[entry.group.id], constraints)
+    return {entry.group.id: kept[entry.group.id] for entry in ranked}
