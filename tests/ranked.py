@@ -9,10 +9,10 @@ from torch import nn
 
 from secateur.candidates import candidates
 from secateur.graph import Graph, trace
-from secateur.methods import SNP, Magnitude, Method, Random
+from secateur.methods import SNP, BatchNormScale, Magnitude, Method, Random, Taylor
 from secateur.selection import CostModel, Ranked
 from secateur.selection.cost import COUNTS
-from secateur.statistics import Statistics, collect
+from secateur.statistics import Statistics, collect, random_projection
 
 __all__ = ["CASES", "METHODS", "UNITS", "calibrated", "cost_of", "rank"]
 
@@ -21,6 +21,8 @@ METHODS: dict[str, Method] = {
     "paper": SNP.paper(),
     "magnitude": Magnitude(),
     "random": Random(seed=3),
+    "batch-norm": BatchNormScale(),
+    "taylor": Taylor(),
 }
 CASES = [case.name for case in SMALL if case.name != "shared"]  # of which no group may be pruned
 
@@ -34,7 +36,8 @@ def calibrated(name: str) -> tuple[nn.Module, Graph, Statistics]:
     model, x = case.model(), case.inputs(24, seed=3)
     graph = trace(model, x[:2])
     chosen = candidates(model, graph).groups
-    return model, graph, collect(graph, chosen, x.split(8), patches=True, positions=16)
+    found = collect(graph, chosen, x.split(8), patches=True, loss=random_projection, positions=16)
+    return model, graph, found
 
 
 @cache

@@ -8,12 +8,13 @@ if TYPE_CHECKING:
     from .artefact import load
     from .errors import SecateurError
     from .graph import trace
-    from .methods import SNP, Magnitude, Random
+    from .methods import SNP, BatchNormScale, Magnitude, Random, Taylor
     from .recovery import OnePass, Sequential
     from .selection import Budget
 
 __all__ = [
     "SNP",
+    "BatchNormScale",
     "Budget",
     "Magnitude",
     "OnePass",
@@ -21,6 +22,7 @@ __all__ = [
     "Result",
     "SecateurError",
     "Sequential",
+    "Taylor",
     "load",
     "prune",
     "trace",
@@ -31,7 +33,7 @@ _HOMES = {
     "artefact": ("load",),
     "errors": ("SecateurError",),
     "graph": ("trace",),
-    "methods": ("SNP", "Magnitude", "Random"),
+    "methods": ("SNP", "BatchNormScale", "Magnitude", "Random", "Taylor"),
     "recovery": ("OnePass", "Sequential"),
     "selection": ("Budget",),
 }

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from os import PathLike
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -97,7 +98,9 @@ def prune(
             graph = trace(model, *args, **kwargs)
             chosen = candidates(model, graph, exclude)
         with _timed(seconds, "statistics"):
-            statistics = collect(graph, chosen.groups, calibration, patches=method.patches, seed=seed)
+            statistics = collect(
+                graph, chosen.groups, calibration, patches=method.patches, loss=method.loss, seed=seed
+            )
         with _timed(seconds, "selection"):
             ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
         with _timed(seconds, "surgery"):
@@ -198,10 +201,10 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a dataclass as plain data with the names of the classes."""
+    """Return a dataclass as plain data with the names of the classes and functions."""
     if is_dataclass(value) and not isinstance(value, type):
         fields = {k: _plain(getattr(value, k)) for k in asdict(value)}
         return {"type": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
-    return value
+    return f"{value.__module__}:{value.__qualname__}" if isinstance(value, FunctionType) else value

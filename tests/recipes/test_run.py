@@ -11,7 +11,14 @@ from secateur.errors import CalibrationError, RecipeError, UnknownNameError
 from secateur.methods import ZCA
 from secateur.recipes import parse_recipe
 from secateur.recipes.run import method_of, run
-from secateur.recipes.schema import MagnitudeSpec, RandomSpec, SNPPaperSpec, SNPSpec
+from secateur.recipes.schema import (
+    BatchNormScaleSpec,
+    MagnitudeSpec,
+    RandomSpec,
+    SNPPaperSpec,
+    SNPSpec,
+    TaylorSpec,
+)
 
 MODULE = """
 import torch
@@ -116,6 +123,12 @@ def test_methods_by_name() -> None:
     assert method_of(SNPSpec(name="snp", recovery="none")).recovery is None
     assert method_of(MagnitudeSpec(name="magnitude", p=2, recover=False)) == sc.Magnitude(p=2)
     assert method_of(RandomSpec(name="random", seed=3)) == sc.Random(seed=3, recovery=sc.OnePass())
+    assert method_of(BatchNormScaleSpec(name="batch-norm-scale", recover=False)) == sc.BatchNormScale()
+    assert method_of(TaylorSpec(name="taylor")) == sc.Taylor(recovery=sc.OnePass())
+    spec = TaylorSpec(name="taylor", loss="torch.nn.functional:cross_entropy", recover=False)
+    assert method_of(spec) == sc.Taylor(loss=nn.functional.cross_entropy)
+    with pytest.raises(UnknownNameError, match="cross_entropy"):
+        method_of(TaylorSpec(name="taylor", loss="torch.nn.functional:cross_entropie"))
 
 
 def test_threads_are_restored(mine: dict[str, Any]) -> None:

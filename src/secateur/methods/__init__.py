@@ -1,14 +1,16 @@
 """The methods, one file each."""
 
-from .baselines import Magnitude, Random
+from .baselines import BatchNormScale, Magnitude, Random
 from .orders import ZCA, Conditional, Output, Pivot, Variance, Weights
 from .protocol import Method
 from .ranking import Order, Ranking, Reader
 from .snp import SNP
+from .taylor import Taylor
 
 __all__ = [
     "SNP",
     "ZCA",
+    "BatchNormScale",
     "Conditional",
     "Magnitude",
     "Method",
@@ -18,6 +20,7 @@ __all__ = [
     "Random",
     "Ranking",
     "Reader",
+    "Taylor",
     "Variance",
     "Weights",
 ]

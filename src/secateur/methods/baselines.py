@@ -1,21 +1,23 @@
-"""Baselines: random units, and units with the smallest filter norms (Li et al. 2017, arXiv 1608.08710)."""
+"""Baselines: random units, units with the smallest filter norms (Li et al. 2017, arXiv 1608.08710), and units with
+the smallest BatchNorm gains (network slimming, Liu et al. 2017, arXiv 1708.06519)."""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from secateur.graph import Graph, Group
+from secateur.graph import Graph, Group, Ref
 from secateur.recovery import Recovery
 from secateur.selection import Allocation, Ranked, Uniform
 from secateur.statistics import Statistics
 
 from .ranking import Ranking, from_scores
 
-__all__ = ["Magnitude", "Random"]
+__all__ = ["BatchNormScale", "Magnitude", "Random"]
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,13 @@ class Magnitude:
     p: int = 1
     allocation: Allocation = field(default_factory=Uniform)
     recovery: Recovery | None = None
+    patches: ClassVar[bool] = False
+    loss: ClassVar[None] = None
 
     @property
     def label(self) -> str:
         """What reports call it."""
         return f"L{self.p} filter norm"
-
-    @property
-    def patches(self) -> bool:
-        """No order that looks at patches."""
-        return False
 
     def rank(self, graph: Graph, group: Group, statistics: Statistics) -> Ranked:
         """Return the order and the share of the norms that is lost along it."""
@@ -48,28 +47,59 @@ class Magnitude:
 
 
 @dataclass(frozen=True)
+class BatchNormScale:
+    """Units with the smallest ``|gamma|`` of their BatchNorms go first, the same share of every group.
+
+    A unit that several BatchNorms scale has the sum. In a group that none scales, filters count by their L2 norm.
+    Network slimming trains with a penalty on the gains before it prunes; without one they say less.
+    """
+
+    allocation: Allocation = field(default_factory=Uniform)
+    recovery: Recovery | None = None
+    patches: ClassVar[bool] = False
+    loss: ClassVar[None] = None
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return "BatchNorm scale"
+
+    def rank(self, graph: Graph, group: Group, statistics: Statistics) -> Ranked:
+        """Return the order and the share of the gains that is lost along it."""
+        owned = {s.parameter for s in group.slices} & _gains(graph)
+        if not owned:
+            return Magnitude(p=2).rank(graph, group, statistics)
+        gains = [_by_unit(group, name, 0, statistics.tensors[name].double().abs()) for name in sorted(owned)]
+        total = torch.stack(gains).sum(0)
+        return _ranked(group, from_scores(total, total))
+
+
+@dataclass(frozen=True)
 class Random:
     """Units in an order drawn by `seed` and the group's name, the same share of every group."""
 
     seed: int = 0
     allocation: Allocation = field(default_factory=Uniform)
     recovery: Recovery | None = None
+    patches: ClassVar[bool] = False
+    loss: ClassVar[None] = None
 
     @property
     def label(self) -> str:
         """What reports call it."""
         return f"random (seed {self.seed})"
 
-    @property
-    def patches(self) -> bool:
-        """No order that looks at patches."""
-        return False
-
     def rank(self, graph: Graph, group: Group, statistics: Statistics) -> Ranked:
         """Return a random order."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + zlib.crc32(group.id.encode()))
         scores = torch.rand(group.size, generator=generator, dtype=torch.float64)
         return _ranked(group, from_scores(scores, torch.ones(group.size, dtype=torch.float64)))
+
+
+def _gains(graph: Graph) -> set[str]:
+    """Return the canonical names of the weights of all BatchNorms."""
+    weights = [node.args[1] for node in graph.program.nodes if node.op == "batch_norm"]
+    return {graph.program.parameters[w.name][0] for w in weights if isinstance(w, Ref)}
 
 
 def _by_unit(group: Group, parameter: str, dim: int, values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Protocol
 from secateur.graph import Graph, Group
 from secateur.recovery import Recovery
 from secateur.selection import Allocation, Ranked
-from secateur.statistics import Statistics
+from secateur.statistics import Loss, Statistics
 
 __all__ = ["Method"]
 
@@ -30,6 +30,10 @@ class Method(Protocol):
     @property
     def patches(self) -> bool:
         """Whether statistics need moments of whole patches."""
+
+    @property
+    def loss(self) -> Loss | None:
+        """The loss whose gradients statistics need, if any."""
 
     def rank(self, graph: Graph, group: Group, statistics: Statistics) -> Ranked:
         """Return the order and loss curve of a group's units."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from secateur.graph import Graph, Group
 from secateur.recovery import OnePass, Recovery, Sequential
 from secateur.selection.allocation import Allocation, LossPerCost, Threshold
 from secateur.selection.bundle import Ranked
-from secateur.statistics.collect import Statistics
+from secateur.statistics import Statistics
 
 from .orders import ZCA, Output
 from .ranking import Order
@@ -35,6 +36,7 @@ class SNP:
     recovery: Recovery | None = field(default_factory=Sequential)
     patches: bool = True
     centred: bool = True
+    loss: ClassVar[None] = None
 
     @staticmethod
     def paper() -> SNP:

@@ -9,13 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import SNP, Budget, Magnitude, OnePass, Random, Result, Sequential, prune
+from .. import SNP, BatchNormScale, Budget, Magnitude, OnePass, Random, Result, Sequential, Taylor, prune
 from ..errors import CalibrationError, RecipeError
 from ..measure import using_threads
-from ..methods import ZCA, Conditional, Order, Output, Pivot, Variance, Weights
+from ..methods import ZCA, Conditional, Method, Order, Output, Pivot, Variance, Weights
 from ..recovery import Recovery
-from .registry import resolve_data, resolve_evaluate, resolve_model, resolve_type
-from .schema import MagnitudeSpec, MethodSpec, RandomSpec, Recipe, SNPPaperSpec, SNPSpec, TypeName
+from .registry import import_callable, resolve_data, resolve_evaluate, resolve_model, resolve_type
+from .schema import (
+    BatchNormScaleSpec,
+    MagnitudeSpec,
+    MethodSpec,
+    RandomSpec,
+    Recipe,
+    SNPPaperSpec,
+    SNPSpec,
+    TaylorSpec,
+    TypeName,
+)
 
 __all__ = ["method_of", "run"]
 
@@ -49,8 +59,12 @@ def run(recipe: Recipe, *, progress: bool = True) -> Result:
     return replace(result, recipe=recipe.model_dump(mode="json", exclude_none=True))
 
 
-def method_of(spec: MethodSpec) -> SNP | Magnitude | Random:
-    """Return the method that a recipe names."""
+def method_of(spec: MethodSpec) -> Method:
+    """Return the method that a recipe names.
+
+    Raises:
+        UnknownNameError: the loss that it names cannot be imported.
+    """
     match spec:
         case SNPSpec(order=order, recovery=recovery, sweeps=sweeps):
             return SNP(order=_ORDERS[order](), recovery=_recovery(recovery, sweeps))
@@ -60,6 +74,11 @@ def method_of(spec: MethodSpec) -> SNP | Magnitude | Random:
             return Magnitude(p=p, recovery=OnePass() if recover else None)
         case RandomSpec(seed=seed, recover=recover):
             return Random(seed=seed, recovery=OnePass() if recover else None)
+        case BatchNormScaleSpec(recover=recover):
+            return BatchNormScale(recovery=OnePass() if recover else None)
+        case TaylorSpec(loss=name, recover=recover):
+            loss = Taylor.loss if name is None else import_callable(name)
+            return Taylor(loss, recovery=OnePass() if recover else None)
 
 
 _ORDERS: dict[str, Callable[[], Order]] = {

@@ -12,6 +12,7 @@ from ..errors import RecipeError, did_you_mean
 from . import text
 
 __all__ = [
+    "BatchNormScaleSpec",
     "BudgetSpec",
     "DataSpec",
     "MagnitudeSpec",
@@ -21,6 +22,7 @@ __all__ = [
     "Recipe",
     "SNPPaperSpec",
     "SNPSpec",
+    "TaylorSpec",
     "TypeName",
     "load_recipe",
     "parse_recipe",
@@ -110,7 +112,22 @@ class RandomSpec(_Strict):
     recover: bool = True
 
 
-MethodSpec = SNPSpec | SNPPaperSpec | MagnitudeSpec | RandomSpec
+class BatchNormScaleSpec(_Strict):
+    """BatchNorm gains, with or without least-squares recovery."""
+
+    name: Literal["batch-norm-scale"]
+    recover: bool = True
+
+
+class TaylorSpec(_Strict):
+    """First-order change of a loss, or of the outputs, with or without least-squares recovery."""
+
+    name: Literal["taylor"]
+    loss: str | None = None  # module:callable of outputs and labels; without it no labels are needed
+    recover: bool = True
+
+
+MethodSpec = SNPSpec | SNPPaperSpec | MagnitudeSpec | RandomSpec | BatchNormScaleSpec | TaylorSpec
 
 
 class TypeName(_Strict):
@@ -172,6 +189,8 @@ _METHODS: dict[str, type[BaseModel]] = {
     "snp-paper": SNPPaperSpec,
     "magnitude": MagnitudeSpec,
     "random": RandomSpec,
+    "batch-norm-scale": BatchNormScaleSpec,
+    "taylor": TaylorSpec,
 }
 _INNER: dict[str, type[BaseModel]] = {
     "model": ModelSpec,

@@ -3,5 +3,15 @@
 from .batches import Calibration
 from .collect import SiteStatistics, Statistics, collect
 from .forward import Forward, state_tensors
+from .gradients import Loss, random_projection
 
-__all__ = ["Calibration", "Forward", "SiteStatistics", "Statistics", "collect", "state_tensors"]
+__all__ = [
+    "Calibration",
+    "Forward",
+    "Loss",
+    "SiteStatistics",
+    "Statistics",
+    "collect",
+    "random_projection",
+    "state_tensors",
+]

@@ -47,10 +47,20 @@ class Calibration:
         self._dynamic, self._batch = program.dynamic, program.batch
 
     def __iter__(self) -> Iterator[list[Any]]:
+        return (flat for flat, _ in self.labelled())
+
+    def labelled(self) -> Iterator[tuple[list[Any], Any]]:
+        """Yield each batch with its labels: what stands behind the inputs, or the whole mapping; None without any.
+
+        One thing behind the inputs is passed as it is, several as a tuple.
+        """
         empty = True
         for number, batch in enumerate(self._batches):
             empty = False
-            yield from self._whole(self._flatten(batch, number), number)
+            flat, labels = self._flatten(batch, number), self._labels(batch)
+            n = self.samples(flat)
+            for piece in self._pieces(n, number):
+                yield _cut(flat, piece, n), _cut(labels, piece, n)
         if empty:
             raise CalibrationError(
                 "The calibration data are empty: give at least one batch of inputs (an iterator may be used up)."
@@ -132,19 +142,29 @@ class Calibration:
         if x.is_floating_point() and not torch.isfinite(x).all():
             raise CalibrationError(f"Input {i} of calibration batch {number} has values that are not finite.")
 
-    def _whole(self, flat: list[Any], number: int) -> Iterator[list[Any]]:
-        """Cut batches to the traced size where the program accepts no other."""
-        if self._dynamic or self.samples(flat) == self._batch:
-            yield flat
+    def _labels(self, batch: Any) -> Any:
+        if isinstance(batch, Mapping):
+            return batch
+        behind = () if isinstance(batch, Tensor) else tuple(batch[self._positional :])
+        return behind[0] if len(behind) == 1 else behind or None
+
+    def _pieces(self, n: int, number: int) -> Iterator[slice]:
+        """Cut a batch of n samples to the traced size where the program accepts no other."""
+        if self._dynamic or n == self._batch:
+            yield slice(0, n)
             return
-        n = self.samples(flat)
-        for start in range(0, n - self._batch + 1, self._batch):
-            yield [
-                x[start : start + self._batch] if isinstance(x, Tensor) and x.ndim and len(x) == n else x
-                for x in flat
-            ]
         if n < self._batch:
             raise CalibrationError(
                 f"Calibration batch {number} has {n} samples, but this model exports only with the batch size of the "
                 f"example ({self._batch}): give batches of a multiple of it."
             )
+        yield from (slice(i, i + self._batch) for i in range(0, n - self._batch + 1, self._batch))
+
+
+def _cut(values: Any, piece: slice, n: int) -> Any:
+    """Return a slice of every tensor of n samples in a structure."""
+    if piece == slice(0, n):
+        return values
+    return pytree.tree_map(
+        lambda x: x[piece] if isinstance(x, Tensor) and x.ndim and len(x) == n else x, values
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from secateur.progress import track
 
 from .batches import Calibration
 from .forward import Forward, Watch, state_tensors
+from .gradients import Loss, gate_gradients
 from .outlets import outlet
 from .patches import Rows, multiplicity, read_rows, sample_rows
 
@@ -52,6 +53,7 @@ class Statistics:
     sites: Mapping[str, SiteStatistics]  # by layer node
     power: Mapping[str, float]
     tensors: Mapping[str, Tensor]  # the dense parameters and buffers, by canonical name
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)  # by group, see `gate_gradients`
 
 
 def fold(graph: Graph, layer: Layer) -> int:
@@ -160,6 +162,7 @@ def collect(
     calibration: Iterable[Any],
     *,
     patches: bool = False,
+    loss: Loss | None = None,
     positions: int = 64,
     widest: int = 2400,
     seed: int = 0,
@@ -170,11 +173,13 @@ def collect(
     summed in float64; one sample in four goes to the held-out sum. Values that several layers read in the same way
     are summed once. With `patches`, moments of whole patches are summed as well, over `positions` output positions
     a sample, for layers whose patches are at most `widest` columns wide. A linear layer that reads more columns than
-    that, of flattened maps, has the moments of the channels, positions pooled.
+    that, of flattened maps, has the moments of the channels, positions pooled. With a `loss`, a pass of its own sums
+    squared gradients.
 
     Raises:
         CalibrationError: the data are empty, do not fit the example, or make activations that are not finite.
     """
+    groups = tuple(groups)
     wanted = {site.node for group in groups for site in group.consumers}
     layers = [layer for layer in graph.layers if layer.node in wanted]
     tensors = state_tensors(graph.program)
@@ -207,6 +212,7 @@ def collect(
         {layer.node: done[keys[layer.node]] for layer in layers},
         {layer.node: powers[where[layer.node]].value() for layer in layers},
         tensors,
+        gate_gradients(graph, groups, calibration, loss) if loss is not None else {},
     )
 
 

@@ -13,8 +13,8 @@ from secateur.graph.program import references
 
 __all__ = ["Forward", "Normalise", "Watch", "state_tensors"]
 
-Watch = Callable[[tuple[Any, ...], Any], None]
-"""Called with a node's arguments (before it runs in place on them) or its result."""
+Watch = Callable[[tuple[Any, ...], Any], tuple[Any, ...] | None]
+"""Called with a node's arguments (before it runs in place on them), which it may replace, or its result."""
 
 
 def state_tensors(program: Program) -> dict[str, Tensor]:
@@ -36,13 +36,15 @@ class _Stop(Exception):  # noqa: N818 - a signal, not an error
 class Forward:
     """Runs a program batch by batch with given tensors.
 
-    `reads` maps node names to callbacks that get the node's arguments just before it runs; `makes` maps node
-    names to callbacks that get its result. A run ends once the last watched node has run. Maps of two dimensions
-    are laid out channels last where the program's own calls allow it: convolutions then run several times as fast
-    on CPUs.
+    `reads` maps node names to callbacks that get the node's arguments just before it runs, and may return others;
+    `makes` maps node names to callbacks that get its result. A run ends once the last watched node has run. With
+    `gradients`, results can be differentiated with respect to tensors, or to what callbacks return. Maps of two
+    dimensions are laid out channels last where the program's own calls allow it: convolutions then run several times
+    as fast on CPUs.
     """
 
-    def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor], *, gradients: bool = False) -> None:
+        self._gradients = gradients
         self._graph = program.exported.graph_module
         self._signature = program.exported.graph_signature
         self._layout = torch.channels_last if _any_layout(program) else torch.contiguous_format
@@ -73,14 +75,18 @@ class Forward:
             values.append(self._tensors[name] if name in self._tensors else self._others[spec.target])
         watched = set(reads) | set(makes)
         last = next((n.name for n in reversed(self._graph.graph.nodes) if n.name in watched), None)
-        with torch.inference_mode():
+        with torch.enable_grad() if self._gradients else torch.inference_mode():
             try:
                 result = _Interpreter(self._graph, reads, makes, None if whole else last, normalise).run(
                     *values
                 )
             except _Stop:
                 return None
-        return list(result)
+        return [
+            value
+            for value, spec in zip(result, self._signature.output_specs, strict=True)
+            if spec.kind.name == "USER_OUTPUT"
+        ]
 
     def _laid_out(self, value: Any) -> Any:
         if isinstance(value, Tensor) and value.ndim == 4:
@@ -111,10 +117,13 @@ class _Interpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         read = self._reads.get(n.name)
+        others = None
         if read is not None:
-            args, _ = self.fetch_args_kwargs_from_env(n)
-            read(args, None)
-        if self._normalise is not None and n.target is torch.ops.aten.batch_norm.default:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            others = read(args, None)
+        if others is not None:
+            result = self.call_function(n.target, others, kwargs)
+        elif self._normalise is not None and n.target is torch.ops.aten.batch_norm.default:
             args, _ = self.fetch_args_kwargs_from_env(n)
             result = _batch_normalised(n.name, args, self._normalise)
         else:
