@@ -64,7 +64,7 @@ assert not heavy, heavy
         assert "secateur" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "prune", "inspect", "measure"])
+@pytest.mark.parametrize("command", ["demo", "prune", "inspect", "measure", "report"])
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
     assert f"secateur {command}" in capsys.readouterr().out
@@ -101,7 +101,6 @@ def test_wrong_usage_exits_with_two(
         (("prune", "none.yaml"), "none.yaml"),
         (("prune", "bad.yaml"), "Did you mean 'budget'?"),
         (("prune", "bad.yaml", "--set", "budget"), "KEY=VALUE"),
-        (("prune", "bad.yaml", "--set", "budgt=null", "--set", "keep.f1=0.5"), "Did you mean 'budget'?"),
     ],
 )
 def test_errors_are_one_line_and_exit_with_one(
@@ -203,14 +202,6 @@ def test_prune_takes_settings_and_an_output(here: Path, capsys: pytest.CaptureFi
     assert plan
 
 
-def test_widths_are_set_by_module_path(here: Path) -> None:
-    (here / "half.yaml").write_text(RECIPE)
-    options = ("--set", "keep.0=5", "--set", "uniform=true", "--set", "round_to=2", "--quiet")
-    assert run("prune", "half.yaml", *options) == 0
-    assert json.loads((here / "half" / "report.json").read_text())["kept"] == {"0": [6, 16]}
-    assert "keep:\n  '0': 5" in (here / "half" / "recipe.yaml").read_text()
-
-
 def test_a_recipe_elsewhere_finds_modules_beside_it(
     here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,3 +225,36 @@ def test_the_recipe_of_an_artefact_can_be_run_again(here: Path) -> None:
     assert (here / "half" / "model.safetensors").read_bytes() == (
         here / "again" / "model.safetensors"
     ).read_bytes()
+
+
+def test_pruning_writes_a_page_beside_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "half.yaml").write_text(RECIPE)
+    assert run("prune", "half.yaml") == 0
+    text = (here / "half" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>mine_for_cli:build</h1>" in text
+    assert "relative loss" in text
+    assert run("prune", "half.yaml") == 0  # an artefact with a page is replaced as any other
+
+
+def test_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "half.yaml").write_text(RECIPE)
+    assert run("prune", "half.yaml") == 0
+    assert run("prune", "half.yaml", "--set", "budget.macs=0.7", "--output", "other/half") == 0
+    found = run_json(capsys, "report", "half")
+    assert found["output"] is None
+    assert list(found["reports"]) == ["half"]
+    assert found["reports"]["half"] == json.loads((here / "half" / "report.json").read_text())
+    assert not (here / "report.html").exists()
+    assert run("report", "half") == 0
+    assert "Wrote report.html." in capsys.readouterr().out
+    assert (here / "report.html").read_text() == (here / "half" / "report.html").read_text()
+    arguments = ("report", "half", "other/half", "--output", "both.html")
+    assert list(run_json(capsys, *arguments)["reports"]) == ["half", "other/half"]
+    assert "2 runs compared" in (here / "both.html").read_text()
+
+
+def test_report_of_what_is_no_artefact(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("report", "none") == 1
+    assert "no artefact" in capsys.readouterr().err
+    assert not (here / "report.html").exists()
+    assert run("report") == 2

@@ -37,3 +37,4 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["max_masked_difference"] < 1e-3
     assert found["reload_equal"] is True
     assert (tmp_path / "half" / "model.safetensors").is_file()
+    assert "<h1>resnet20-fashion</h1>" in (tmp_path / "half" / "report.html").read_text(encoding="utf-8")

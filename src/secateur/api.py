@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from os import PathLike
 from pathlib import Path
 from types import FunctionType
@@ -22,9 +22,8 @@ from .cutting import cut
 from .graph import Graph, Kept, trace
 from .measure import compare_latency, environment, size
 from .methods import Method
-from .overrides import check_fixed, fixed_units
 from .progress import silenced
-from .report import Accuracy, Report
+from .report import Accuracy, Report, frozen_parts, loss_curve, page
 from .selection import Budget, Constraints, select
 from .statistics import Calibration, collect, state_tensors
 from .surgery import Plan, apply, make_plan
@@ -41,15 +40,22 @@ class Result:
     model: nn.Module
     plan: Plan
     report: Report
-    recipe: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """How to run it again, as plain data."""
+        return self.report.recipe
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write an artefact: safetensors, plan, recipe and report, without pickle; return its folder.
+        """Write an artefact: safetensors, plan, recipe and report (data and page), without pickle; return its folder.
 
         Raises:
             ArtefactError: see `secateur.artefact.save`.
         """
-        return save(folder, self.model, self.plan, self.recipe, self.report.to_json())
+        report = self.report
+        return save(
+            folder, self.model, self.plan, report.recipe, report.to_json(), page({report.model: report})
+        )
 
 
 def prune(
@@ -60,10 +66,8 @@ def prune(
     budget: Budget,
     calibration: Iterable[Any],
     exclude: Iterable[str | type[nn.Module]] = (),
-    keep: Mapping[str, float] | None = None,
     round_to: int = 1,
     floor: int = 1,
-    uniform: bool = False,
     evaluate: Evaluate | None = None,
     progress: bool = True,
     seed: int = 0,
@@ -72,18 +76,15 @@ def prune(
 
     `example_inputs` is a tensor, a tuple of positional or a mapping of keyword inputs. `calibration` yields batches
     of inputs without labels (labels behind the inputs are ignored); a few hundred samples suffice. `exclude` names
-    layers that keep their outputs, by globs over module paths or by types. `keep` fixes layers' widths by such globs,
-    as shares (at most 1) or numbers of units: ``{"layer1.*": 0.75, "fc1": 64}``; the others make up for the budget.
-    Every group keeps a multiple of `round_to` units and at least `floor`; with `uniform` all groups of one kind and
-    size keep the same number, for servers that take no others. `evaluate` scores a model, higher is better, and is
-    called on the dense, the pruned and the recovered one.
+    layers that keep their outputs, by globs over module paths or by types; every group keeps a multiple of `round_to`
+    units and at least `floor`. `evaluate` scores a model, higher is better, and is called on the dense, the pruned
+    and the recovered one.
 
     Raises:
         TraceError: the model cannot be exported.
         CalibrationError: calibration data are empty, of wrong shape or make values that are not finite.
-        BudgetError: the budget cannot be met; the message says how far the model can go. Or `keep` contradicts
-            itself or names nothing that may be pruned.
-        UnknownNameError: a pattern in `exclude` or `keep` matches nothing.
+        BudgetError: the budget cannot be met; the message says how far the model can go.
+        UnknownNameError: a pattern in `exclude` matches nothing.
         SurgeryError: the smaller model does not compute what was promised.
 
     >>> import secateur as sc
@@ -96,14 +97,13 @@ def prune(
     args, kwargs = _inputs(example_inputs)
     exclude = tuple(exclude)
     calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
+    constraints = Constraints(round_to, floor)
     inputs = kwargs or args
     seconds: dict[str, float] = {}
     with silenced(not progress):
         with _timed(seconds, "trace"):
             graph = trace(model, *args, **kwargs)
             chosen = candidates(model, graph, exclude)
-            fixed = fixed_units(model, graph, chosen, keep or {})
-            constraints = Constraints(round_to, floor, uniform=uniform, fixed=fixed)
         with _timed(seconds, "statistics"):
             statistics = collect(
                 graph, chosen.groups, calibration, patches=method.patches, loss=method.loss, seed=seed
@@ -119,7 +119,6 @@ def prune(
                 lambda left: select(graph, left, budget, method.allocation, constraints),
                 _first(calibration, graph),
             )
-        check_fixed(fixed, first.candidates)
         kept, chosen, pruned, final = first.kept, first.candidates, first.model, first.plan
         with _timed(seconds, "recovery"):
             if method.recovery is not None:
@@ -144,19 +143,25 @@ def prune(
                 latency=compare_latency(model, smaller, inputs),
                 accuracy=accuracy,
                 kept={g.id: (len(kept[g.id]), g.size) for g in chosen.groups},
+                model=type(model).__name__,
+                curves={
+                    r.group.id: loss_curve(r.loss, len(kept[r.group.id]))
+                    for r in ranked
+                    if r.group.id in kept
+                },
+                refused=chosen.refused,
+                frozen=frozen_parts(graph.frozen),
             )
     recipe = {
         "method": _plain(method),
         "budget": {budget.unit: budget.value},
         "exclude": [p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in exclude],
-        "keep": dict(keep or {}),
         "round_to": round_to,
         "floor": floor,
-        "uniform": uniform,
         "seed": seed,
         "refused": dict(chosen.refused),
     }
-    return Result(smaller, final, report, recipe)
+    return Result(smaller, final, replace(report, recipe=recipe))
 
 
 def plan(model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tensor]) -> Plan:

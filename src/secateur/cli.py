@@ -78,9 +78,10 @@ def demo(
     """
     from dataclasses import asdict
 
+    from .artefact.manifest import PAGE
     from .demo import demo as run_demo
 
-    figures, report = run_demo(output, _silent if as_json else _say)
+    figures, found = run_demo(output, _silent if as_json else _say)
     if as_json:
         _print_json(asdict(figures))
         return
@@ -101,10 +102,12 @@ def demo(
         change = "" if name == "dense" else f"{100 * (value - figures.acc_dense):+.2f} points"
         table.add_row(name, f"{100 * value:.2f} %", change)
     _print(table)
-    _print(report)
+    _print(found)
     same = "the same outputs, bit by bit" if figures.reload_equal else "DIFFERENT outputs"
     where = f" in {output}" if output else ""
     _print(f"Saved{where} and loaded again: {same}. All of this took {figures.seconds:.0f} s.")
+    page = output / PAGE if output else found.to_html("secateur-demo.html")
+    _print(f"The report, to look at in a browser: {page}.")
 
 
 @app.command()
@@ -132,8 +135,6 @@ def prune(
 
       secateur prune half.yaml --set budget.macs=0.4 --output smaller
 
-      secateur prune half.yaml --set keep.layer1.*=0.75 --set uniform=true
-
       secateur prune resnet20-cifar10 --json
     """
     from .recipes import load_recipe
@@ -155,7 +156,7 @@ def prune(
         return
     _print(result.report)
     if parsed.output is not None:
-        _print(f"Saved to {parsed.output}.")
+        _print(f"Saved to {parsed.output}; report.html there is for people.")
 
 
 @app.command()
@@ -224,6 +225,47 @@ def measure(
         _print_json(found)
     else:
         _print(text)
+
+
+@app.command()
+def report(
+    artefacts: Annotated[
+        list[Path], typer.Argument(metavar="ARTEFACT...", help="Saved folders; several are compared.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="File of the page; without it report.html here.", show_default=False)
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Write one HTML page about a run, or about several beside each other.
+
+    With --json a page is written only where --output says so.
+
+    [bold]Examples[/bold]
+
+      secateur report half
+
+      secateur report half third --output comparison.html
+    """
+    from .report import page, read_report, write_page
+
+    found = {str(path): read_report(path) for path in artefacts}
+    names = [path.resolve().name for path in artefacts]
+    if len(set(names)) == len(found):
+        found = dict(zip(names, found.values(), strict=True))
+    if output is None and not as_json:
+        output = Path("report.html")
+    if output is not None:
+        write_page(output, page(found))
+    if as_json:
+        reports = {name: entry.to_json() for name, entry in found.items()}
+        _print_json({"reports": reports, "output": None if output is None else str(output)})
+        return
+    for name, entry in found.items():
+        if len(found) > 1:
+            _print(name)
+        _print(entry)
+    _print(f"Wrote {output}.")
 
 
 def _network(name: str, shape: str | None) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -81,6 +81,7 @@ def demo(
     snp = prune(
         dense, example, method=SNP(), budget=half, calibration=calibration, evaluate=accuracy, progress=False
     )
+    snp = replace(snp, report=replace(snp.report, model=NETWORK))
     with ExitStack() as stack:
         if output is None:
             output = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "artefact"

@@ -11,7 +11,7 @@ from torch import Tensor
 from secateur.errors import ArtefactError, did_you_mean
 from secateur.surgery.plan import Plan
 
-__all__ = ["FILES", "MODEL", "PLAN", "RECIPE", "REPORT", "VERSION", "Artefact", "Manifest"]
+__all__ = ["FILES", "MODEL", "PAGE", "PLAN", "RECIPE", "REPORT", "VERSION", "Artefact", "Manifest"]
 
 VERSION = 1
 MODEL = "model.safetensors"
@@ -19,6 +19,7 @@ PLAN = "plan.json"
 RECIPE = "recipe.yaml"
 REPORT = "report.json"
 FILES = (MODEL, PLAN, RECIPE, REPORT)
+PAGE = "report.html"  # to look at; never read
 
 FORMAT = "secateur-artefact"
 

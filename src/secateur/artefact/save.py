@@ -21,7 +21,7 @@ from secateur.surgery.plan import Plan
 from secateur.surgery.plan_json import plan_to_json
 
 from .files import replacing, write
-from .manifest import MODEL, PLAN, RECIPE, REPORT, Manifest
+from .manifest import MODEL, PAGE, PLAN, RECIPE, REPORT, Manifest
 
 __all__ = ["save"]
 
@@ -32,12 +32,13 @@ def save(
     plan: Plan,
     recipe: Mapping[str, Any],
     report: Mapping[str, Any],
+    page: str | None = None,
 ) -> Path:
     """Write an artefact and return its folder: model.safetensors, plan.json, recipe.yaml and report.json.
 
-    ``model`` is the smaller model, ``plan`` the plan that made it. Every parameter and buffer is saved, each
-    tied tensor once. The folder appears as a whole or not at all, and an older artefact there is replaced
-    as a whole.
+    ``model`` is the smaller model, ``plan`` the plan that made it, ``page`` the report as HTML (report.html, if
+    given). Every parameter and buffer is saved, each tied tensor once. The folder appears as a whole or not at
+    all, and an older artefact there is replaced as a whole.
 
     Raises:
         ArtefactError: the recipe or the report is not plain data, the model has state that is not a tensor,
@@ -50,6 +51,8 @@ def save(
         model.training, tied, channels_last, size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
     texts[PLAN] = _json(manifest.to_json(plan_to_json(plan)), PLAN)
+    if page is not None:
+        texts[PAGE] = page.encode()
     with replacing(Path(folder)) as fresh:
         write(fresh / MODEL, data)
         for name, text in texts.items():

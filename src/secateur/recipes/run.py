@@ -49,16 +49,15 @@ def run(recipe: Recipe, *, progress: bool = True) -> Result:
             budget=Budget(**recipe.budget.model_dump()),
             calibration=calibration,
             exclude=tuple(resolve_type(e) if isinstance(e, TypeName) else e for e in recipe.exclude),
-            keep=recipe.keep,
             round_to=recipe.round_to,
             floor=recipe.floor,
-            uniform=recipe.uniform,
             evaluate=resolve_evaluate(recipe.evaluate) if recipe.evaluate else samples.evaluate,
             progress=progress,
             seed=recipe.seed,
         )
     # As it was given, so that the artefact's own recipe.yaml can be run again.
-    return replace(result, recipe=recipe.model_dump(mode="json", exclude_none=True))
+    given = recipe.model_dump(mode="json", exclude_none=True)
+    return replace(result, report=replace(result.report, model=recipe.model.name, recipe=given))
 
 
 def method_of(spec: MethodSpec) -> Method:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +17,7 @@ from rich.text import Text
 from ..measure.count import Size
 from ..measure.environment import Environment
 from ..measure.latency import Comparison
+from .evidence import FrozenPart, LossCurve
 
 __all__ = ["Accuracy", "Report"]
 
@@ -27,6 +30,16 @@ class Accuracy:
     pruned: float | None = None  # before recovery
     recovered: float | None = None
     finetuned: float | None = None
+
+    def steps(self) -> list[tuple[str, float]]:
+        """Return what was measured, in order, with a name."""
+        named = {
+            "dense": self.dense,
+            "pruned, before recovery": self.pruned,
+            "recovered": self.recovered,
+            "fine-tuned": self.finetuned,
+        }
+        return [(name, value) for name, value in named.items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,16 @@ class Report:
     latency: Comparison | None = None
     accuracy: Accuracy | None = None
     kept: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # group: (units kept, units before)
+    model: str = ""  # what it is called
+    curves: Mapping[str, LossCurve] = field(default_factory=dict)  # by group
+    refused: Mapping[str, str] = field(default_factory=dict)  # group: why it was left whole
+    frozen: tuple[FrozenPart, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)  # how to run it again
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data: what `report.json` holds."""
-        data = asdict(self)
+        """Return plain data: what `report.json` holds. The recipe is not part of it: artefacts have `recipe.yaml`."""
+        data = asdict(replace(self, recipe={}))
+        del data["recipe"]
         data["kept"] = {name: list(pair) for name, pair in self.kept.items()}
         data["ratios"] = self.ratios()
         return data
@@ -60,6 +79,16 @@ class Report:
         }
         found: dict[str, float | None] = {name: b / a if a else None for name, (a, b) in pairs.items()}
         return found | {"latency": self.latency.ratio if self.latency else None}
+
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Write the report as one self-contained HTML page, and return its path.
+
+        Raises:
+            ArtefactError: the file cannot be written.
+        """
+        from .page import page, write_page  # it imports this module
+
+        return write_page(path, page({self.model: self}))
 
     def __rich__(self) -> Group:
         return Group(*self._parts())
@@ -110,12 +139,9 @@ def _accuracy_table(accuracy: Accuracy) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("accuracy", "", "against dense"):
         table.add_column(name, justify="left" if name == "accuracy" else "right")
-    rows = {"dense": accuracy.dense, "pruned, before recovery": accuracy.pruned}
-    rows |= {"recovered": accuracy.recovered, "fine-tuned": accuracy.finetuned}
-    for name, value in rows.items():
-        if value is not None:
-            change = "" if name == "dense" else f"{100 * (value - accuracy.dense):+.2f} points"
-            table.add_row(name, f"{100 * value:.2f} %", change)
+    for name, value in accuracy.steps():
+        change = "" if name == "dense" else f"{100 * (value - accuracy.dense):+.2f} points"
+        table.add_row(name, f"{100 * value:.2f} %", change)
     return table
 
 

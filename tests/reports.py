@@ -1,0 +1,65 @@
+"""Reports for tests: one with everything, and one whose every name is an attack."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from secateur.measure import Comparison, Environment, Latency, Size
+from secateur.report import Accuracy, FrozenPart, LossCurve, Report
+
+ATTACK = "<script>alert('pruned')</script>"
+
+
+def full_report(groups: int = 30) -> Report:
+    kept = {f"layer{n // 8}.{n % 8}.conv1": (8 + n % 9, 16 + n) for n in range(groups)}
+    curves = {
+        name: LossCurve(tuple(range(size + 1)), (*(math.exp(-9 * k / size) for k in range(size)), 0.0))
+        for name, (_, size) in kept.items()
+    }
+    return Report(
+        method="SNP",
+        budget="50.0% of macs",
+        before=Size(params=272_186, macs=1_985_404_928, bytes=1_106_024),
+        after=Size(params=144_710, macs=989_210_624, bytes=594_768),
+        max_masked_difference=4.8e-7,
+        seconds={"trace": 2.4, "statistics": 22.2, "recovery": 77.5},
+        environment=Environment("0.1.0", "0123456789ab", "3.11.7", "2.8.0", "Some CPU", 1),
+        seed=3,
+        latency=Comparison(
+            Latency(292.5, 287.3, 314.3), Latency(250.9, 237.7, 277.2), 0.851, 0.815, 0.884, 30, 64, 1
+        ),
+        accuracy=Accuracy(dense=0.9376, pruned=0.1376, recovered=0.9322),
+        kept=kept,
+        model="zoo:resnet20-fashion",
+        curves=curves,
+        refused={
+            "conv1": "a residual stream: several layers add to it",
+            "fc": "fc is excluded",
+            **{f"layer{n}": "its code repeats a size" for n in range(6)},
+        },
+        frozen=(
+            FrozenPart("is an output of the model", ("fc.weight[0]", "fc.bias[0]"), ("model.py:12",)),
+            FrozenPart("an operator that is not known", tuple(f"odd.{n}.weight[1]" for n in range(40)), ()),
+        ),
+        recipe={"method": {"type": "SNP"}, "budget": {"macs": 0.5}},
+    )
+
+
+def hostile_report() -> Report:
+    """Every text is markup, and long; names have no place to break."""
+    long = ATTACK + "x" * 300
+    base = full_report(2)
+    return replace(
+        base,
+        method=long,
+        budget=long,
+        model=long,
+        seconds={long: 1.0},
+        environment=Environment(long, long, long, long, long, 1),
+        kept={long: (1, 16)},
+        curves={long: LossCurve((0, 1, 16), (1.0, 0.5, 0.0))},
+        refused={long: long},
+        frozen=(FrozenPart(long, (long,) * 9, (long,) * 9),),
+        recipe={long: [long, '"><img src=x onerror=alert(1)>', "</pre><script>alert(2)</script>"]},
+    )
