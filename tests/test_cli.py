@@ -101,6 +101,7 @@ def test_wrong_usage_exits_with_two(
         (("prune", "none.yaml"), "none.yaml"),
         (("prune", "bad.yaml"), "Did you mean 'budget'?"),
         (("prune", "bad.yaml", "--set", "budget"), "KEY=VALUE"),
+        (("prune", "bad.yaml", "--set", "budgt=null", "--set", "keep.f1=0.5"), "Did you mean 'budget'?"),
     ],
 )
 def test_errors_are_one_line_and_exit_with_one(
@@ -200,6 +201,14 @@ def test_prune_takes_settings_and_an_output(here: Path, capsys: pytest.CaptureFi
     assert not (here / "half").exists()
     plan = json.loads((here / "other" / "plan.json").read_text())
     assert plan
+
+
+def test_widths_are_set_by_module_path(here: Path) -> None:
+    (here / "half.yaml").write_text(RECIPE)
+    options = ("--set", "keep.0=5", "--set", "uniform=true", "--set", "round_to=2", "--quiet")
+    assert run("prune", "half.yaml", *options) == 0
+    assert json.loads((here / "half" / "report.json").read_text())["kept"] == {"0": [6, 16]}
+    assert "keep:\n  '0': 5" in (here / "half" / "recipe.yaml").read_text()
 
 
 def test_a_recipe_elsewhere_finds_modules_beside_it(

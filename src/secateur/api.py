@@ -22,6 +22,7 @@ from .cutting import cut
 from .graph import Graph, Kept, trace
 from .measure import compare_latency, environment, size
 from .methods import Method
+from .overrides import check_fixed, fixed_units
 from .progress import silenced
 from .report import Accuracy, Report, frozen_parts, loss_curve, page
 from .selection import Budget, Constraints, select
@@ -66,8 +67,10 @@ def prune(
     budget: Budget,
     calibration: Iterable[Any],
     exclude: Iterable[str | type[nn.Module]] = (),
+    keep: Mapping[str, float] | None = None,
     round_to: int = 1,
     floor: int = 1,
+    uniform: bool = False,
     evaluate: Evaluate | None = None,
     progress: bool = True,
     seed: int = 0,
@@ -76,15 +79,18 @@ def prune(
 
     `example_inputs` is a tensor, a tuple of positional or a mapping of keyword inputs. `calibration` yields batches
     of inputs without labels (labels behind the inputs are ignored); a few hundred samples suffice. `exclude` names
-    layers that keep their outputs, by globs over module paths or by types; every group keeps a multiple of `round_to`
-    units and at least `floor`. `evaluate` scores a model, higher is better, and is called on the dense, the pruned
-    and the recovered one.
+    layers that keep their outputs, by globs over module paths or by types. `keep` fixes layers' widths by such globs,
+    as shares (at most 1) or numbers of units: ``{"layer1.*": 0.75, "fc1": 64}``; the others make up for the budget.
+    Every group keeps a multiple of `round_to` units and at least `floor`; with `uniform` all groups of one kind and
+    size keep the same number, for servers that take no others. `evaluate` scores a model, higher is better, and is
+    called on the dense, the pruned and the recovered one.
 
     Raises:
         TraceError: the model cannot be exported.
         CalibrationError: calibration data are empty, of wrong shape or make values that are not finite.
-        BudgetError: the budget cannot be met; the message says how far the model can go.
-        UnknownNameError: a pattern in `exclude` matches nothing.
+        BudgetError: the budget cannot be met; the message says how far the model can go. Or `keep` contradicts
+            itself or names nothing that may be pruned.
+        UnknownNameError: a pattern in `exclude` or `keep` matches nothing.
         SurgeryError: the smaller model does not compute what was promised.
 
     >>> import secateur as sc
@@ -97,13 +103,14 @@ def prune(
     args, kwargs = _inputs(example_inputs)
     exclude = tuple(exclude)
     calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
-    constraints = Constraints(round_to, floor)
     inputs = kwargs or args
     seconds: dict[str, float] = {}
     with silenced(not progress):
         with _timed(seconds, "trace"):
             graph = trace(model, *args, **kwargs)
             chosen = candidates(model, graph, exclude)
+            fixed = fixed_units(model, graph, chosen, keep or {})
+            constraints = Constraints(round_to, floor, uniform=uniform, fixed=fixed)
         with _timed(seconds, "statistics"):
             statistics = collect(
                 graph, chosen.groups, calibration, patches=method.patches, loss=method.loss, seed=seed
@@ -119,6 +126,7 @@ def prune(
                 lambda left: select(graph, left, budget, method.allocation, constraints),
                 _first(calibration, graph),
             )
+        check_fixed(fixed, first.candidates)
         kept, chosen, pruned, final = first.kept, first.candidates, first.model, first.plan
         with _timed(seconds, "recovery"):
             if method.recovery is not None:
@@ -156,8 +164,10 @@ def prune(
         "method": _plain(method),
         "budget": {budget.unit: budget.value},
         "exclude": [p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in exclude],
+        "keep": dict(keep or {}),
         "round_to": round_to,
         "floor": floor,
+        "uniform": uniform,
         "seed": seed,
         "refused": dict(chosen.refused),
     }

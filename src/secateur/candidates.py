@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from torch import nn
 
-from .errors import UnknownNameError, did_you_mean
 from .graph import Graph, Group
 from .graph.program import references
+from .patterns import Pattern, check_patterns, matches
 from .surgery import editable, removable
 
 __all__ = ["Candidates", "candidates", "tried"]
@@ -26,7 +25,7 @@ class Candidates:
     refused: dict[str, str]
 
 
-def candidates(model: nn.Module, graph: Graph, exclude: Iterable[str | type[nn.Module]] = ()) -> Candidates:
+def candidates(model: nn.Module, graph: Graph, exclude: Iterable[Pattern] = ()) -> Candidates:
     """Return the groups that may be pruned.
 
     A group is excluded when a pattern names one of its producers, or a module that one is part of, by a glob over
@@ -36,13 +35,13 @@ def candidates(model: nn.Module, graph: Graph, exclude: Iterable[str | type[nn.M
         UnknownNameError: a glob matches no module.
     """
     patterns = tuple(exclude)
-    _check(model, patterns)
+    check_patterns(model, patterns, "exclude")
     modules = {layer.node: layer.module for layer in graph.layers}
     refused: dict[str, str] = {}
     wanted: list[Group] = []
     for group in graph.groups:
         producers = [modules[site.node] for site in group.producers if site.node in modules]
-        hit = next((p for p in producers if _excluded(model, p, patterns)), None)
+        hit = next((path for path in producers if any(matches(model, path, p) for p in patterns)), None)
         if hit is not None:
             refused[group.id] = f"{hit} is excluded"
         elif not group.consumers:
@@ -82,23 +81,3 @@ def _is_stream(graph: Graph, group: Group) -> bool:
         made = frozenset([node.name]) if node.name in producers else frozenset[str]().union(*read)
         makers[node.name] = frozenset() if node.name in consumers - producers else made
     return False
-
-
-def _excluded(model: nn.Module, path: str, patterns: Sequence[str | type[nn.Module]]) -> bool:
-    steps = path.split(".") if path else []
-    parents = [".".join(steps[:n]) for n in range(1, len(steps) + 1)]
-    return any(
-        fnmatchcase(parent, p) if isinstance(p, str) else isinstance(model.get_submodule(parent), p)
-        for p in patterns
-        for parent in parents
-    )
-
-
-def _check(model: nn.Module, patterns: Sequence[str | type[nn.Module]]) -> None:
-    paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
-    for pattern in patterns:
-        if isinstance(pattern, str) and not any(fnmatchcase(path, pattern) for path in paths):
-            raise UnknownNameError(
-                f"exclude: no module path matches {pattern!r}.{did_you_mean(pattern, paths)} "
-                "Print the model, or secateur.trace(model, x), to see the paths."
-            )

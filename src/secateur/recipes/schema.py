@@ -148,8 +148,12 @@ class Recipe(_Strict):
     )
     budget: BudgetSpec
     exclude: tuple[str | TypeName, ...] = ()  # module paths as globs, or classes
+    keep: dict[str, Annotated[float, Field(gt=0, strict=True)]] = Field(
+        default_factory=dict
+    )  # globs: share or units
     round_to: Positive = 1
     floor: Positive = 1
+    uniform: bool = False  # groups of one kind and size keep the same number of units
     output: Path | None = None
     seed: Seed = 0
     threads: Positive | None = None
