@@ -27,6 +27,7 @@ from .progress import silenced
 from .report import Accuracy, Report, frozen_parts, loss_curve, page
 from .selection import Budget, Constraints, select
 from .statistics import Calibration, collect, state_tensors
+from .statistics.reduce import digest, in_step, require_same
 from .surgery import Plan, apply, make_plan
 
 __all__ = ["Result", "plan", "prune"]
@@ -83,11 +84,13 @@ def prune(
     as shares (at most 1) or numbers of units: ``{"layer1.*": 0.75, "fc1": 64}``; the others make up for the budget.
     Every group keeps a multiple of `round_to` units and at least `floor`; with `uniform` all groups of one kind and
     size keep the same number, for servers that take no others. `evaluate` scores a model, higher is better, and is
-    called on the dense, the pruned and the recovered one.
+    called on the dense, the pruned and the recovered one. Under `torch.distributed` every process gives its own
+    share of the calibration data and ends with the same model; let one of them save it.
 
     Raises:
         TraceError: the model cannot be exported.
-        CalibrationError: calibration data are empty, of wrong shape or make values that are not finite.
+        CalibrationError: calibration data are empty, of wrong shape or make values that are not finite; or another
+            of several processes has failed, or has other weights or options.
         BudgetError: the budget cannot be met; the message says how far the model can go. Or `keep` contradicts
             itself or names nothing that may be pruned.
         UnknownNameError: a pattern in `exclude` or `keep` matches nothing.
@@ -117,7 +120,7 @@ def prune(
             )
         with _timed(seconds, "selection"):
             ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
-        with _timed(seconds, "surgery"):
+        with _timed(seconds, "surgery"), in_step():
             first = cut(
                 model,
                 graph,
@@ -126,8 +129,13 @@ def prune(
                 lambda left: select(graph, left, budget, method.allocation, constraints),
                 _first(calibration, graph),
             )
-        check_fixed(fixed, first.candidates)
+            check_fixed(fixed, first.candidates)
         kept, chosen, pruned, final = first.kept, first.candidates, first.model, first.plan
+        require_same(
+            digest({name: torch.tensor(units) for name, units in kept.items()}),
+            "selection",
+            "give each the same options, and data that the model can be verified on",
+        )
         with _timed(seconds, "recovery"):
             if method.recovery is not None:
                 tensors = method.recovery(graph, kept, statistics, calibration, seed)
@@ -208,12 +216,17 @@ def _inputs(example: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> tuple[tupl
 
 
 def _first(calibration: Iterable[Any], graph: Graph) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the inputs of the first calibration batch, at most sixteen samples where the batch is free."""
+    """Return the inputs of the first calibration batch, at most sixteen samples where the batch is free.
+
+    A process without a share of the data has the example.
+    """
     batches = Calibration(calibration, graph.program)
-    flat = next(iter(batches))
+    args, kwargs = graph.program.exported.example_inputs
+    flat = next(iter(batches), None)
+    if flat is None:
+        return args, kwargs
     if graph.program.dynamic:
         flat = batches.take(flat, torch.arange(batches.samples(flat)) < 16)
-    args, kwargs = graph.program.exported.example_inputs
     shown: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(flat, tree_structure((args, dict(kwargs))))
     return shown
 

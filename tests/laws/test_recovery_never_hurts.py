@@ -33,7 +33,7 @@ SEQUENTIAL = [
 @cache
 def prepared(name: str) -> tuple[Graph, Statistics, Tensor]:
     case = next(case for case in SMALL if case.name == name)
-    x = case.inputs(12, seed=3)
+    x = case.inputs(20, seed=3)
     graph = trace(case.model(), x[:2])
     return graph, collect(graph, graph.groups, x.split(8)), x
 

@@ -63,7 +63,7 @@ def test_the_same_mixing_at_every_tap() -> None:
 @pytest.mark.parametrize("name", list(CASES))
 @pytest.mark.parametrize("recovery", [OnePass(), OnePass(ridges=RIDGES), OnePass(centred=True)], ids=repr)
 def test_only_what_reads_removed_units_changes(name: str, recovery: OnePass) -> None:
-    graph, statistics, kept, x = prepared(name, n=8)
+    graph, statistics, kept, x = prepared(name, n=40)
     current = masked(graph, statistics.tensors, kept)
     repaired = recovery(graph, kept, statistics, [x])
     assert set(repaired) == set(current)

@@ -94,11 +94,42 @@ def test_batches_are_cut_to_the_size_that_the_program_takes(fixed: Program) -> N
         sizes([torch.rand(3, 3)], fixed)
 
 
-def test_one_sample_in_four_is_held_out_whatever_the_batches(single: Program) -> None:
-    x = torch.arange(27.0).view(9, 3)
-    for size in (1, 2, 4, 9):
-        held = torch.cat([mask for _, mask in Calibration(x.split(size), single).held_out()])
-        assert held.nonzero().flatten().tolist() == [3, 7]
+@pytest.mark.parametrize("seed", range(3))
+def test_one_sample_in_four_is_held_out_whatever_the_batches_and_their_order(
+    single: Program, seed: int
+) -> None:
+    x = torch.randn(1000, 3, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(seed))
+
+    def held(x: Tensor, size: int) -> Tensor:
+        return torch.cat([mask for _, mask in Calibration(x.split(size), single).held_out()])
+
+    expected = held(x, 1000)
+    assert 200 < int(expected.sum()) < 300
+    for size in (1, 7, 64):
+        assert torch.equal(held(x, size), expected)
+        assert torch.equal(held(x[order], size), expected[order])
+
+
+def test_all_inputs_of_a_sample_decide_whether_it_is_held_out(named: Program) -> None:
+    x, scale = torch.ones(400, 3), torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
+    (_, held), *_ = Calibration([{"x": x, "scale": scale}], named).held_out()
+    assert 60 < int(held.sum()) < 140
+
+
+def test_what_is_drawn_in_a_batch_follows_from_its_content_and_the_seed(single: Program) -> None:
+    a, b = torch.rand(2, 5, 3)
+    calibration = Calibration([a, b, a.clone()], single)
+
+    def drawn(seed: int) -> list[list[int]]:
+        return [
+            torch.randperm(1000, generator=calibration.generator(flat, seed)).tolist() for flat in calibration
+        ]
+
+    first, second = drawn(0), drawn(1)
+    assert first[0] == first[2] != first[1]
+    assert first == drawn(0)
+    assert all(x != y for x, y in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from secateur.errors import CalibrationError
 from secateur.graph import Graph, Layer, trace
-from secateur.statistics import Statistics, collect
+from secateur.statistics import Calibration, Statistics, collect
 from secateur.statistics.outlets import affine, outlet
 from secateur.statistics.patches import Rows, read_rows
-
-HELD = 4
 
 
 class Strided(nn.Module):
@@ -59,6 +57,12 @@ def gathered(model: nn.Module, x: Tensor, **options: Any) -> tuple[Graph, Statis
     return graph, collect(graph, graph.groups, x.split(4), **options)
 
 
+def held_out(graph: Graph, x: Tensor) -> Tensor:
+    held = torch.cat([mask for _, mask in Calibration(x.split(4), graph.program).held_out()])
+    assert 0 < int(held.sum()) < len(x)
+    return held
+
+
 def read(model: nn.Module, x: Tensor, module: str) -> Tensor:
     """Return the input of a module in float64."""
     double = copy.deepcopy(model).double()
@@ -96,7 +100,7 @@ def test_channel_moments_are_those_of_all_that_is_read(make: Any, module: str) -
     layer = layer_of(graph, module)
     values = read(model, x, module)
     rows, per_sample = tap_columns(layer, values), inside(layer, values)
-    held = torch.arange(len(x)) % HELD == HELD - 1
+    held = held_out(graph, x)
     site = statistics.sites[layer.node]
     for part, chosen in ((site.fit, ~held), (site.held, held)):
         flat = rows[chosen].reshape(-1, rows.shape[-1])
@@ -106,7 +110,7 @@ def test_channel_moments_are_those_of_all_that_is_read(make: Any, module: str) -
     torch.testing.assert_close(site.mean, rows.sum((0, 1)) / (per_sample * len(x)), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("n", [4, 5, 11, 16])
+@pytest.mark.parametrize("n", [1, 4, 5, 11, 16])
 def test_fit_and_held_add_up_to_the_whole(n: int) -> None:
     model, x = tokens(n)
     graph, statistics = gathered(model, x)
@@ -115,11 +119,17 @@ def test_fit_and_held_add_up_to_the_whole(n: int) -> None:
     torch.testing.assert_close(gram, values.T @ values / len(values), atol=1e-5, rtol=1e-4)
 
 
-def test_without_held_out_samples_the_fit_is_both() -> None:
-    model, x = tokens(3)
-    graph, statistics = gathered(model, x)
+@pytest.mark.parametrize("held", [False, True])
+def test_where_all_samples_are_on_one_side_both_sides_are_the_same(held: bool) -> None:
+    model, x = tokens(64)
+    graph = trace(model, x[:2])
+    (_, mask), *_ = Calibration([x], graph.program).held_out()
+    few = x[mask == held][:3]
+    statistics = collect(graph, graph.groups, [few])
     site = statistics.sites[layer_of(graph, "down").node]
+    values = read(model, few, "down").reshape(-1, 7)
     assert torch.equal(site.fit, site.held)
+    torch.testing.assert_close(site.fit, values.T @ values / len(values), atol=1e-5, rtol=1e-4)
     assert statistics.samples == 3
 
 
@@ -201,7 +211,7 @@ def test_windows_and_tokens_folded_into_the_batch() -> None:
     model, x = Windows().eval(), torch.randn(11, 6, 4)
     graph, statistics = gathered(model, x, patches=True)
     values = read(model, x, "down")
-    held = (torch.arange(11) % HELD == HELD - 1).repeat_interleave(2)
+    held = held_out(graph, x).repeat_interleave(2)
     site = statistics.sites[layer_of(graph, "down").node]
     for part, chosen in ((site.fit, ~held), (site.held, held)):
         flat = values[chosen].reshape(-1, 7)

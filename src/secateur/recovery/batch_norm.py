@@ -13,6 +13,7 @@ from secateur.graph import Graph, Ref
 from secateur.progress import track
 from secateur.statistics.batches import Calibration
 from secateur.statistics.forward import Forward, state_tensors
+from secateur.statistics.reduce import in_step, summed
 
 __all__ = ["re_estimated"]
 
@@ -21,7 +22,8 @@ def re_estimated(graph: Graph, tensors: Mapping[str, Tensor], batches: Calibrati
     """Return `tensors` with the running statistics re-estimated, or unchanged if that does not help.
 
     Three samples in four give the statistics; on the fourth the outputs must come closer to the dense network's
-    (mean squared difference) than they are without. One pass, and one over the held-out samples.
+    (mean squared difference) than they are without. One pass, and one over the held-out samples; both sum over all
+    processes of `torch.distributed`.
     """
     nodes = [
         n
@@ -30,24 +32,29 @@ def re_estimated(graph: Graph, tensors: Mapping[str, Tensor], batches: Calibrati
     ]
     if not nodes or not batches.dynamic:
         return dict(tensors)
-    sums: dict[str, tuple[Tensor, Tensor, int]] = {}
+    names = {n.name: [graph.program.parameters[a.name][0] for a in n.args[3:5]] for n in nodes}
+    sums = {
+        node: torch.zeros(3, *tensors[mean].shape, dtype=torch.float64) for node, (mean, _) in names.items()
+    }
 
     def add(node: str, mean: Tensor, variance: Tensor, count: int) -> None:
-        m, v, n = sums.get(node, (torch.zeros_like(mean).double(), torch.zeros_like(mean).double(), 0))
-        sums[node] = (m + count * mean.double(), v + count * (variance + mean**2).double(), n + count)
+        if node in sums:
+            sums[node] += count * torch.stack([mean, variance + mean**2, torch.ones_like(mean)]).double()
 
-    for flat, held in track(batches.held_out(), "re-estimating BatchNorm"):
-        if not bool(held.all()):
-            Forward(graph.program, tensors).run(batches.take(flat, ~held), {}, {}, whole=True, normalise=add)
+    with in_step():
+        for flat, held in track(batches.held_out(), "re-estimating BatchNorm"):
+            if not bool(held.all()):
+                inputs = batches.take(flat, ~held)
+                Forward(graph.program, tensors).run(inputs, {}, {}, whole=True, normalise=add)
     fresh = dict(tensors)
-    for node in nodes:
-        if node.name in sums:
-            first, second, count = sums[node.name]
-            mean = first / count
-            variance = (second / count - mean**2).clamp_min(0) * count / max(count - 1, 1)
-            for argument, value in ((node.args[3], mean), (node.args[4], variance)):
-                name = graph.program.parameters[argument.name][0]
-                fresh[name] = value.to(tensors[name].dtype)
+    for node, parameters in names.items():
+        first, second, count = summed(sums[node])
+        if not count.any():
+            continue
+        mean = first / count
+        variance = (second / count - mean**2).clamp_min(0) * count / (count - 1).clamp_min(1)
+        for name, value in zip(parameters, (mean, variance), strict=True):
+            fresh[name] = value.to(tensors[name].dtype)
     before, after = _distances(graph, (tensors, fresh), batches)
     return fresh if after < before else dict(tensors)
 
@@ -56,15 +63,17 @@ def _distances(graph: Graph, candidates: Sequence[Mapping[str, Tensor]], batches
     """Return how far each candidate's outputs are from the dense network's on the held-out samples."""
     dense = Forward(graph.program, state_tensors(graph.program))
     others = [Forward(graph.program, tensors) for tensors in candidates]
-    total = [0.0] * len(others)
-    for flat, held in batches.held_out():
-        if bool(held.any()):
-            inputs = batches.take(flat, held)
-            expected = _floating(dense.run(inputs, {}, {}, whole=True))
-            for i, other in enumerate(others):
-                found = _floating(other.run(inputs, {}, {}, whole=True))
-                total[i] += sum(float(((a - b) ** 2).sum()) for a, b in zip(expected, found, strict=True))
-    return total
+    total = torch.zeros(len(others), dtype=torch.float64)
+    with in_step():
+        for flat, held in batches.held_out():
+            if bool(held.any()):
+                inputs = batches.take(flat, held)
+                expected = _floating(dense.run(inputs, {}, {}, whole=True))
+                for i, other in enumerate(others):
+                    found = _floating(other.run(inputs, {}, {}, whole=True))
+                    total[i] += sum(float(((a - b) ** 2).sum()) for a, b in zip(expected, found, strict=True))
+    distances: list[float] = summed(total).tolist()
+    return distances
 
 
 def _floating(outputs: Iterable[Any] | None) -> list[Tensor]:

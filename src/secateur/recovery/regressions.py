@@ -20,6 +20,7 @@ from secateur.graph import Graph
 from secateur.statistics.forward import Watch
 from secateur.statistics.outlets import affine
 from secateur.statistics.patches import Rows, output_rows, read_rows
+from secateur.statistics.reduce import summed
 
 from .jobs import Job
 from .least_squares import Moments, identity, solve
@@ -63,7 +64,7 @@ class _Sums:
         shapes = ((g, d, d), (g, m, d), (g, m))
         self._module = module
         self._sums = [[torch.zeros(shape, dtype=torch.float64) for shape in shapes] for _ in range(2)]
-        self._count = [0, 0]
+        self._count = torch.zeros(2, dtype=torch.int64)
 
     def add(self, x: Tensor, y: Tensor, held: Tensor) -> None:
         """Add rows x (g, rows, d) and y (g, rows, m); `held` (samples,) says which samples are held out."""
@@ -74,20 +75,24 @@ class _Sums:
                 self._sums[i], (xs.mT @ xs, ys.mT @ xs, (ys.double() ** 2).sum(1)), strict=True
             ):
                 total += part.double()
-            self._count[i] += int(rows.sum())
+            self._count[i] += rows.sum()
 
     def moments(self) -> tuple[Moments, Moments, Moments]:
-        """Return fit, held-out and whole moments; where nothing was held out, the fit is all three."""
-        if not all(bool(torch.isfinite(t).all()) for sums in self._sums for t in sums):
+        """Return fit, held-out and whole moments over all processes; of two parts with one empty, the other is all."""
+        totals = [[summed(t) for t in sums] for sums in self._sums]
+        if not all(bool(torch.isfinite(t).all()) for sums in totals for t in sums):
             raise CalibrationError(
                 f"Activations at {self._module} are not finite on the calibration data: check the inputs' "
                 "preprocessing, and that the dense model gives finite outputs on them."
             )
         fit, held = (
             Moments(xx / max(n, 1), yx / max(n, 1), yy / max(n, 1), n)
-            for (xx, yx, yy), n in zip(self._sums, self._count, strict=True)
+            for (xx, yx, yy), n in zip(totals, summed(self._count).tolist(), strict=True)
         )
-        return (fit, held, fit.joined(held)) if held.count else (fit, fit, fit)
+        if not held.count or not fit.count:
+            fit = held = fit if fit.count else held
+            return fit, held, fit
+        return fit, held, fit.joined(held)
 
 
 class OutputRegression:

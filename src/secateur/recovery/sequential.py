@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Kept
 from secateur.progress import track
 from secateur.statistics import Calibration, Forward, Statistics
 from secateur.statistics.forward import Watch
+from secateur.statistics.reduce import in_step
 
 from .batch_norm import re_estimated
 from .jobs import jobs, masked
@@ -76,7 +76,7 @@ class Sequential:
             ]
             networks = Forward(graph.program, statistics.tensors), Forward(graph.program, current)
             label = f"refitting {stage[0].layer.module} ({number + 1} of {len(stages)})"
-            _sweep(networks, regressions, batches, torch.Generator().manual_seed(seed + number), label)
+            _sweep(networks, regressions, batches, seed + number, label)
             for solved in regressions:
                 current |= solved.solve(current, self.ridges)
         return re_estimated(graph, current, batches) if self.batch_norm and stages else current
@@ -86,16 +86,18 @@ def _sweep(
     networks: tuple[Forward, Forward],
     regressions: list[OutputRegression | InputRegression],
     batches: Calibration,
-    generator: torch.Generator,
+    seed: int,
     label: str,
 ) -> None:
     original, pruned = networks
     watched = _merged([r.original() for r in regressions]), _merged([r.pruned() for r in regressions])
-    for batch, held in track(batches.held_out(), label):
-        for r in regressions:
-            r.begin(held, generator)
-        original.run(batch, *watched[0])
-        pruned.run(batch, *watched[1])
+    with in_step():
+        for batch, held in track(batches.held_out(), label):
+            generator = batches.generator(batch, seed)
+            for r in regressions:
+                r.begin(held, generator)
+            original.run(batch, *watched[0])
+            pruned.run(batch, *watched[1])
 
 
 def _merged(

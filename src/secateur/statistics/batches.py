@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch.utils import _pytree as pytree
 from secateur.errors import CalibrationError
 from secateur.graph import Program
 
+from .reduce import processes
+
 __all__ = ["HELD_OUT", "Calibration"]
 
 HELD_OUT = 4
-"""One sample in this many is held out: it chooses ridges and never fits weights."""
+"""One sample in this many is held out, on average: it chooses ridges and never fits weights."""
 
 
 class Calibration:
@@ -25,8 +28,12 @@ class Calibration:
     (labels behind them are ignored), or a mapping of keyword inputs (other keys are ignored). An iterator, which
     could be gone through only once, has its inputs kept; every other iterable is iterated anew for each sweep.
 
+    Which samples are held out, and all that is drawn at random while a batch is looked at, follows from their content
+    alone: neither a loader that shuffles nor the way in which batches are dealt to several processes changes it.
+
     Raises (on iteration):
-        CalibrationError: there is no batch, or one does not fit the example that was traced.
+        CalibrationError: there is no batch, or one does not fit the example that was traced. One of several processes
+            may have none.
     """
 
     def __init__(self, batches: Iterable[Any], program: Program) -> None:
@@ -61,7 +68,7 @@ class Calibration:
             n = self.samples(flat)
             for piece in self._pieces(n, number):
                 yield _cut(flat, piece, n), _cut(labels, piece, n)
-        if empty:
+        if empty and processes() == 1:
             raise CalibrationError(
                 "The calibration data are empty: give at least one batch of inputs (an iterator may be used up)."
             )
@@ -71,12 +78,18 @@ class Calibration:
         return next((len(x) for x in flat if isinstance(x, Tensor) and x.ndim), 1)
 
     def held_out(self) -> Iterator[tuple[list[Any], Tensor]]:
-        """Yield each batch with a mask of its samples that are held out from fitting: one in `HELD_OUT`."""
-        seen = 0
+        """Yield each batch with a mask of its samples that are held out from fitting: about one in `HELD_OUT`.
+
+        A sample's checksum decides: in another order, batch or process it is held out all the same, and so is its
+        double.
+        """
         for flat in self:
-            n = self.samples(flat)
-            yield flat, torch.arange(seen, seen + n) % HELD_OUT == HELD_OUT - 1
-            seen += n
+            yield flat, torch.tensor(self._checksums(flat)) % HELD_OUT == HELD_OUT - 1
+
+    def generator(self, flat: list[Any], seed: int) -> torch.Generator:
+        """Return a generator for what is drawn in a batch: the same for the same samples and seed."""
+        # One checksum of all: torch's generator on the processor looks at 32 bits of a seed.
+        return torch.Generator().manual_seed(zlib.crc32(repr((seed, self._checksums(flat))).encode()))
 
     def take(self, flat: list[Any], mask: Tensor) -> list[Any]:
         """Return the samples of a batch that a mask chooses."""
@@ -86,6 +99,15 @@ class Calibration:
     def dynamic(self) -> bool:
         """Whether batches may have any size."""
         return self._dynamic
+
+    def _checksums(self, flat: list[Any]) -> list[int]:
+        n = self.samples(flat)
+        sums = [0] * n
+        for x in flat:
+            if isinstance(x, Tensor) and x.ndim and len(x) == n:
+                rows = x.detach().cpu().reshape(n, -1).contiguous().view(torch.uint8).numpy()
+                sums = [zlib.crc32(row, value) for row, value in zip(rows, sums, strict=True)]
+        return sums
 
     def _flatten(self, batch: Any, number: int) -> list[Any]:
         args: tuple[Any, ...] = ()

@@ -20,6 +20,7 @@ from .forward import Forward, Watch, state_tensors
 from .gradients import Loss, gate_gradients
 from .outlets import outlet
 from .patches import Rows, multiplicity, read_rows, sample_rows
+from .reduce import digest, in_step, require_same, summed
 
 __all__ = ["SiteStatistics", "Statistics", "collect"]
 
@@ -78,8 +79,7 @@ class _Power:
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
-        self.sum: Tensor | float = 0.0
-        self.square: Tensor | float = 0.0
+        self.sum, self.square = torch.zeros(2, layer.out_channels, dtype=torch.float64)
         self.count = 0
 
     def __call__(self, args: tuple[Any, ...], result: Tensor) -> None:
@@ -89,8 +89,10 @@ class _Power:
         self.count += result.numel() // result.shape[self.layer.channel_dim]
 
     def value(self) -> float:
-        mean = torch.as_tensor(self.sum) / self.count
-        return float((torch.as_tensor(self.square) / self.count - mean**2).clamp_min(0).sum())
+        """Return the power over all processes."""
+        count = summed(torch.tensor(float(self.count), dtype=torch.float64)).clamp_min(1)
+        mean = summed(self.sum) / count
+        return float((summed(self.square) / count - mean**2).clamp_min(0).sum())
 
 
 class _Site:
@@ -99,8 +101,8 @@ class _Site:
     def __init__(self, layer: Layer, patches: bool, positions: int, fold: int) -> None:
         self.layer, self.fold = layer, fold
         c = layer.in_channels // fold
-        self.sums = [torch.zeros(c + 1, c + 1, dtype=torch.float64) for _ in range(2)]
-        self.count = [0.0, 0.0]
+        self.sums = torch.zeros(2, c + 1, c + 1, dtype=torch.float64)
+        self.count = torch.zeros(2, dtype=torch.float64)
         self.patches: Tensor | None = None
         if patches:
             d = c // layer.groups * math.prod(layer.taps) + 1
@@ -142,17 +144,20 @@ class _Site:
             self.rows_seen += p.shape[1]
 
     def statistics(self) -> SiteStatistics:
-        total = sum(self.count)
-        both = (self.sums[0] + self.sums[1]) / max(total, 1)
-        fit, held = (s / max(n, 1) for s, n in zip(self.sums, self.count, strict=True))
-        if not self.count[1]:
-            held = fit
+        """Return the moments over all processes; where one of fit and held has no samples, it is the other."""
+        sums, count = summed(self.sums), summed(self.count)
+        both = sums.sum(0) / count.sum().clamp_min(1)
+        fit, held = sums / count.clamp_min(1)[:, None, None]
+        fit, held = fit if count[0] else held, held if count[1] else fit
         if not torch.isfinite(both).all():
             raise CalibrationError(
                 f"The activations that {self.layer.module or self.layer.node} reads are not finite on the calibration "
                 "data: check the inputs' preprocessing, and that the model itself gives finite outputs on them."
             )
-        patches = None if self.patches is None else self.patches / max(self.rows_seen, 1)
+        patches = None
+        if self.patches is not None:
+            rows = summed(torch.tensor(float(self.rows_seen), dtype=torch.float64))
+            patches = summed(self.patches) / rows.clamp_min(1)
         return SiteStatistics(fit[:-1, :-1], held[:-1, :-1], both[:-1, :-1], both[-1, :-1], patches)
 
 
@@ -170,14 +175,15 @@ def collect(
     """Stream calibration data once through the dense program and sum what the consumers of `groups` read.
 
     Nothing of the size of an activation is kept. Moments are made in the activations' type batch by batch and
-    summed in float64; one sample in four goes to the held-out sum. Values that several layers read in the same way
-    are summed once. With `patches`, moments of whole patches are summed as well, over `positions` output positions
-    a sample, for layers whose patches are at most `widest` columns wide. A linear layer that reads more columns than
-    that, of flattened maps, has the moments of the channels, positions pooled. With a `loss`, a pass of its own sums
-    squared gradients.
+    summed in float64, over all processes of `torch.distributed`; one sample in four goes to the held-out sum. Values
+    that several layers read in the same way are summed once. With `patches`, moments of whole patches are summed as
+    well, over `positions` output positions a sample, for layers whose patches are at most `widest` columns wide. A
+    linear layer that reads more columns than that, of flattened maps, has the moments of the channels, positions
+    pooled. With a `loss`, a pass of its own sums squared gradients.
 
     Raises:
-        CalibrationError: the data are empty, do not fit the example, or make activations that are not finite.
+        CalibrationError: the data are empty, do not fit the example, or make activations that are not finite; of
+            several processes, the weights are not the same, or one has failed.
     """
     groups = tuple(groups)
     wanted = {site.node for group in groups for site in group.consumers}
@@ -198,17 +204,24 @@ def collect(
         powers.setdefault(where[layer.node], _Power(layer))
     reads: dict[str, Watch] = {site.layer.node: site for site in sites.values()}
     forward = Forward(graph.program, tensors)
-    batches = Calibration(calibration, graph.program)
-    generator = torch.Generator().manual_seed(seed)
-    seen = 0
-    for batch, held in track(batches.held_out(), "statistics"):
-        seen += len(held)
-        for site in sites.values():
-            site.begin(held, generator)
-        forward.run(batch, reads, dict(powers))
+    require_same(digest(tensors), "weights", "load the same checkpoint in each before pruning")
+    seen = torch.zeros((), dtype=torch.int64)
+    with in_step():
+        batches = Calibration(calibration, graph.program)
+        for batch, held in track(batches.held_out(), "statistics"):
+            generator = batches.generator(batch, seed)
+            seen += len(held)
+            for site in sites.values():
+                site.begin(held, generator)
+            forward.run(batch, reads, dict(powers))
+    samples = int(summed(seen))
+    if not samples:
+        raise CalibrationError(
+            "The calibration data are empty in every process: give at least one batch of inputs."
+        )
     done = {key: site.statistics() for key, site in sites.items()}
     return Statistics(
-        seen,
+        samples,
         {layer.node: done[keys[layer.node]] for layer in layers},
         {layer.node: powers[where[layer.node]].value() for layer in layers},
         tensors,

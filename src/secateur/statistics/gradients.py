@@ -15,6 +15,7 @@ from secateur.progress import track
 
 from .batches import Calibration
 from .forward import Forward, Watch, state_tensors
+from .reduce import in_step, summed
 
 __all__ = ["Loss", "gate_gradients", "random_projection"]
 
@@ -55,18 +56,20 @@ def gate_gradients(
     reads = _columns(graph, groups)
     forward = Forward(graph.program, state_tensors(graph.program), gradients=True)
     structure = graph.program.exported.call_spec.out_spec
-    batches = Calibration(calibration, graph.program)
     total = torch.zeros(sum(sizes) + 1, dtype=torch.float64)
-    seen = 0
-    for flat, labels in track(batches.labelled(), "gradients"):
-        n = batches.samples(flat)
-        gate = torch.ones(n, len(total), dtype=torch.float64, requires_grad=True)
-        watched = {node: _gated(layer, gate[:, columns]) for node, (layer, columns) in reads.items()}
-        with torch.enable_grad():
-            outputs = forward.run(flat, watched, {}, whole=True)
-            value = _value(loss, tree_unflatten(outputs or [], structure), labels)
-        total += ((n * torch.autograd.grad(value, gate)[0]) ** 2).sum(0)
-        seen += n
+    seen = torch.zeros((), dtype=torch.int64)
+    with in_step():
+        batches = Calibration(calibration, graph.program)
+        for flat, labels in track(batches.labelled(), "gradients"):
+            n = batches.samples(flat)
+            gate = torch.ones(n, len(total), dtype=torch.float64, requires_grad=True)
+            watched = {node: _gated(layer, gate[:, columns]) for node, (layer, columns) in reads.items()}
+            with torch.enable_grad():
+                outputs = forward.run(flat, watched, {}, whole=True)
+                value = _value(loss, tree_unflatten(outputs or [], structure), labels)
+            total += ((n * torch.autograd.grad(value, gate)[0]) ** 2).sum(0)
+            seen += n
+    total, seen = summed(total), summed(seen).clamp_min(1)
     if not total.isfinite().all():
         raise CalibrationError(
             "The gradients of the loss are not finite on the calibration data: check the inputs, labels and loss."
