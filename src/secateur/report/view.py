@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,7 +167,9 @@ class View:
     def recipe(self) -> str:
         """The recipe as YAML."""
         recipe = self.report.recipe
-        return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True) if recipe else ""
+        # Through JSON, as in an artefact; what is not plain data is shown all the same, and refused when saved.
+        plain = json.loads(json.dumps(dict(recipe), default=str))
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True) if plain else ""
 
     @property
     def provenance(self) -> list[tuple[str, str]]:
