@@ -4,19 +4,27 @@ from .accuracy import agreement, batches, top1
 from .count import Size, macs, parameters, size, stored_bytes
 from .environment import Environment, environment
 from .latency import Comparison, Latency, Timing, compare_latency, time_model
+from .latency_model import LatencyModel, latency_model
 from .mode import evaluating, using_threads
+from .operation import Operation
+from .timer import Stopwatch, Timer
 
 __all__ = [
     "Comparison",
     "Environment",
     "Latency",
+    "LatencyModel",
+    "Operation",
     "Size",
+    "Stopwatch",
+    "Timer",
     "Timing",
     "agreement",
     "batches",
     "compare_latency",
     "environment",
     "evaluating",
+    "latency_model",
     "macs",
     "parameters",
     "size",

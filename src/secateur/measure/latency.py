@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .mode import Inputs, call, evaluating, using_threads
 
-__all__ = ["Comparison", "Latency", "Timing", "compare_latency", "time_model"]
+__all__ = ["Comparison", "Latency", "Timing", "batch_size", "compare_latency", "interleaved", "time_model"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def compare_latency(
         ValueError: fewer than two rounds.
     """
     with using_threads(threads) as used:
-        times = _times((dense, pruned), inputs, rounds, seconds, warmup, clock)
+        times = interleaved((dense, pruned), inputs, rounds, seconds, warmup, clock)
     low, median, high = _quartiles([p / d for d, p in zip(*times, strict=True)])
     return Comparison(
         dense=_latency(times[0]),
@@ -77,7 +77,7 @@ def compare_latency(
         ratio_low=low,
         ratio_high=high,
         rounds=len(times[0]),
-        batch=_batch(inputs),
+        batch=batch_size(inputs),
         threads=used,
     )
 
@@ -98,11 +98,11 @@ def time_model(
         ValueError: fewer than two rounds.
     """
     with using_threads(threads) as used:
-        (times,) = _times((model,), inputs, rounds, seconds, warmup, clock)
-    return Timing(_latency(times), rounds=len(times), batch=_batch(inputs), threads=used)
+        (times,) = interleaved((model,), inputs, rounds, seconds, warmup, clock)
+    return Timing(_latency(times), rounds=len(times), batch=batch_size(inputs), threads=used)
 
 
-def _times(
+def interleaved(
     models: Sequence[nn.Module],
     inputs: Inputs,
     rounds: int,
@@ -110,7 +110,7 @@ def _times(
     warmup: int,
     clock: Callable[[], float],
 ) -> list[list[float]]:
-    """Return the milliseconds of each run of each model."""
+    """Return the milliseconds of each run of each model, in turns; the other arguments are `compare_latency`'s."""
     if rounds < 2:
         raise ValueError(f"quartiles need at least two rounds, not {rounds}")
     times: list[list[float]] = [[] for _ in models]
@@ -139,6 +139,7 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, statistics.median(values), high
 
 
-def _batch(inputs: Inputs) -> int:
+def batch_size(inputs: Inputs) -> int:
+    """Return the first dimension of the first tensor among the inputs."""
     given = inputs.values() if isinstance(inputs, Mapping) else inputs
     return next((x.shape[0] for x in given if isinstance(x, Tensor) and x.dim()), 1)
