@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import SecateurError
+from .errors import ArtefactError, SecateurError
 
 __all__ = ["app", "main"]
 
@@ -106,8 +106,11 @@ def demo(
     same = "the same outputs, bit by bit" if figures.reload_equal else "DIFFERENT outputs"
     where = f" in {output}" if output else ""
     _print(f"Saved{where} and loaded again: {same}. All of this took {figures.seconds:.0f} s.")
-    page = output / PAGE if output else found.to_html("secateur-demo.html")
-    _print(f"The report, to look at in a browser: {page}.")
+    try:
+        page = output / PAGE if output else found.to_html("secateur-demo.html")
+        _print(f"The report, to look at in a browser: {page}.")
+    except ArtefactError as error:  # in a folder that cannot be written the demo is no less good
+        _say(str(error))
 
 
 @app.command()

@@ -86,7 +86,7 @@ def test_all_that_was_measured_is_there_with_its_unit() -> None:
         "\N{MINUS SIGN}0.54 points from the dense 93.76 %",
         "before recovery 13.76 %",
         "251 ms",
-        "dense 292 ms; run by run 0.85 of dense, middle half 0.81 to 0.88",
+        "dense 292 ms; paired ratio 0.85 (middle half 0.81 to 0.88)",
         "batch 64, 1 thread, medians of 30 interleaved runs",
         "15.5 M 0.50 of the dense 31.0 M",
         "145 k 0.53 of the dense 272 k",
@@ -166,6 +166,7 @@ def test_what_was_not_measured_is_left_out(report: Report) -> None:
     assert "nan" not in elements.text
     assert ("Latency" in elements.text) == (report.latency is not None)
     assert ("Accuracy against cost" in elements.text) == (report.accuracy is not None)
+    assert ("not measured This run had no evaluation" in words(text)) == (report.accuracy is None)
 
 
 def test_several_runs_stand_beside_each_other() -> None:

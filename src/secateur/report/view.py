@@ -217,7 +217,7 @@ def _tile(name: str, dense: float, pruned: float, text: units.Text) -> Tile:
 
 def _latency(t: Comparison) -> Tile:
     value, dense = (units.milliseconds(x.median_ms) for x in (t.pruned, t.dense))
-    paired = f"run by run {t.ratio:.2f} of dense, middle half {t.ratio_low:.2f} to {t.ratio_high:.2f}"
+    paired = f"paired ratio {t.ratio:.2f} (middle half {t.ratio_low:.2f} to {t.ratio_high:.2f})"
     how = f"batch {t.batch}, {_count(t.threads, 'thread')}, medians of {t.rounds} interleaved runs"
     return Tile("Latency", value, f"dense {dense}; {paired}", bar(t.ratio, paired), how)
 
