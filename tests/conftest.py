@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import settings
+
+from secateur import api, measure
 
 settings.register_profile("secateur", deadline=None, derandomize=True, database=None)
 settings.load_profile("secateur")
@@ -13,3 +17,11 @@ settings.load_profile("secateur")
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let prune time two runs instead of two seconds of them."""
+    monkeypatch.setattr(
+        api, "compare_latency", partial(measure.compare_latency, rounds=2, seconds=0, warmup=0)
+    )

@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from .errors import SecateurError
     from .graph import trace
     from .methods import SNP, BatchNormScale, Magnitude, Random, Taylor
-    from .recovery import OnePass, Sequential
+    from .recovery import Distill, OnePass, Sequential, distillation_loss, finetune
     from .selection import Budget
 
 __all__ = [
     "SNP",
     "BatchNormScale",
     "Budget",
+    "Distill",
     "Magnitude",
     "OnePass",
     "Random",
@@ -23,6 +24,8 @@ __all__ = [
     "SecateurError",
     "Sequential",
     "Taylor",
+    "distillation_loss",
+    "finetune",
     "load",
     "prune",
     "trace",
@@ -34,7 +37,7 @@ _HOMES = {
     "errors": ("SecateurError",),
     "graph": ("trace",),
     "methods": ("SNP", "BatchNormScale", "Magnitude", "Random", "Taylor"),
-    "recovery": ("OnePass", "Sequential"),
+    "recovery": ("Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
     "selection": ("Budget",),
 }
 

@@ -19,16 +19,21 @@ from torch.utils._pytree import tree_structure, tree_unflatten
 from .artefact import save
 from .candidates import candidates
 from .cutting import cut
+from .errors import SurgeryError
 from .graph import Graph, Kept, trace
+from .graph.export import tensor_names
 from .measure import compare_latency, environment, size
 from .methods import Method
 from .overrides import check_fixed, fixed_units
 from .progress import silenced
+from .recovery import Distill
+from .recovery.jobs import masked
 from .report import Accuracy, Report, frozen_parts, loss_curve, page
 from .selection import Budget, Constraints, select
 from .statistics import Calibration, collect, state_tensors
 from .statistics.reduce import digest, in_step, require_same
 from .surgery import Plan, apply, make_plan
+from .surgery.fingerprint import tensors_of
 
 __all__ = ["Result", "plan", "prune"]
 
@@ -59,6 +64,41 @@ class Result:
             folder, self.model, self.plan, report.recipe, report.to_json(), page({report.model: report})
         )
 
+    def updated(self, model: nn.Module, finetuned: float | None = None) -> Result:
+        """Return the result with a further trained copy of its model, ready to be saved as an artefact.
+
+        `finetuned` is the accuracy after training, by the same measure as `evaluate` of `prune`.
+
+        Raises:
+            SurgeryError: the model does not have the tensors of this result's model.
+            ValueError: there is an accuracy after training, but none of the dense model to compare with.
+
+        >>> import secateur as sc
+        >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+        >>> x, y = torch.randn(64, 8), torch.randint(0, 4, (64,))
+        >>> result = sc.prune(net, x[:2], method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[x])
+        >>> result = result.updated(sc.finetune(result.model, [(x, y)], teacher=net))
+        """
+        old, new = tensors_of(self.model), tensors_of(model)
+        for name in sorted(old.keys() | new.keys()):
+            sizes = [tuple(t[name].shape) if name in t else "missing" for t in (old, new)]
+            if sizes[0] != sizes[1]:
+                raise SurgeryError(
+                    f"this is another model than the result's: {name} is {sizes[1]}, not {sizes[0]}."
+                )
+        accuracy = self.report.accuracy
+        if finetuned is not None:
+            if accuracy is None:
+                raise ValueError("no accuracy of the dense model to compare with: prune with evaluate=...")
+            accuracy = replace(accuracy, finetuned=finetuned)
+        tensors = {names[0]: new[names[0]].detach().clone() for names in tensor_names(model)}
+        return replace(
+            self,
+            model=model,
+            plan=replace(self.plan, tensors=tensors),
+            report=replace(self.report, accuracy=accuracy),
+        )
+
 
 def prune(
     model: nn.Module,
@@ -72,6 +112,7 @@ def prune(
     round_to: int = 1,
     floor: int = 1,
     uniform: bool = False,
+    distill: Distill | None = None,
     evaluate: Evaluate | None = None,
     progress: bool = True,
     seed: int = 0,
@@ -79,12 +120,13 @@ def prune(
     """Return a physically smaller copy of a trained model, repaired and measured; the model stays as it is.
 
     `example_inputs` is a tensor, a tuple of positional or a mapping of keyword inputs. `calibration` yields batches
-    of inputs without labels (labels behind the inputs are ignored); a few hundred samples suffice. `exclude` names
-    layers that keep their outputs, by globs over module paths or by types. `keep` fixes layers' widths by such globs,
-    as shares (at most 1) or numbers of units: ``{"layer1.*": 0.75, "fc1": 64}``; the others make up for the budget.
-    Every group keeps a multiple of `round_to` units and at least `floor`; with `uniform` all groups of one kind and
-    size keep the same number, for servers that take no others. `evaluate` scores a model, higher is better, and is
-    called on the dense, the pruned and the recovered one. Under `torch.distributed` every process gives its own
+    of inputs; a few hundred samples suffice. Labels behind the inputs are ignored, except by criteria that name a loss
+    (`Taylor`). `exclude` names layers that keep their outputs, by globs over module paths or by types. `keep` fixes
+    layers' widths by such globs, as shares (at most 1) or numbers of units: ``{"layer1.*": 0.75, "fc1": 64}``; the
+    others make up for the budget. Every group keeps a multiple of `round_to` units and at least `floor`; with
+    `uniform` all groups of one kind and size keep the same number, for servers that take no others. With `distill`,
+    gradient steps on the same samples follow recovery. `evaluate` scores a model, higher is better, and is called on
+    the dense, the pruned, the recovered and the distilled one. Under `torch.distributed` every process gives its own
     share of the calibration data and ends with the same model; let one of them save it.
 
     Raises:
@@ -136,16 +178,24 @@ def prune(
             "selection",
             "give each the same options, and data that the model can be verified on",
         )
+        recovered = distilled = None
+        tensors = masked(graph, statistics.tensors, kept)
         with _timed(seconds, "recovery"):
             if method.recovery is not None:
                 tensors = method.recovery(graph, kept, statistics, calibration, seed)
                 final = plan(model, graph, kept, tensors)
-        smaller = apply(model, final) if final is not first.plan else pruned
+                recovered = apply(model, final)
+        if distill is not None:
+            with _timed(seconds, "distillation"):
+                final = plan(model, graph, kept, distill(graph, kept, tensors, calibration, seed))
+                distilled = apply(model, final)
+        stages = (pruned, recovered, distilled)
+        smaller = [stage for stage in stages if stage is not None][-1]
         accuracy = None
         if evaluate is not None:
             with _timed(seconds, "evaluation"):
-                recovered = evaluate(smaller) if final is not first.plan else None
-                accuracy = Accuracy(evaluate(model), evaluate(pruned), recovered)
+                scores = (None if stage is None else evaluate(stage) for stage in stages)
+                accuracy = Accuracy(evaluate(model), *scores)
         with _timed(seconds, "measurement"):
             report = Report(
                 method=method.label,
@@ -176,6 +226,7 @@ def prune(
         "round_to": round_to,
         "floor": floor,
         "uniform": uniform,
+        "distill": _plain(distill),
         "seed": seed,
         "refused": dict(chosen.refused),
     }

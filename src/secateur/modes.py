@@ -1,4 +1,4 @@
-"""Run models in evaluation mode, and leave every module as it was."""
+"""Run models in evaluation or training mode, and leave every module as it was."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["evaluating"]
+__all__ = ["evaluating", "training"]
 
 
 @contextmanager
@@ -21,11 +21,26 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     >>> model[0].training, model[1].training
     (True, False)
     """
+    with _restored(models):
+        for model in models:
+            model.eval()
+        yield
+
+
+@contextmanager
+def training(*models: nn.Module) -> Iterator[None]:
+    """Put models into training mode; afterwards every submodule has its own mode again."""
+    with _restored(models):
+        for model in models:
+            model.train()
+        yield
+
+
+@contextmanager
+def _restored(models: tuple[nn.Module, ...]) -> Iterator[None]:
     modes = [(m, m.training) for model in models for m in model.modules()]
-    for model in models:
-        model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, mode in modes:
+            module.training = mode

@@ -72,6 +72,16 @@ def test_a_recipe_makes_a_smaller_model(mine: dict[str, Any]) -> None:
     assert result.report.after.macs <= 0.5 * result.report.before.macs
 
 
+def test_distillation_is_scored_by_itself(mine: dict[str, Any]) -> None:
+    recipe = mine | {"evaluate": "mine_for_run:score", "distill": {"steps": 3}}
+    result = run(parse_recipe(recipe), progress=False)
+    assert result.report.accuracy is not None
+    assert result.report.accuracy.distilled == 0.25
+    assert result.recipe["distill"] == {"steps": 3, "lr": 0.001, "batch": 32}
+    with pytest.raises(RecipeError, match="Did you mean 'steps'"):
+        parse_recipe(mine | {"distill": {"step": 3}})
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 def test_one_shot_batches_and_labels_are_no_obstacle(mine: dict[str, Any], pairs: bool) -> None:
     data = {"name": "mine_for_run:stream", "kwargs": {"pairs": pairs}}

@@ -25,7 +25,13 @@ def test_json_is_plain_and_complete() -> None:
     data = json.loads(json.dumps(REPORT.to_json(), allow_nan=False))
     assert data["before"] == {"params": 1000, "macs": 2_000_000, "bytes": 4100}
     assert data["ratios"] == {"params": 0.4, "macs": 0.5, "bytes": pytest.approx(1700 / 4100), "latency": 0.6}
-    assert data["accuracy"] == {"dense": 0.93, "pruned": 0.4, "recovered": 0.921, "finetuned": None}
+    assert data["accuracy"] == {
+        "dense": 0.93,
+        "pruned": 0.4,
+        "recovered": 0.921,
+        "distilled": None,
+        "finetuned": None,
+    }
     assert data["latency"]["pruned"]["median_ms"] == 6
     assert data["kept"] == {"conv1": [8, 16]}
     assert data["environment"]["cpu"] == "Some CPU"

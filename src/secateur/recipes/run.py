@@ -9,7 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import SNP, BatchNormScale, Budget, Magnitude, OnePass, Random, Result, Sequential, Taylor, prune
+from .. import (
+    SNP,
+    BatchNormScale,
+    Budget,
+    Distill,
+    Magnitude,
+    OnePass,
+    Random,
+    Result,
+    Sequential,
+    Taylor,
+    prune,
+)
 from ..errors import CalibrationError, RecipeError
 from ..measure import using_threads
 from ..methods import ZCA, Conditional, Method, Order, Output, Pivot, Variance, Weights
@@ -53,6 +65,7 @@ def run(recipe: Recipe, *, progress: bool = True) -> Result:
             round_to=recipe.round_to,
             floor=recipe.floor,
             uniform=recipe.uniform,
+            distill=Distill(**recipe.distill.model_dump()) if recipe.distill else None,
             evaluate=resolve_evaluate(recipe.evaluate) if recipe.evaluate else samples.evaluate,
             progress=progress,
             seed=recipe.seed,

@@ -15,6 +15,7 @@ __all__ = [
     "BatchNormScaleSpec",
     "BudgetSpec",
     "DataSpec",
+    "DistillSpec",
     "MagnitudeSpec",
     "MethodSpec",
     "ModelSpec",
@@ -130,6 +131,15 @@ class TaylorSpec(_Strict):
 MethodSpec = SNPSpec | SNPPaperSpec | MagnitudeSpec | RandomSpec | BatchNormScaleSpec | TaylorSpec
 
 
+class DistillSpec(_Strict):
+    """Gradient steps after recovery, without labels: see `secateur.Distill`."""
+
+    steps: Positive = 200
+    lr: Annotated[float, Field(gt=0, strict=True)] = 1e-3
+    batch: Positive = 32
+    seconds: Annotated[float, Field(gt=0, strict=True)] | None = None  # ends the run as well, by the clock
+
+
 class TypeName(_Strict):
     """All layers of a class: a name in torch.nn, or ``module:Class``."""
 
@@ -154,6 +164,7 @@ class Recipe(_Strict):
     round_to: Positive = 1
     floor: Positive = 1
     uniform: bool = False  # groups of one kind and size keep the same number of units
+    distill: DistillSpec | None = None
     output: Path | None = None
     seed: Seed = 0
     threads: Positive | None = None
@@ -200,6 +211,7 @@ _INNER: dict[str, type[BaseModel]] = {
     "model": ModelSpec,
     "data": DataSpec,
     "budget": BudgetSpec,
+    "distill": DistillSpec,
     "exclude": TypeName,
 }
 

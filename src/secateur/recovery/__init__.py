@@ -1,5 +1,7 @@
-"""Closed-form repair of what pruning took away."""
+"""Repair of what pruning took away: in closed form, by label-free distillation, by fine-tuning."""
 
+from .distill import Distill
+from .finetune import distillation_loss, finetune
 from .least_squares import RIDGES, Moments, choose_ridge, mean_squared_error, ridge
 from .one_pass import OnePass
 from .protocol import Recovery
@@ -7,11 +9,14 @@ from .sequential import Sequential
 
 __all__ = [
     "RIDGES",
+    "Distill",
     "Moments",
     "OnePass",
     "Recovery",
     "Sequential",
     "choose_ridge",
+    "distillation_loss",
+    "finetune",
     "mean_squared_error",
     "ridge",
 ]

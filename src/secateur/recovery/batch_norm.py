@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from secateur.graph import Graph, Ref
 from secateur.progress import track
 from secateur.statistics.batches import Calibration
-from secateur.statistics.forward import Forward, state_tensors
+from secateur.statistics.forward import Forward
 from secateur.statistics.reduce import in_step, summed
+
+from .distance import held_out_distances
 
 __all__ = ["re_estimated"]
 
@@ -55,27 +55,5 @@ def re_estimated(graph: Graph, tensors: Mapping[str, Tensor], batches: Calibrati
         variance = (second / count - mean**2).clamp_min(0) * count / (count - 1).clamp_min(1)
         for name, value in zip(parameters, (mean, variance), strict=True):
             fresh[name] = value.to(tensors[name].dtype)
-    before, after = _distances(graph, (tensors, fresh), batches)
+    before, after = held_out_distances(graph, (tensors, fresh), batches)
     return fresh if after < before else dict(tensors)
-
-
-def _distances(graph: Graph, candidates: Sequence[Mapping[str, Tensor]], batches: Calibration) -> list[float]:
-    """Return how far each candidate's outputs are from the dense network's on the held-out samples."""
-    dense = Forward(graph.program, state_tensors(graph.program))
-    others = [Forward(graph.program, tensors) for tensors in candidates]
-    total = torch.zeros(len(others), dtype=torch.float64)
-    with in_step():
-        for flat, held in batches.held_out():
-            if bool(held.any()):
-                inputs = batches.take(flat, held)
-                expected = _floating(dense.run(inputs, {}, {}, whole=True))
-                for i, other in enumerate(others):
-                    found = _floating(other.run(inputs, {}, {}, whole=True))
-                    total[i] += sum(float(((a - b) ** 2).sum()) for a, b in zip(expected, found, strict=True))
-    distances: list[float] = summed(total).tolist()
-    return distances
-
-
-def _floating(outputs: Iterable[Any] | None) -> list[Tensor]:
-    leaves = tree_leaves(list(outputs or ()))
-    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]

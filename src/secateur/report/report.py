@@ -29,6 +29,7 @@ class Accuracy:
     dense: float
     pruned: float | None = None  # before recovery
     recovered: float | None = None
+    distilled: float | None = None  # by gradient steps without labels: no longer "without training"
     finetuned: float | None = None
 
     def steps(self) -> list[tuple[str, float]]:
@@ -37,6 +38,7 @@ class Accuracy:
             "dense": self.dense,
             "pruned, before recovery": self.pruned,
             "recovered": self.recovered,
+            "distilled": self.distilled,
             "fine-tuned": self.finetuned,
         }
         return [(name, value) for name, value in named.items() if value is not None]

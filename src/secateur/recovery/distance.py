@@ -1,0 +1,42 @@
+"""How far other tensors move a network's outputs, on samples that nothing was fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from secateur.graph import Graph
+from secateur.statistics.batches import Calibration
+from secateur.statistics.forward import Forward, state_tensors
+from secateur.statistics.reduce import in_step, summed
+
+__all__ = ["floating", "held_out_distances"]
+
+
+def held_out_distances(
+    graph: Graph, candidates: Sequence[Mapping[str, Tensor]], batches: Calibration
+) -> list[float]:
+    """Return each candidate's sum of squared differences from the dense network's outputs on the held-out samples."""
+    dense = Forward(graph.program, state_tensors(graph.program))
+    others = [Forward(graph.program, tensors) for tensors in candidates]
+    total = torch.zeros(len(others), dtype=torch.float64)
+    with in_step():
+        for flat, held in batches.held_out():
+            if bool(held.any()):
+                inputs = batches.take(flat, held)
+                expected = floating(dense.run(inputs, {}, {}, whole=True))
+                for i, other in enumerate(others):
+                    found = floating(other.run(inputs, {}, {}, whole=True))
+                    total[i] += sum(float(((a - b) ** 2).sum()) for a, b in zip(expected, found, strict=True))
+    distances: list[float] = summed(total).tolist()
+    return distances
+
+
+def floating(outputs: Iterable[Any] | None) -> list[Tensor]:
+    """Return the floating tensors among outputs."""
+    leaves = tree_leaves(list(outputs or ()))
+    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]
