@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.graph import Graph
 from secateur.zoo.models import lenet5, lenet300, resnet20, vgg16_bn
 
-__all__ = ["SMALL", "TORCHVISION", "Case", "random_selection", "randomise"]
+__all__ = ["OPERATORS", "SMALL", "TORCHVISION", "Case", "random_selection", "randomise"]
 
 
 @dataclass(frozen=True)
@@ -246,11 +246,11 @@ SMALL = (
 )
 
 
-def _torchvision(name: str) -> Callable[[], nn.Module]:
+def _torchvision(name: str, **options: object) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         import torchvision  # here, so that the small table needs no torchvision
 
-        model: nn.Module = torchvision.models.get_model(name, weights=None)
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
         return model
 
     return make
@@ -265,5 +265,21 @@ TORCHVISION = tuple(
         ("mobilenet_v2", 64),
         ("densenet121", 64),
         ("resnext50_32x4d", 64),
+    )
+)
+
+_PLAIN = {"num_classes": 10, "aux_logits": False, "init_weights": False}
+OPERATORS = tuple(
+    Case(name, _torchvision(name, **options), (3, pixels, pixels))
+    for name, pixels, options in (
+        ("efficientnet_b0", 32, {"num_classes": 10}),
+        ("shufflenet_v2_x0_5", 64, {"num_classes": 10}),
+        ("squeezenet1_1", 48, {"num_classes": 10}),
+        ("googlenet", 48, _PLAIN),
+        ("inception_v3", 80, _PLAIN),
+        ("mnasnet0_5", 32, {"num_classes": 10}),
+        ("regnet_y_400mf", 32, {"num_classes": 10}),
+        ("mobilenet_v3_small", 32, {"num_classes": 10}),
+        ("convnext_tiny", 32, {"num_classes": 10}),
     )
 )
