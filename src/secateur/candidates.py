@@ -44,6 +44,10 @@ def candidates(model: nn.Module, graph: Graph, exclude: Iterable[Pattern] = ()) 
         hit = next((path for path in producers if any(matches(model, path, p) for p in patterns)), None)
         if hit is not None:
             refused[group.id] = f"{hit} is excluded"
+        elif not graph.computed.isdisjoint(s.parameter for s in group.slices):
+            refused[group.id] = (
+                "a layer computes its weight from parameters, so that its units cannot be ranked"
+            )
         elif not group.consumers:
             refused[group.id] = "no convolution or linear layer reads it"
         elif not group.producers:

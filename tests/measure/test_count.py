@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from secateur import zoo
 from secateur.measure import macs, parameters, size, stored_bytes
@@ -22,6 +22,20 @@ def test_macs_of_a_convolution(
 
 def test_macs_of_resnet20_are_the_published_ones() -> None:
     assert macs(zoo.resnet20(), (torch.zeros(1, 3, 32, 32),)) == pytest.approx(41e6, rel=0.01)
+
+
+def test_parameters_may_be_inputs_of_modules() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.fc = nn.Parameter(torch.ones(1, 4)), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.start.expand(len(x), -1)) + self.fc(x) + self.fc(self.start)
+
+    model = Constant()
+    assert macs(model, (torch.ones(2, 4, requires_grad=True),)) == 5 * 12
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_counting_leaves_modes_as_they_were() -> None:

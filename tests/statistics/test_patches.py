@@ -11,6 +11,7 @@ from torch import Tensor
 
 from secateur.graph import Layer
 from secateur.statistics.patches import Rows, multiplicity, output_rows, patch_width, read_rows, sample_rows
+from secateur.statistics.weights import as_stored, outputs_first
 
 EVERYWHERE = Rows(None)
 
@@ -149,15 +150,57 @@ def test_multiplicity_of_transposed_convolutions(tap: int, stride: int, padding:
         None,
         "x",
         tuple(y.shape),
-        (stride, stride),
-        (padding, padding),
-        (dilation, dilation),
-        1,
-        1,
-        (tap, tap),
+        stride=(stride, stride),
+        padding=(padding, padding),
+        dilation=(dilation, dilation),
+        taps=(tap, tap),
     )
     assert x.grad is not None
     assert torch.equal(multiplicity(layer, (5, 6)), x.grad[0, 0].double())
+
+
+@given(
+    st.sampled_from([1, 2, 3]),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.integers(0, 1),
+    st.integers(1, 2),
+    st.integers(1, 3),
+)
+def test_rows_of_transposed_convolutions_times_weight_are_the_output(
+    rank: int, tap: int, stride: int, padding: int, extra: int, dilation: int, groups: int
+) -> None:
+    torch.manual_seed(0)
+    space = (5, 4, 4)[:rank]
+    extra = min(extra, max(stride, dilation) - 1)
+    x = torch.randn(2, 2 * groups, *space, dtype=torch.float64)
+    weight = torch.randn(2 * groups, 3, *([tap] * rank), dtype=torch.float64)
+    if any((n - 1) * stride - 2 * padding + dilation * (tap - 1) + extra + 1 < 1 for n in space):
+        return
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+    y = function(x, weight, None, stride, padding, extra, groups, dilation)
+    each = {"stride": (stride,) * rank, "padding": (padding,) * rank, "dilation": (dilation,) * rank}
+    layer = Layer(
+        "up",
+        f"conv_transpose{rank}d",
+        "up",
+        "up.weight",
+        None,
+        "x",
+        tuple(y.shape),
+        groups=groups,
+        width=2,
+        taps=(tap,) * rank,
+        inputs_first=True,
+        **each,
+    )
+    plain = outputs_first(layer, weight)
+    assert plain.shape == (3 * groups, 2, *([tap] * rank))
+    assert torch.equal(as_stored(layer, plain), weight)
+    rows = read_rows(layer, x, EVERYWHERE)
+    expected = output_rows(layer, y, EVERYWHERE)
+    torch.testing.assert_close(rows @ plain.reshape(groups, 3, -1).mT, expected)
 
 
 def test_a_strided_one_by_one_reads_one_position_in_four() -> None:

@@ -67,12 +67,14 @@ class _Run:
             self.values[node.name] = self._call(node)
 
     def settle(self) -> None:
-        self.context.here = Node("", "", "", (), {}, None)
+        # Parameters last: a reason that names a call says more than one that names a tensor.
+        nodes = sorted(self.program.nodes, key=lambda node: node.op == "placeholder")
         while True:
             before = _census(self.context)
             self.context.settle(v for r in self.values.values() for v in _values(r))
-            for result in self.values.values():  # a tensor that has become one unit may not vanish
-                for value in _values(result):
+            for node in nodes:  # a tensor that has become one unit may not vanish
+                self.context.here = node
+                for value in _values(self.values.get(node.name)):
                     self.context.norm(value)
             if _census(self.context) == before:
                 return

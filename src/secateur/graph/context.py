@@ -88,7 +88,7 @@ class Context:
                 if (present == first).all():
                     present = first
             if present.size == 1 and present.any():
-                self.freeze(present, "the whole tensor is one unit")
+                self.freeze(present, "all its units hang together: none can go without the others")
             if present.size > 1 and present.any():
                 fields.append(present)
             elif labels.any():

@@ -19,6 +19,7 @@ from secateur.graph.groups import Frozen, Group, Kept
 from secateur.graph.layers import Layer
 from secateur.graph.predict import Alive, CostModel, alive_units, predict_shape
 from secateur.graph.program import Node, Program, Shape, references
+from secateur.graph.rules import PRODUCTS
 from secateur.graph.show import to_text
 
 __all__ = ["Graph"]
@@ -164,6 +165,28 @@ class Graph:
         """Return the parameters and buffers that only dropped calls read, by canonical name."""
         dropped = self.dropped(kept)
         return {name for name, readers in self._readers.items() if readers <= dropped} if dropped else set()
+
+    @cached_property
+    def computed(self) -> frozenset[str]:
+        """Parameters from which calls compute the weights that they multiply by, by canonical name.
+
+        Such calls are no layers: their weight is parametrised, joined or cut out of others.
+        """
+        known = {layer.node for layer in self.layers}
+        static = {name for name, value in self._analysis.values.items() if value.static}
+        found: set[str] = set()
+        for node in self.program.nodes:
+            operands = references((node.args, node.kwargs))
+            if node.op in PRODUCTS and node.name not in known and not static.issuperset(operands):
+                found.update(*(self._origins(name) for name in operands if name in static))
+        return frozenset(found)
+
+    def _origins(self, name: str) -> set[str]:
+        """Return the parameters that a value is computed from."""
+        if name in self.program.parameters:
+            return {self.program.parameters[name][0]}
+        node = self.program.node(name)
+        return set[str]().union(*(self._origins(n) for n in references((node.args, node.kwargs))))
 
     @cached_property
     def _by_id(self) -> dict[str, Group]:

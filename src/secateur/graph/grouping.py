@@ -166,7 +166,9 @@ def _sites(layers: Iterable[Layer], signature: frozenset[_Key]) -> tuple[list[Si
     for layer in layers:
         made, read = (layer.weight, layer.out_dim), (layer.weight, layer.in_dim)
         dim = layer.channel_dim
-        if made in signature and not passes_groups(layer.groups, layer.width):
+        if passes_groups(layer.groups, layer.width):
+            continue
+        if made in signature:
             producers.append(Site(*made, layer.node, layer.op, layer.node, dim))
         if read in signature:
             consumers.append(Site(*read, layer.node, layer.op, layer.value, dim))

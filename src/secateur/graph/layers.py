@@ -1,4 +1,4 @@
-"""Layers: the convolution and linear calls of a program whose weight is a parameter."""
+"""Layers: the convolution, linear and matrix product calls of a program whose weight is a parameter."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from secateur.graph.program import Node, Program, Ref, Shape
 __all__ = ["Layer", "find_layers"]
 
 RANK = {"linear": 0} | {f"conv{t}{n}d": n for t in ("", "_transpose") for n in (1, 2, 3)}
+_PRODUCTS = {"matmul": 0, "mm": 0, "addmm": 1}
+"""Matrix products, and where among their arguments the left factor stands."""
+_FLIPS = frozenset({"t", "transpose", "swapaxes", "swapdims", "numpy_T", "mT", "permute"})
+_SAME = frozenset({"alias", "detach", "contiguous", "clone", "to"})
 _PLAIN = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of a convolution or linear operator; a module called twice makes two."""
+    """One call of a convolution, a linear operator or a product with a matrix; a module called twice makes two."""
 
     node: str
-    op: str  # "linear", "conv2d", "conv_transpose1d", ...
+    op: str  # "linear", "conv2d", "conv_transpose1d", "matmul", ...
     module: str
     weight: str  # canonical name
     bias: str | None
@@ -31,15 +35,22 @@ class Layer:
     groups: int = 1
     width: int = 1  # input channels, of one convolution group
     taps: tuple[int, ...] = ()  # sizes of the kernel; empty for linear
+    inputs_first: bool = False  # the weight is (inputs, outputs of a group, *taps)
+    position: int = 0  # of its input among the arguments of the call
+
+    @property
+    def transposed(self) -> bool:
+        """Whether it is a transposed convolution, which writes where others read."""
+        return "transpose" in self.op
 
     @property
     def out_dim(self) -> int:
-        """The dimension of the weight that holds the output channels."""
-        return 1 if "transpose" in self.op else 0
+        """The dimension of the weight that holds the output channels (of one convolution group, if it is 1)."""
+        return 1 if self.inputs_first else 0
 
     @property
     def in_dim(self) -> int:
-        """The dimension of the weight that holds the input channels (of one convolution group)."""
+        """The dimension of the weight that holds the input channels (of one convolution group, if it is 1)."""
         return 1 - self.out_dim
 
     @property
@@ -55,12 +66,12 @@ class Layer:
     @property
     def positions(self) -> tuple[int, ...]:
         """Sizes of its output between batch and channels, along which it applies the same weights."""
-        return self.shape[1:-1] if self.op == "linear" else self.shape[self.channel_dim + 1 :]
+        return self.shape[self.channel_dim + 1 :] if self.taps else self.shape[1:-1]
 
     @property
     def channel_dim(self) -> int:
         """The dimension of its input and output that holds the channels."""
-        return len(self.shape) - 1 if self.op == "linear" else len(self.shape) - 1 - RANK[self.op]
+        return len(self.shape) - 1 - len(self.taps)
 
 
 def find_layers(program: Program) -> tuple[Layer, ...]:
@@ -69,34 +80,82 @@ def find_layers(program: Program) -> tuple[Layer, ...]:
 
 
 def _layer(program: Program, node: Node) -> Layer | None:
+    if node.op in _PRODUCTS:
+        return _product(program, node)
     if node.op not in RANK:
         return None
-    names = _TRANSPOSED if "transpose" in node.op else _PLAIN
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    weight, bias, value = given["weight"], given.get("bias"), given["input"]
-    if not isinstance(value, Ref) or not isinstance(weight, Ref) or weight.name not in program.parameters:
+    transposed = "transpose" in node.op
+    given = dict(zip(_TRANSPOSED if transposed else _PLAIN, node.args, strict=False)) | dict(node.kwargs)
+    value, (weight, flipped) = given["input"], _weight(program, given["weight"])
+    if not isinstance(value, Ref) or weight is None or (flipped and node.op != "linear"):
         return None
-    canonical = program.parameters[weight.name][0]
-    rank = RANK[node.op]
-    kernel = program.shapes[canonical][2:]
+    rank, groups = RANK[node.op], given.get("groups", 1)
+    shape = program.shapes[weight]
+    kernel = shape[2:]
     stride, dilation = (_each(given.get(k, 1), rank) for k in ("stride", "dilation"))
+    inputs_first = transposed or flipped
     return Layer(
         node=node.name,
         op=node.op,
         module=node.module,
-        weight=canonical,
-        bias=program.parameters[bias.name][0]
-        if isinstance(bias, Ref) and bias.name in program.parameters
-        else None,
+        weight=weight,
+        bias=_parameter(program, given.get("bias")),
         value=value.name,
         shape=node.tensor_shape(),
         stride=stride,
         padding=_padding(given.get("padding", 0), kernel, dilation),
         dilation=dilation,
-        groups=given.get("groups", 1),
-        width=program.shapes[canonical][0 if "transpose" in node.op else 1],
+        groups=groups,
+        width=shape[0] // groups if inputs_first else shape[1],
         taps=tuple(kernel),
+        inputs_first=inputs_first,
     )
+
+
+def _product(program: Program, node: Node) -> Layer | None:
+    """The layer that ``x @ weight`` or ``addmm(bias, x, weight)`` is."""
+    at = _PRODUCTS[node.op]
+    if len(node.args) < at + 2 or node.kwargs:  # scaled: what counts as its weight is not the parameter
+        return None
+    value, (weight, flipped) = node.args[at], _weight(program, node.args[at + 1])
+    if not isinstance(value, Ref) or weight is None or value.name in program.parameters:
+        return None
+    shape = node.tensor_shape()
+    if len(program.shapes[weight]) != 2 or len(shape) < 2:
+        return None
+    return Layer(
+        node=node.name,
+        op=node.op,
+        module=node.module,
+        weight=weight,
+        bias=_parameter(program, node.args[0]) if at else None,
+        value=value.name,
+        shape=shape,
+        width=program.shapes[weight][1 if flipped else 0],
+        inputs_first=not flipped,
+        position=at,
+    )
+
+
+def _weight(program: Program, argument: Any) -> tuple[str | None, bool]:
+    """Return the canonical name of the parameter that an argument is, and whether its two dimensions are swapped."""
+    flipped = False
+    while isinstance(argument, Ref):
+        if argument.name in program.parameters:
+            return program.parameters[argument.name][0], flipped
+        node = program.node(argument.name)
+        if node.op not in _FLIPS | _SAME or not isinstance(node.shape, tuple) or len(node.shape) != 2:
+            return None, False
+        if node.op in _FLIPS:
+            flipped ^= node.op != "permute" or [d % 2 for d in node.args[1]] == [1, 0]
+        argument = node.args[0]
+    return None, False
+
+
+def _parameter(program: Program, argument: Any) -> str | None:
+    if isinstance(argument, Ref) and argument.name in program.parameters:
+        return program.parameters[argument.name][0]
+    return None
 
 
 def _each(argument: Any, rank: int) -> tuple[int, ...]:

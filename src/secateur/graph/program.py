@@ -37,6 +37,12 @@ class Node:
     source: str = ""  # file:line in the model's code
     floating: bool = False  # its dtype is a floating one
 
+    @property
+    def writes(self) -> bool:
+        """Whether the call writes into its first argument, as operators with a trailing underscore do."""
+        name = self.overload.split(".")[1] if self.overload.startswith("aten.") else ""
+        return name.endswith("_") and not name.endswith("__")
+
     def tensor_shape(self) -> Shape:
         """Return the shape of an operator with one output.
 

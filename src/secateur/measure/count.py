@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from .mode import Inputs, call, evaluating
@@ -54,9 +57,24 @@ def macs(model: nn.Module, inputs: Inputs) -> int:
     30
     """
     # Not inference mode: there, composite operators such as linear reach the counter undecomposed.
-    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call(model, inputs)
+    with evaluating(model), _leaves_without_gradients(model), torch.no_grad():
+        detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)
+        with FlopCounterMode(display=False) as counter:
+            call(model, detached)
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _leaves_without_gradients(model: nn.Module) -> Iterator[None]:
+    """Keep torch's module tracker from hooking parameters that are handed to modules: no gradient is recorded here."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
 
 
 def size(model: nn.Module, inputs: Inputs) -> Size:

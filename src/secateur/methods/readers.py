@@ -10,6 +10,7 @@ from torch import Tensor
 from secateur.graph import Graph, Group, Layer, Site
 from secateur.statistics.collect import SiteStatistics, Statistics
 from secateur.statistics.outlets import affine, outlet
+from secateur.statistics.weights import outputs_first
 
 from .ranking import Reader
 
@@ -30,7 +31,7 @@ def readers(
     for site in group.consumers:
         layer, moments = layers[site.node], statistics.sites[site.node]
         columns = _unit_columns(group, site, layer)
-        weight = _outputs_first(layer, statistics.tensors[layer.weight].double())
+        weight = outputs_first(layer, statistics.tensors[layer.weight].double())
         scale = affine(outlet(graph, layer).batch_norm, graph, statistics.tensors)
         if scale is not None:
             weight = weight * scale.scale.double().view(-1, *[1] * (weight.ndim - 1))
@@ -44,21 +45,13 @@ def readers(
     return found
 
 
-def _outputs_first(layer: Layer, weight: Tensor) -> Tensor:
-    """Return a weight as (outputs, inputs of a group, *taps), which transposed convolutions hold otherwise."""
-    if "transpose" not in layer.op:
-        return weight
-    split = weight.view(layer.groups, layer.width, *weight.shape[1:])
-    return split.transpose(1, 2).flatten(0, 1)
-
-
 def _unit_columns(group: Group, site: Site, layer: Layer) -> Tensor:
     """Return the input channels of each unit, (units, b), padded with the number of channels."""
     owner = group.owner(site.parameter, site.dim)
     owned: dict[int, list[int]] = defaultdict(list)
-    # The weight of a grouped convolution has one group's channels; the unit is that channel of every group.
+    # A weight with the inputs of one convolution group: the unit is that channel of every group.
     per_group = len(owner)
-    for g in range(layer.groups):
+    for g in range(layer.in_channels // per_group):
         for i, unit in enumerate(owner):
             if unit >= 0:
                 owned[unit].append(g * per_group + i)

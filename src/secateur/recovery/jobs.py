@@ -12,6 +12,7 @@ from torch import Tensor
 from secateur.graph import Graph, Kept, Layer
 from secateur.statistics.collect import fold
 from secateur.statistics.outlets import Outlet, outlet, running_mean
+from secateur.statistics.weights import as_stored, outputs_first
 
 __all__ = ["Job", "jobs", "masked"]
 
@@ -43,32 +44,33 @@ class Job:
         return int(self.inputs.shape[1]) * self.taps
 
     def split(self, weight: Tensor) -> Tensor:
-        """Return the part of a full weight (M, C / groups, *taps) that is left, (g, m, c * taps), float64."""
-        g = self.layer.groups
-        whole = weight.reshape(g, weight.shape[0] // g, weight.shape[1], -1).double()
+        """Return the part of a full weight that is left, (g, m, c * taps), float64."""
+        whole = self._whole(weight, self.layer.width).double()
         part = whole[self.groups[:, None, None], self.outputs[:, :, None], self.inputs[:, None, :]]
         return part.flatten(2)
 
     def merge(self, weight: Tensor, part: Tensor) -> Tensor:
         """Return a copy of the full weight with `part` (g, m, c * taps) in place of what is left."""
-        g = self.layer.groups
-        whole = weight.reshape(g, weight.shape[0] // g, weight.shape[1], -1).clone()
+        whole = self._whole(weight, self.layer.width).clone()
         index = (self.groups[:, None, None], self.outputs[:, :, None], self.inputs[:, None, :])
         whole[index] = part.view(*part.shape[:2], self.inputs.shape[1], self.taps).to(weight.dtype)
-        return whole.view(weight.shape)
+        return as_stored(self.layer, whole.view(-1, self.layer.width, *self.layer.taps))
 
     def column_norms(self, weight: Tensor) -> Tensor:
         """Return the squared norm of the weights with which each dense input is read, (g, inputs)."""
-        g = self.layer.groups
-        whole = weight.reshape(g, weight.shape[0] // g, self.layer.width // self.fold, -1).double()
+        whole = self._whole(weight, self.layer.width // self.fold).double()
         return (whole[self.groups[:, None], self.outputs] ** 2).sum((1, 3))
 
     def recombined(self, weight: Tensor, mixing: Tensor) -> Tensor:
         """Return the dense weight with its inputs replaced by `mixing` (g, inputs, kept), as (g, m, kept * taps)."""
-        g = self.layer.groups
-        whole = weight.reshape(g, weight.shape[0] // g, self.layer.width // self.fold, -1).double()
+        whole = self._whole(weight, self.layer.width // self.fold).double()
         rows = whole[self.groups[:, None], self.outputs]  # (g, m, c, taps)
         return torch.einsum("gmct,gck->gmkt", rows, mixing).flatten(2)
+
+    def _whole(self, weight: Tensor, width: int) -> Tensor:
+        """Return a full weight as (groups of the layer, outputs, width, taps)."""
+        g, m = self.layer.groups, self.layer.out_channels // self.layer.groups
+        return outputs_first(self.layer, weight).reshape(g, m, width, -1)
 
     def channels(self) -> Tensor:
         """Return the output channels that are left, as channels of the whole layer, (g * m,)."""
@@ -85,13 +87,12 @@ def jobs(graph: Graph, kept: Kept, producers: bool, residual: bool) -> list[Job]
     """Return the layers that a selection touches, front to back.
 
     Consumers have lost inputs; producers, which only lost outputs, are left out unless `producers` is true. A
-    weight that several calls share, a transposed convolution, or one whose groups keep different numbers of channels
-    is not refitted.
+    weight that several calls share, or one whose groups keep different numbers of channels, is not refitted.
     """
     calls = [layer.weight for layer in graph.layers]
     found = []
     for layer in graph.layers:
-        if calls.count(layer.weight) > 1 or "transpose" in layer.op:
+        if calls.count(layer.weight) > 1:
             continue
         survivors = _survivors(graph, layer, kept)
         if survivors is None:
@@ -117,20 +118,19 @@ def jobs(graph: Graph, kept: Kept, producers: bool, residual: bool) -> list[Job]
 
 
 def _survivors(graph: Graph, layer: Layer, kept: Kept) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the groups that are left, and the inputs and outputs that are left in each; None if they differ."""
     g = layer.groups
-    outputs = graph.surviving(layer.weight, layer.out_dim, kept)
-    per_out = layer.out_channels // g
-    rows = [outputs[(outputs >= i * per_out) & (outputs < (i + 1) * per_out)] - i * per_out for i in range(g)]
-    # Within a group; the one channel of a depthwise convolution always stays.
-    inside = graph.surviving(layer.weight, layer.in_dim, kept)
+    first, second = (graph.surviving(layer.weight, dim, kept) for dim in (0, 1))
+    per_group = (layer.in_channels if layer.inputs_first else layer.out_channels) // g
+    rows = [first[(first >= i * per_group) & (first < (i + 1) * per_group)] - i * per_group for i in range(g)]
     left = [i for i in range(g) if len(rows[i])]
     if not left or len({len(rows[i]) for i in left}) > 1:
         return None
-    return (
-        torch.tensor(left),
-        torch.from_numpy(np.stack([inside] * len(left))).long(),
-        torch.from_numpy(np.stack([rows[i] for i in left])).long(),
-    )
+    split = torch.from_numpy(np.stack([rows[i] for i in left])).long()
+    # The other dimension is that of one group; the one channel of a depthwise convolution always stays.
+    common = torch.from_numpy(np.stack([second] * len(left))).long()
+    inputs, outputs = (split, common) if layer.inputs_first else (common, split)
+    return torch.tensor(left), inputs, outputs
 
 
 def masked(graph: Graph, tensors: Mapping[str, Tensor], kept: Kept) -> dict[str, Tensor]:

@@ -43,14 +43,16 @@ class OnePass:
     def _repair(self, job: Job, statistics: Statistics, current: Mapping[str, Tensor]) -> dict[str, Tensor]:
         site = statistics.sites[job.layer.node]
         job = replace(job, fold=job.layer.in_channels // len(site.fit))  # as the moments were pooled, or not
-        mean = site.mean if self.centred else torch.zeros_like(site.mean)
+        # What a transposed convolution makes of a constant differs from position to position: no bias holds it.
+        centred = self.centred and not job.layer.transposed
+        mean = site.mean if centred else torch.zeros_like(site.mean)
         fit, held, whole = (
             _moments(job, m - torch.outer(mean, mean)) for m in (site.fit, site.held, site.gram)
         )
         start = identity(job.layer.width // job.fold, _channels(job))
         norms = job.column_norms(statistics.tensors[job.layer.weight])
         mixing = solve(fit, held, whole, start, self.ridges, importance=norms)
-        return _recombine(job, mixing, statistics.tensors, current, mean if self.centred else None)
+        return _recombine(job, mixing, statistics.tensors, current, mean if centred else None)
 
 
 def _channels(job: Job) -> Tensor:

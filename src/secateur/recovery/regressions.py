@@ -157,7 +157,8 @@ class OutputRegression:
         self._wish = self._left(output_rows(self._job.layer, result, self._rows)).clone()
 
     def _read(self, args: tuple[Any, ...], result: None) -> None:
-        x = args[0].index_select(self._job.layer.channel_dim, self._job.input_channels())
+        x = args[self._job.layer.position]
+        x = x.index_select(self._job.layer.channel_dim, self._job.input_channels())
         self._x = read_rows(self._job.layer, x, self._rows, groups=len(self._job.groups))
 
     def _other(self, args: tuple[Any, ...], result: None) -> None:
@@ -223,11 +224,12 @@ class InputRegression:
         return {job.layer.weight: job.merge(current[job.layer.weight], job.recombined(self._weight, mixing))}
 
     def _target(self, args: tuple[Any, ...], result: None) -> None:
-        rows = read_rows(self._job.layer, args[0], self._rows)[self._job.groups]
+        rows = read_rows(self._job.layer, args[self._job.layer.position], self._rows)[self._job.groups]
         self._wish = self._by_channel(rows).clone()
 
     def _read(self, args: tuple[Any, ...], result: None) -> None:
-        x = args[0].index_select(self._job.layer.channel_dim, self._job.input_channels())
+        x = args[self._job.layer.position]
+        x = x.index_select(self._job.layer.channel_dim, self._job.input_channels())
         rows = read_rows(self._job.layer, x, self._rows, groups=len(self._job.groups))
         self._sums.add(self._by_channel(rows), self._wish, self._held)
 

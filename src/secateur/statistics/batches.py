@@ -25,8 +25,9 @@ class Calibration:
     """Batches of a model's inputs that can be gone through several times.
 
     A batch is a tensor (the only input), a tuple or list of which the first elements are the positional inputs
-    (labels behind them are ignored), or a mapping of keyword inputs (other keys are ignored). An iterator, which
-    could be gone through only once, has its inputs kept; every other iterable is iterated anew for each sweep.
+    (labels behind them are ignored), or a mapping of keyword inputs, or for a model whose only input is a mapping
+    that one (other keys are ignored, and options that are no tensors may be left out). An iterator, which could be
+    gone through only once, has its inputs kept; every other iterable is iterated anew for each sweep.
 
     Which samples are held out, and all that is drawn at random while a batch is looked at, follows from their content
     alone: neither a loader that shuffles nor the way in which batches are dealt to several processes changes it.
@@ -49,8 +50,8 @@ class Calibration:
             )
         self._batches = list(batches) if isinstance(batches, Iterator) else batches
         args, kwargs = program.exported.example_inputs
-        self._positional, self._keywords = len(args), tuple(kwargs)
-        self._example = pytree.tree_leaves((args, dict(kwargs)))
+        self._args, self._kwargs = tuple(args), dict(kwargs)
+        self._example = pytree.tree_leaves((self._args, self._kwargs))
         self._dynamic, self._batch = program.dynamic, program.batch
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -110,16 +111,20 @@ class Calibration:
         return sums
 
     def _flatten(self, batch: Any, number: int) -> list[Any]:
+        single = len(self._args) == 1 and not self._kwargs
+        if isinstance(batch, Mapping) and single and isinstance(self._args[0], Mapping):
+            batch = (batch,)
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
         if isinstance(batch, Mapping):
-            missing = [k for k in self._keywords if k not in batch]
-            if missing or self._positional:
+            options = {k: v for k, v in self._kwargs.items() if not _tensors(v)}
+            missing = [k for k in self._kwargs if k not in batch and k not in options]
+            if missing or self._args:
                 raise CalibrationError(
                     f"Calibration batch {number} is a mapping with keys {sorted(map(str, batch))}; the model was "
-                    f"traced with {self._positional} positional inputs and the keywords {list(self._keywords)}."
+                    f"traced with {len(self._args)} positional inputs and the keywords {list(self._kwargs)}."
                 )
-            kwargs = {k: batch[k] for k in self._keywords}
+            kwargs = {k: {**options, **batch}[k] for k in self._kwargs}
         else:
             given = (
                 (batch,)
@@ -128,12 +133,13 @@ class Calibration:
                 if isinstance(batch, list | tuple)
                 else None
             )
-            if given is None or len(given) < self._positional or self._keywords:
+            if given is None or len(given) < len(self._args) or self._kwargs:
                 raise CalibrationError(
                     f"Calibration batch {number} is a {type(batch).__name__} that does not hold the inputs: the model "
-                    f"was traced with {self._positional} positional inputs and the keywords {list(self._keywords)}."
+                    f"was traced with {len(self._args)} positional inputs and the keywords {list(self._kwargs)}."
                 )
-            args = given[: self._positional]
+            args = given[: len(self._args)]
+        args, kwargs = _like((self._args, self._kwargs), (args, kwargs), number)
         flat = pytree.tree_leaves((args, kwargs))
         if len(flat) != len(self._example):
             raise CalibrationError(
@@ -190,3 +196,26 @@ def _cut(values: Any, piece: slice, n: int) -> Any:
     return pytree.tree_map(
         lambda x: x[piece] if isinstance(x, Tensor) and x.ndim and len(x) == n else x, values
     )
+
+
+def _like(example: Any, given: Any, number: int) -> Any:
+    """Return what is given with its mappings in the form of the example's: the same keys, in the same order.
+
+    Raises:
+        CalibrationError: a key is missing.
+    """
+    if isinstance(example, Mapping) and isinstance(given, Mapping):
+        missing = [k for k in example if k not in given]
+        if missing:
+            raise CalibrationError(
+                f"Calibration batch {number} has no {missing[0]!r}, which the example has; its keys are "
+                f"{sorted(map(str, given))}."
+            )
+        return {k: _like(v, given[k], number) for k, v in example.items()}
+    if isinstance(example, list | tuple) and isinstance(given, list | tuple) and len(example) == len(given):
+        return tuple(_like(e, g, number) for e, g in zip(example, given, strict=True))
+    return given
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]

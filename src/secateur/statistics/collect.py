@@ -116,7 +116,7 @@ class _Site:
         self.rows = Rows.draw(math.prod(self.layer.positions), self.positions, generator)
 
     def __call__(self, args: tuple[Any, ...], result: None) -> None:
-        x = args[0].detach()
+        x = args[self.layer.position].detach()
         if self.layer.taps:
             if self.weights is None:
                 self.weights = multiplicity(self.layer, tuple(x.shape[2:])).flatten()
@@ -194,7 +194,7 @@ def collect(
     for layer in layers:
         if keys[layer.node] not in sites:
             columns = layer.width * math.prod(layer.taps)
-            narrow = columns <= widest and "transpose" not in layer.op
+            narrow = columns <= widest
             pooled = 1 if columns <= widest else fold(graph, layer)
             sites[keys[layer.node]] = _Site(layer, patches and narrow, positions, pooled)
     powers: dict[str, _Power] = {}
@@ -230,4 +230,5 @@ def collect(
 
 
 def _key(layer: Layer) -> tuple[Any, ...]:
-    return (layer.value, layer.taps, layer.stride, layer.padding, layer.dilation, layer.groups)
+    window = (layer.transposed, layer.taps, layer.stride, layer.padding, layer.dilation)
+    return (layer.value, *window, layer.groups)

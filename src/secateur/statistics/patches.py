@@ -37,7 +37,8 @@ def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) ->
     """Return what `layer` reads at the chosen output positions; `groups` where fewer than its own are left.
 
     Shapes: x (N, C, *space) gives (groups, N * rows, C / groups * taps) for convolutions, columns in the order of
-    the flattened weight; x (..., C) gives (1, N * rows, C) for linear layers.
+    the flattened weight (outputs first); x (..., C) gives (1, N * rows, C) for linear layers. A transposed
+    convolution reads, against the order of its taps, its input with zeros between the positions.
     """
     if not layer.taps:
         flat = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None, :]
@@ -80,7 +81,7 @@ def multiplicity(layer: Layer, space: tuple[int, ...]) -> Tensor:
 
     A strided 1 x 1 convolution reads one position in four; the others must not count in its channel moments.
     """
-    if "transpose" in layer.op:
+    if layer.transposed:
         return _writes(layer, space)
     margins = _margins(layer, space)
     padded = tuple(n + before + after for n, (before, after) in zip(space, margins, strict=True))
@@ -101,18 +102,31 @@ def _writes(layer: Layer, space: tuple[int, ...]) -> Tensor:
 
 
 def _pad(layer: Layer, x: Tensor) -> Tensor:
+    if layer.transposed:
+        x = _spread(x, layer.stride)
     margins = [n for margin in reversed(_margins(layer, tuple(x.shape[2:]))) for n in margin]
     return F.pad(x, margins) if any(margins) else x
 
 
+def _spread(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Put ``stride - 1`` zeros between neighbouring positions."""
+    spread = x.new_zeros(*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], stride, strict=True)))
+    spread[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = x
+    return spread
+
+
 def _margins(layer: Layer, space: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return the zeros before and after each dimension; "same" under an even kernel has one more after."""
-    last = [
-        (made - 1) * stride + dilation * (tap - 1) + 1
-        for made, stride, dilation, tap in zip(
-            layer.positions, layer.stride, layer.dilation, layer.taps, strict=True
-        )
-    ]
+    """Return the zeros before and after each dimension (fewer than none: what is cut off).
+
+    "same" under an even kernel has one more after.
+    """
+    reach = [dilation * (tap - 1) for dilation, tap in zip(layer.dilation, layer.taps, strict=True)]
+    if layer.transposed:
+        before = [r - p for r, p in zip(reach, layer.padding, strict=True)]
+        return [
+            (b, made + r - n - b) for b, r, n, made in zip(before, reach, space, layer.positions, strict=True)
+        ]
+    last = [(made - 1) * s + r + 1 for made, s, r in zip(layer.positions, layer.stride, reach, strict=True)]
     return [(p, max(p, end - n - p)) for p, end, n in zip(layer.padding, last, space, strict=True)]
 
 
@@ -120,8 +134,11 @@ def _windows(layer: Layer, padded: tuple[int, ...]) -> Tensor:
     """Return flat indices into the padded input, (output positions, taps)."""
     index = torch.zeros(1, 1, dtype=torch.long)
     for size, tap, stride, dilation in zip(padded, layer.taps, layer.stride, layer.dilation, strict=True):
+        offsets = dilation * torch.arange(tap)
+        if layer.transposed:
+            stride, offsets = 1, offsets.flip(0)
         starts = torch.arange(0, size - dilation * (tap - 1), stride)
-        along = starts[:, None] + dilation * torch.arange(tap)
+        along = starts[:, None] + offsets
         index = index[:, None, :, None] * size + along[None, :, None, :]
         index = index.reshape(index.shape[0] * index.shape[1], -1)
     return index

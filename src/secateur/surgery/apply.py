@@ -14,7 +14,7 @@ from secateur.graph.export import tensor_names
 
 from .fingerprint import fingerprint, tensors_of
 from .modules import Constant, Removed, output_shape
-from .plan import Plan, RemoveBranch, SetAttribute, SliceTensor
+from .plan import Plan, RemoveBranch, SetAttribute, SliceTensor, plain
 
 __all__ = ["apply", "apply_in_place"]
 
@@ -51,7 +51,8 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
                 kept = old.detach().index_select(dim, torch.tensor(index, device=old.device))
                 _put(model, names, _in_layout_of(old, kept))
             case SetAttribute(module, attribute, _, new):
-                setattr(model.get_submodule(module), attribute, new)
+                owner = model.get_submodule(module)
+                setattr(owner, attribute, list(new) if isinstance(getattr(owner, attribute), list) else new)  # type: ignore[arg-type]
             case RemoveBranch():
                 _remove(model, edit, plan.tensors)
     tensors = tensors_of(model)
@@ -118,7 +119,7 @@ def _check_attribute(edit: SetAttribute, module: nn.Module) -> None:
             f"{did_you_mean(edit.attribute, vars(module))}"
         )
     found = vars(module)[edit.attribute]
-    if type(found) is not type(edit.old) or found != edit.old:
+    if plain(found) != edit.old:
         raise SurgeryError(
             f"{OTHER_MODEL}: it expects {edit.module}.{edit.attribute} to be {edit.old}, not {found!r}"
         )

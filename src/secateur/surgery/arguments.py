@@ -63,9 +63,9 @@ def predicted_arguments(
             args[3] = sum(start <= i < start + length for i in stays)
         case op, [Ref(x), Ref(weight), *_] if op in _CONVOLUTIONS and len(args) > 6 and args[6] != 1:
             if x in after and weight in after:
-                width = after[weight][0 if "transpose" in op else 1]
-                channels = after[x][len(after[x]) - len(after[weight]) + 1]
-                args[6] = channels // width
+                # The second dimension of the weight counts the inputs of a group; if it is transposed, the outputs.
+                counted = after[node.name if "transpose" in op else x]
+                args[6] = counted[len(counted) - len(after[weight]) + 1] // after[weight][1]
         case "group_norm", [Ref(x), int(groups), *_] if x in after:
             args[1] = after[x][1] * groups // before[x][1]
     return tuple(args)

@@ -114,14 +114,17 @@ def constants(model: nn.Module, graph: Graph, kept: Kept) -> dict[str, Tensor]:
         for name in branch.constants:
             layer = layers[name]
             weight = tensors[layer.weight].detach()
-            width = weight.shape[layer.out_dim]
-            value = weight.new_zeros(1, width) if layer.bias is None else tensors[layer.bias].detach()[None]
+            value = (
+                weight.new_zeros(1, layer.out_channels)
+                if layer.bias is None
+                else tensors[layer.bias].detach()[None]
+            )
             for node in tail(graph, branch, name):
                 if node.op == "batch_norm":
                     value = _batch_norm(graph, node, tensors, value)
-            channels = torch.from_numpy(graph.surviving(layer.weight, layer.out_dim, kept))
+            channels = torch.from_numpy(graph.surviving_along(name, layer.channel_dim, kept))
             value = value[0, channels.to(value.device)]
-            if layer.op != "linear":
+            if layer.taps:
                 value = value.reshape(1, -1, *[1] * (weight.ndim - 2))
             values[f"{layer.module}.value"] = value
     return values

@@ -18,7 +18,7 @@ from secateur.graph.program import Shape
 
 from .branches import constants, remove_branches
 from .fingerprint import fingerprint
-from .plan import Edit, Plan, SetAttribute, SliceTensor
+from .plan import Edit, Plan, SetAttribute, SliceTensor, plain
 from .prediction import Prediction, predict
 
 __all__ = ["edits", "make_plan"]
@@ -108,14 +108,13 @@ def _from_weight(
         case nn.Linear():
             yield "out_features", weight[0]
             yield "in_features", weight[1]
-        case _ConvTransposeNd():
-            yield "in_channels", weight[0]
-            yield "out_channels", weight[1] * module.groups
         case _ConvNd():
             groups = call[6] if call is not None and len(call) > 6 else module.groups
+            first, second = weight[0], weight[1] * groups
+            transposed = isinstance(module, _ConvTransposeNd)
             yield "groups", groups
-            yield "out_channels", weight[0]
-            yield "in_channels", weight[1] * groups
+            yield "in_channels", first if transposed else second
+            yield "out_channels", second if transposed else first
         case _NormBase():
             yield "num_features", weight[0]
         case nn.GroupNorm():
@@ -132,7 +131,7 @@ def _owner_attributes(model: nn.Module, prediction: Prediction) -> Iterator[SetA
         module = model.get_submodule(node.module)
         for old, new in _changes(node.args, prediction.arguments(node)):
             for attribute, value in vars(module).items():
-                if type(value) is type(old) and value == old and not attribute.startswith("_"):
+                if plain(value) == old and not attribute.startswith("_"):
                     yield SetAttribute(node.module, attribute, old, new)
 
 

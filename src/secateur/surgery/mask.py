@@ -18,14 +18,15 @@ __all__ = ["mask"]
 def mask(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
     """Return a copy of the dense model that reads nothing from the units that are not kept.
 
-    The weights of every consumer are zero where they meet a removed unit. A group whose units no layer reads
-    (they meet one another inside an attention, say) has them zeroed wherever it owns something.
+    The weights of every consumer are zero where they meet a removed unit, and so are the parameters from which
+    other calls compute their weights. A group whose units no layer reads (they meet one another inside an
+    attention, say) has them zeroed wherever it owns something.
     """
     masked = copy.deepcopy(model)
     tensors = tensors_of(masked)
     for group in graph.groups:
         gone = set(range(group.size)).difference(kept.get(group.id, range(group.size)))
-        for owned in _read(group) if gone else ():
+        for owned in _read(group, graph.computed) if gone else ():
             tensor = tensors[owned.parameter]
             index = [i for i, unit in enumerate(owned.owner) if unit in gone]
             with torch.no_grad():
@@ -33,6 +34,7 @@ def mask(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
     return masked
 
 
-def _read(group: Group) -> tuple[Slice, ...]:
+def _read(group: Group, computed: frozenset[str]) -> tuple[Slice, ...]:
     sites = {(site.parameter, site.dim) for site in group.consumers}
-    return tuple(s for s in group.slices if (s.parameter, s.dim) in sites) or group.slices
+    read = (s for s in group.slices if (s.parameter, s.dim) in sites or s.parameter in computed)
+    return tuple(read) or group.slices

@@ -7,10 +7,23 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-__all__ = ["Edit", "Fingerprint", "Plan", "RemoveBranch", "SetAttribute", "Setting", "SliceTensor"]
+__all__ = ["Edit", "Fingerprint", "Plan", "RemoveBranch", "SetAttribute", "Setting", "SliceTensor", "plain"]
 
 Setting = int | tuple[int, ...]
-"""The value of a module attribute that a plan may set: an integer or a tuple of integers."""
+"""The value of a module attribute that a plan may set: an integer or a tuple of integers (a list stays one)."""
+
+
+def plain(value: object) -> Setting | None:
+    """Return the value of an attribute as a plan holds it, or None where a plan may not set it.
+
+    >>> plain([2, 4]), plain(3), plain(True), plain(())
+    ((2, 4), 3, None, None)
+    """
+    if type(value) is int:
+        return value
+    if type(value) in (list, tuple) and value and all(type(n) is int for n in value):  # type: ignore[attr-defined]
+        return tuple(value)  # type: ignore[arg-type]
+    return None
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class SliceTensor:
 
 @dataclass(frozen=True)
 class SetAttribute:
-    """Set an integer (or tuple) attribute of a module, for instance ``groups`` of a convolution."""
+    """Set an attribute of a module, for instance ``groups`` of a convolution."""
 
     module: str
     attribute: str

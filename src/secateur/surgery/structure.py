@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,13 @@ from .branches import emptied, tail
 from .prediction import Prediction, predict
 
 __all__ = ["Match", "compare"]
+
+_VIEWS = frozenset({
+    "alias", "chunk", "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "movedim",
+    "moveaxis", "narrow", "numpy_T", "permute", "reshape", "reshape_as", "select", "slice", "split",
+    "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose", "unbind", "unflatten", "unfold",
+    "unsqueeze", "view", "view_as",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,10 @@ def _live(program: Program, ends: Iterable[str], behind: Iterable[str]) -> list[
     """Return the calls on which an output depends, up to the calls at which to stop, without parameters."""
     ends, behind = set(ends), set(behind)
     by_name = {node.name: node for node in program.nodes}
+    writes: dict[str, list[str]] = defaultdict(list)  # memory -> the calls that write into it
+    for node in program.nodes:
+        if node.writes:
+            writes[_memory(by_name, node.name)].append(node.name)
     needed: set[str] = set()
     waiting = [node.name for node in program.nodes if node.op == "output"]
     while waiting:
@@ -87,11 +99,19 @@ def _live(program: Program, ends: Iterable[str], behind: Iterable[str]) -> list[
             needed.add(name)
             if name not in ends:
                 waiting += references((by_name[name].args, by_name[name].kwargs))
+                waiting += writes[_memory(by_name, name)]
     return [
         node
         for node in program.nodes
         if node.name in needed - ends - behind and node.name not in program.parameters and node.hint is None
     ]
+
+
+def _memory(nodes: Mapping[str, Node], name: str) -> str:
+    """Return the call that made the memory that a value may be a view of."""
+    while (node := nodes[name]).args and (node.writes or node.op in _VIEWS) and isinstance(node.args[0], Ref):
+        name = node.args[0].name
+    return name
 
 
 def _check(old: Node, new: Node, prediction: Prediction, names: _Names) -> None:

@@ -15,11 +15,15 @@ from secateur.graph.rules import (
 )
 from secateur.graph.rules.registry import RULES, Result, rule
 
-CONTRACTIONS = convolution.OPERATORS | linear.OPERATORS | attention.OPERATORS
+PRODUCTS = convolution.OPERATORS | linear.OPERATORS
+"""Operators that multiply by a weight, where one of their operands is one."""
+
+CONTRACTIONS = PRODUCTS | attention.OPERATORS
 """Operators that sum products over a dimension, and so make new ones."""
 
 __all__ = [
     "CONTRACTIONS",
+    "PRODUCTS",
     "RULES",
     "Result",
     "attention",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from secateur.graph.context import Context, Unsupported
-from secateur.graph.labels import Labels, Reason, Value, permute, varying
+from secateur.graph.labels import Labels, Reason, Value, varying
 from secateur.graph.program import Node
 from secateur.graph.rules.registry import rule
 
@@ -47,14 +47,19 @@ def transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Value:
-    """As `convolution`, with the weight's first two dimensions swapped."""
-    if groups > 1:
-        raise Unsupported("grouped transposed convolution")
-    order = [1, 0, *range(2, weight.ndim)]
-    return _convolve(ctx, node, x, permute(weight, order), bias, 1)
+    """As `convolution`, with the weight's first two dimensions swapped: (inputs, outputs of a group, *taps)."""
+    return _convolve(ctx, node, x, weight, bias, groups, inputs_first=True)
 
 
-def _convolve(ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None, groups: int) -> Value:
+def _convolve(
+    ctx: Context,
+    node: Node,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    groups: int,
+    inputs_first: bool = False,
+) -> Value:
     shape = node.tensor_shape()
     if x.ndim != weight.ndim:
         raise Unsupported("convolution of an input without batch dimension")
@@ -64,12 +69,19 @@ def _convolve(ctx: Context, node: Node, x: Value, weight: Value, bias: Value | N
     inputs, rest = _channels(ctx, x)
     wide, deep = _along(weight, 0), _along(weight, 1)
     why = x.cause or ctx.why("reads channels that may not shrink")
-    if groups == 1:
-        ctx.union(inputs, deep, why)
+    if inputs_first:
+        ctx.union(inputs, wide, why)
+        made = np.tile(deep, groups)
+        if groups > 1:
+            made = _group_transposed(ctx, wide.reshape(groups, -1), deep)
     else:
-        _group(ctx, inputs.reshape(groups, -1), wide.reshape(groups, -1), deep, why)
+        made = wide
+        if groups == 1:
+            ctx.union(inputs, deep, why)
+        else:
+            _group(ctx, inputs.reshape(groups, -1), wide.reshape(groups, -1), deep, why)
     column = (1, shape[1], *[1] * len(spatial))
-    out = Value(shape, (wide.reshape(column), *rest), x.static and weight.static)
+    out = Value(shape, (made.reshape(column), *rest), x.static and weight.static)
     if bias is not None:
         row = Value(column, tuple(f.reshape(column) for f in bias.fields), bias.static, bias.cause)
         out = ctx.joint(shape, [out, row])
@@ -122,6 +134,19 @@ def _group(ctx: Context, inputs: Labels, outputs: Labels, deep: Labels, why: Rea
         ctx.union(inputs, inputs[:1], why)
         ctx.union(outputs, outputs[:1])
         ctx.union(deep, inputs[0], why)
+
+
+def _group_transposed(ctx: Context, inputs: Labels, deep: Labels) -> Labels:
+    """As `_group`, for inputs (groups, channels of a group) and the outputs of one group; return all outputs."""
+    groups, width = inputs.shape
+    if passes_groups(groups, width):
+        ctx.union(inputs, inputs[:, :1])
+        ctx.freeze(deep, ctx.why("position inside a convolution group", structural=True))
+        if width > 1 or len(deep) > 1:
+            ctx.mark("conv-group", inputs)
+        return inputs[:, 0].repeat(len(deep))
+    ctx.union(inputs, inputs[:1])
+    return np.tile(deep, groups)
 
 
 @rule("im2col")

@@ -80,6 +80,14 @@ def group_norm(
     return ctx.joint(x.shape, [x, *vectors])
 
 
+@rule("_weight_norm")
+def weight_norm(ctx: Context, node: Node, v: Value, g: Value, dim: int = 0) -> Value:
+    """Freeze the weight: its norm would change with its inputs, and its units could not be ranked."""
+    why = "weight_norm divides it by its norm: make the weight a plain one (remove_parametrizations) to prune it"
+    v, g = (ctx.block_value(value, None, why) for value in (v, g))
+    return Value(v.shape, cause=ctx.why(why))
+
+
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax")
 def softmax(ctx: Context, node: Node, x: Value, dim: int, *_: Any, **__: Any) -> Value:
     """Freeze what is normalised over."""

@@ -17,6 +17,16 @@ _SLIDING = """
 """
 
 
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(ctx: Context, node: Node, x: Value, indices: Value, *_: Any) -> Value:
+    """Freeze the spatial dimensions; the channels pass, with those of the indices."""
+    rank = int(node.op.removeprefix("max_unpool")[0])
+    x = ctx.block_value(
+        ctx.joint(x.shape, [x, indices]), range(x.ndim - rank, x.ndim), f"{node.op} works over it"
+    )
+    return replace(x, shape=node.tensor_shape())
+
+
 @rule(*(f"{name}{n}d" for name in _SLIDING.split() for n in (1, 2, 3)),
       *(f"max_pool{n}d_with_indices" for n in (2, 3)))  # fmt: skip
 def pool(ctx: Context, node: Node, x: Value, *_: Any, **__: Any) -> Result:
