@@ -102,6 +102,76 @@ def test_what_treats_all_units_alike_leaves_them_free(function: Callable[[Tensor
     assert [(g.id, g.size) for g in graph.groups] == [("fc1", 8), ("fc2", 8)]
 
 
+class Unbatched(nn.Module):
+    """Convolves one sample after another, without a batch dimension."""
+
+    def __init__(self, rank: int, transposed: bool) -> None:
+        super().__init__()
+        kinds = ("ConvTranspose" if transposed else "Conv", "MaxPool")
+        conv, pool = (getattr(nn, f"{kind}{rank}d") for kind in kinds)
+        self.first, self.pool, self.second = conv(3, 8, 3), pool(2), conv(8, 5, 1)
+        self.fc1, self.fc2 = nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.second(self.pool(torch.relu(self.first(x[0])))).flatten(1).mean(1)
+        return self.fc2(torch.relu(self.fc1(one)))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_convolution_without_a_batch_freezes_and_the_rest_is_free(rank: int, transposed: bool) -> None:
+    graph = trace(Unbatched(rank, transposed), torch.zeros(2, 3, *([6] * rank)))
+    assert [g.id for g in graph.groups] == ["fc1"]
+    assert "without batch dimension" in reasons(graph)["first.weight", 1 if transposed else 0].reason
+    assert graph.total_macs() > 0
+
+
+class MadeWeight(nn.Module):
+    """The weight of a convolution is made from the input, one for all samples or one for each of them."""
+
+    def __init__(self, each: bool) -> None:
+        super().__init__()
+        self.each = each
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.make, self.fc1, self.fc2 = nn.Linear(3, 72 if each else 64), nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, b = torch.relu(self.first(x)), x.shape[0]
+        made = self.make(x.mean((2, 3)))
+        if self.each:
+            y = nn.functional.conv2d(
+                y.reshape(1, b * 8, 4, 4), made.view(b * 8, 1, 3, 3), None, 1, 1, 1, b * 8
+            )
+        else:
+            y = nn.functional.conv2d(y, made.mean(0).view(8, 8, 1, 1))
+        return self.fc2(torch.relu(self.fc1(self.last(y.view(b, 8, 4, 4)).mean((2, 3)))))
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_weight_that_is_made_from_the_input_is_never_guessed(each: bool) -> None:
+    graph = trace(MadeWeight(each), torch.zeros(2, 3, 4, 4))
+    assert {"last", "fc1"} <= {g.id for g in graph.groups}
+    made = {s.parameter for g in graph.groups for s in g.slices if s.parameter.startswith("make")}
+    assert made == ({"make.weight", "make.bias"} if each else set())
+    if each:  # a channel of the first layer, and the nine entries of the weight that convolve it
+        assert graph.group("first").owner("make.weight", 0) == tuple(i // 9 for i in range(72))
+
+
+def test_weight_norm_freezes_and_says_what_to_do() -> None:
+    model = Middle(torch.tanh)
+    nn.utils.parametrizations.weight_norm(model.fc2)
+    graph = trace(model, torch.zeros(2, 4))
+    assert graph.groups == ()
+    assert "remove_parametrizations" in reasons(graph)["fc2.parametrizations.weight.original1", 0].reason
+
+
+def test_units_that_hang_together_name_the_first_call_that_carries_them() -> None:
+    graph = trace(Middle(lambda x: x + x.mean(0, keepdim=True).roll(1, -1)), torch.zeros(2, 4))
+    assert [g.id for g in graph.groups] == ["fc2"]
+    frozen = reasons(graph)["fc1.weight", 0]
+    assert (frozen.reason.split(":")[0], frozen.op) == ("all its units hang together", "add")
+
+
 def test_parameters_without_users_are_frozen() -> None:
     model = Middle(torch.tanh)
     model.unused = nn.Linear(5, 5)

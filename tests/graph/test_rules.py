@@ -43,6 +43,7 @@ def units(function: Callable[[Tensor], Tensor], channels: int = 8) -> list[int]:
         (lambda x: F.max_pool2d(x, 2), 8, [8]),
         (lambda x: F.adaptive_avg_pool2d(x, 1), 8, [8]),
         (lambda x: F.interpolate(x, scale_factor=2), 8, [8]),
+        (lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), 8, [8]),
         (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), 8, [8]),
         (lambda x: F.pixel_shuffle(x, 2), 2, [2]),
         (lambda x: F.pixel_unshuffle(x, 2), 32, [8]),
@@ -153,6 +154,46 @@ def test_transposed_convolutions_swap_the_dimensions_of_their_weight() -> None:
     assert (second.producers[0].parameter, second.producers[0].dim) == ("1.weight", 1)
     assert graph.shapes({"0": (1,), "1": (0, 2)})["1.weight"] == (1, 2, 2)
     assert graph.macs({"0": (1,), "1": (0, 2)})[second.producers[0].node] == 5 * 1 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "outputs", "expected"),
+    [(1, 6, [8, 6]), (2, 6, [4, 3]), (4, 4, [4]), (4, 12, [4]), (8, 16, [8]), (8, 8, [8])],
+)
+def test_groups_of_transposed_convolutions(groups: int, outputs: int, expected: list[int]) -> None:
+    """Whole groups go, or the same position of every group, as in a convolution that is not transposed."""
+    model = nn.Sequential(
+        nn.Conv1d(2, 8, 1), nn.ConvTranspose1d(8, outputs, 2, groups=groups), nn.Conv1d(outputs, 2, 1)
+    )
+    graph = trace(model, torch.zeros(2, 2, 5))
+    assert [g.size for g in graph.groups] == expected
+    assert not graph._analysis.missing
+    kept = {g.id: tuple(range(g.size - 1)) for g in graph.groups}
+    shapes, (width, height) = graph.shapes(kept), (len(kept["0"]), expected[-1] - 1)
+    if len(expected) == 2:
+        assert shapes["1.weight"] == (groups * width, height, 2)
+    else:
+        assert shapes["1.weight"] == (width * 8 // groups, outputs // groups, 2)
+
+
+def test_products_with_parameters_are_layers() -> None:
+    class Products(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.ones(6, 8)), nn.Parameter(torch.ones(7, 8))
+            self.c, self.bias = nn.Parameter(torch.ones(7, 5)), nn.Parameter(torch.ones(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(x @ self.a) @ self.b.t()
+            return torch.addmm(self.bias, torch.relu(x), self.c)
+
+    graph = trace(Products(), torch.zeros(2, 6))
+    found = [(layer.weight, layer.in_dim, layer.position, layer.bias) for layer in graph.layers]
+    assert found == [("a", 0, 0, None), ("b", 1, 0, None), ("c", 0, 1, "bias")]
+    assert [(g.id, g.size, g.consumers[0].dim) for g in graph.groups] == [("a", 8, 1), ("b", 7, 0)]
+    assert graph.macs({"a": (0, 1), "b": (2,)}) == dict(
+        zip((layer.node for layer in graph.layers), (12, 2, 5), strict=True)
+    )
 
 
 def test_grouped_queries_share_the_heads_of_keys_and_values() -> None:

@@ -169,7 +169,7 @@ def _widths(graph: Graph, layer: Layer, owned: set[tuple[str, int]], batch: floa
     source = graph.program.node(layer.value).tensor_shape()
     lead = layer.shape[: layer.channel_dim]
     base = Operation(
-        op=layer.op,
+        op=layer.op if layer.taps else "linear",
         rows=max(1, round(prod(lead) * batch)) if lead else 1,
         inputs=layer.in_channels,
         outputs=layer.out_channels,
@@ -184,7 +184,7 @@ def _widths(graph: Graph, layer: Layer, owned: set[tuple[str, int]], batch: floa
     narrows, shrinks = ((layer.weight, dim) in owned for dim in (layer.in_dim, layer.out_dim))
     if layer.groups > 1:  # whole convolution groups go, as those of a depthwise convolution do
         read, made = layer.width, layer.out_channels // layer.groups
-        left = _steps(layer.groups, 8 if shrinks else 0)
+        left = _steps(layer.groups, 8 if shrinks or narrows else 0)
         return [[replace(base, inputs=n * read, outputs=n * made, groups=n) for n in left]]
     fine = 4 if narrows and shrinks else 8
     return [

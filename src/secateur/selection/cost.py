@@ -48,7 +48,7 @@ def file_bytes(graph: Graph, kept: Kept) -> float:
         # What a removed branch adds to the stream stays as a constant; the calls in front of it leave nothing.
         if layer.node in dropped and any(layer.node in b.constants for b in graph.branches.values()):
             channels = len(graph.surviving(layer.weight, layer.out_dim, kept))
-            shape = (channels,) if layer.op == "linear" else (1, channels, *[1] * len(layer.taps))
+            shape = (1, channels, *[1] * len(layer.taps)) if layer.taps else (channels,)
             stored[f"{layer.module}.value"] = (shape, state[layer.weight].dtype)
     return float(_header(stored) + sum(prod(shape) * dtype.itemsize for shape, dtype in stored.values()))
 

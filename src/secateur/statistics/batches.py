@@ -173,7 +173,7 @@ class Calibration:
     def _labels(self, batch: Any) -> Any:
         if isinstance(batch, Mapping):
             return batch
-        behind = () if isinstance(batch, Tensor) else tuple(batch[self._positional :])
+        behind = () if isinstance(batch, Tensor) else tuple(batch[len(self._args) :])
         return behind[0] if len(behind) == 1 else behind or None
 
     def _pieces(self, n: int, number: int) -> Iterator[slice]:

@@ -116,11 +116,12 @@ def _gated(layer: Layer, gate: Tensor) -> Watch:
     """Let a layer read each channel times its gate (samples, channels)."""
 
     def read(args: tuple[Any, ...], result: None) -> tuple[Any, ...]:
-        x, n = args[0], len(gate)
+        at = layer.position
+        x, n = args[at], len(gate)
         # Pieces of a sample may stand as samples of their own; what has no samples (a table) has one gate for all.
         rows = gate.repeat_interleave(len(x) // n, 0) if len(x) % n == 0 else gate.mean(0, keepdim=True)
         shape = [len(rows)] + [1] * (x.ndim - 1)
         shape[layer.channel_dim] = gate.shape[1]
-        return (x * rows.to(x.dtype).view(shape), *args[1:])
+        return (*args[:at], x * rows.to(x.dtype).view(shape), *args[at + 1 :])
 
     return read
