@@ -38,7 +38,7 @@ def page(reports: Mapping[str, Report]) -> str:
         .render(
             runs=runs,
             charts=accuracy_charts(together) if len(runs) > 1 else (),
-            remarks=remarks(runs),
+            remarks=list(remarks(list(reports.values()))),
             # The sheet is the package's own text; quotes in it are not for escaping.
             style=Markup((files("secateur.report") / "templates" / "page.css").read_text("utf-8")),
             version=_version(),

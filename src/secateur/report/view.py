@@ -194,12 +194,8 @@ def views(reports: Mapping[str, Report]) -> list[View]:
     return [View(n, name, report) for n, (name, report) in enumerate(reports.items(), 1)]
 
 
-def remarks(runs: Sequence[View]) -> list[str]:
-    """Return why figures of these runs may not be compared."""
-    return list(_remarks([run.report for run in runs]))
-
-
-def _remarks(reports: Sequence[Report]) -> Iterator[str]:
+def remarks(reports: Sequence[Report]) -> Iterator[str]:
+    """Say why figures of these runs may not be compared."""
     timed = [(r.latency, r.environment) for r in reports if r.latency]
     if len({r.before.params for r in reports}) > 1:
         yield "The runs started from networks of different sizes: read each against its own dense network."
