@@ -18,11 +18,12 @@ from torch.utils._pytree import tree_structure, tree_unflatten
 
 from .artefact import save
 from .candidates import candidates
+from .closing import cut_to_latency
 from .cutting import cut
 from .errors import SurgeryError
 from .graph import Graph, Kept, trace
 from .graph.export import tensor_names
-from .measure import compare_latency, environment, size
+from .measure import Stopwatch, Timer, compare_latency, environment, size
 from .methods import Method
 from .overrides import check_fixed, fixed_units
 from .progress import silenced
@@ -114,6 +115,7 @@ def prune(
     uniform: bool = False,
     distill: Distill | None = None,
     evaluate: Evaluate | None = None,
+    timer: Timer | None = None,
     progress: bool = True,
     seed: int = 0,
 ) -> Result:
@@ -126,8 +128,10 @@ def prune(
     others make up for the budget. Every group keeps a multiple of `round_to` units and at least `floor`; with
     `uniform` all groups of one kind and size keep the same number, for servers that take no others. With `distill`,
     gradient steps on the same samples follow recovery. `evaluate` scores a model, higher is better, and is called on
-    the dense, the pruned, the recovered and the distilled one. Under `torch.distributed` every process gives its own
-    share of the calibration data and ends with the same model; let one of them save it.
+    the dense, the pruned, the recovered and the distilled one. A latency budget is measured on the example inputs, in
+    their batch size and with torch's threads, by `timer`: on this machine unless another one is given. Under
+    `torch.distributed` every process gives its own share of the calibration data and ends with the same model; let
+    one of them save it.
 
     Raises:
         TraceError: the model cannot be exported.
@@ -162,16 +166,34 @@ def prune(
             )
         with _timed(seconds, "selection"):
             ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
-        with _timed(seconds, "surgery"), in_step():
-            first = cut(
-                model,
-                graph,
-                chosen,
-                ranked,
-                lambda left: select(graph, left, budget, method.allocation, constraints),
-                _first(calibration, graph),
-            )
-            check_fixed(fixed, first.candidates)
+        with _timed(seconds, "surgery"):
+            with in_step():
+                shown = _first(calibration, graph)
+            if budget.timed:
+                first = cut_to_latency(
+                    model,
+                    graph,
+                    chosen,
+                    ranked,
+                    budget,
+                    method.allocation,
+                    constraints,
+                    shown,
+                    inputs,
+                    timer or Stopwatch(),
+                )
+            else:
+                with in_step():
+                    first = cut(
+                        model,
+                        graph,
+                        chosen,
+                        ranked,
+                        lambda left: select(graph, left, budget, method.allocation, constraints),
+                        shown,
+                    )
+            with in_step():
+                check_fixed(fixed, first.candidates)
         kept, chosen, pruned, final = first.kept, first.candidates, first.model, first.plan
         require_same(
             digest({name: torch.tensor(units) for name, units in kept.items()}),

@@ -14,7 +14,7 @@ from .graph import Graph, Kept
 from .selection import Ranked
 from .surgery import Plan, Verification, apply, make_plan, mask, verify
 
-__all__ = ["Cut", "Inputs", "cut"]
+__all__ = ["Cut", "Inputs", "cut", "remaining"]
 
 Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -53,9 +53,13 @@ def cut(
         left = tried(model, graph, chosen)
         if left == chosen:
             raise
+    return _cut(model, graph, left, select(remaining(ranked, left)), inputs)
+
+
+def remaining(ranked: Sequence[Ranked], left: Candidates) -> list[Ranked]:
+    """Return the ranked groups that are left, as they are now."""
     groups = {g.id: g for g in left.groups}
-    again = [replace(r, group=groups[r.group.id]) for r in ranked if r.group.id in groups]
-    return _cut(model, graph, left, select(again), inputs)
+    return [replace(r, group=groups[r.group.id]) for r in ranked if r.group.id in groups]
 
 
 def _cut(model: nn.Module, graph: Graph, chosen: Candidates, kept: Kept, inputs: Inputs) -> Cut:
