@@ -169,6 +169,17 @@ def test_what_was_not_measured_is_left_out(report: Report) -> None:
     assert ("not measured This run had no evaluation" in words(text)) == (report.accuracy is None)
 
 
+def test_every_stage_is_told_by_its_name() -> None:
+    stages = Accuracy(dense=0.9, pruned=0.2, recovered=0.8, distilled=0.85, finetuned=0.89)
+    text = words(page({"run": replace(REPORT, accuracy=stages)}))
+    assert "Accuracy, fine-tuned 89.00" in text
+    for expected in ("before recovery 20.00", "recovered 80.00", "distilled", "85.00"):
+        assert expected in text
+    bare = words(page({"run": replace(REPORT, accuracy=Accuracy(dense=0.9, pruned=0.2))}))
+    assert "Accuracy, pruned, nothing repaired 20.00" in bare
+    assert "before recovery" not in bare.replace("recovery changes", "")
+
+
 def test_several_runs_stand_beside_each_other() -> None:
     text = words(PAGES["several"])
     assert "3 runs compared" in text

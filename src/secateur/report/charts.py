@@ -13,7 +13,6 @@ from .svg import Axis, Mark, plot
 
 __all__ = ["accuracy_charts"]
 
-_SHORT = {"pruned, before recovery": "before recovery"}
 Cost = tuple[
     float, float, tuple[float, float] | None, tuple[float, float] | None
 ]  # dense, pruned, their spreads
@@ -68,7 +67,7 @@ def _chart(
         for n, (name, value) in enumerate(steps):
             first, last = n == 0, n == len(steps) - 1
             x, spread = (dense, dense_spread) if first else (pruned, pruned_spread)
-            alone = f"{_SHORT.get(name, name)} {units.percent(value, 1)}"
+            alone = f"{name.removeprefix('pruned, ')} {units.percent(value, 1)}"
             shown = alone if not label else label if last else ""
             where = f"{label}: " if label else ""
             mark = Mark(

@@ -34,9 +34,10 @@ class Accuracy:
 
     def steps(self) -> list[tuple[str, float]]:
         """Return what was measured, in order, with a name."""
+        repaired = [self.recovered, self.distilled, self.finetuned] != [None, None, None]
         named = {
             "dense": self.dense,
-            "pruned, before recovery": self.pruned,
+            "pruned, before recovery" if repaired else "pruned, nothing repaired": self.pruned,
             "recovered": self.recovered,
             "distilled": self.distilled,
             "fine-tuned": self.finetuned,
