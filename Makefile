@@ -27,6 +27,7 @@ check: $(TEST) ## Lint, format and types
 bench: $(TEST) ## Append missing cells to results/*.csv (hours), write the tables of the README
 	@$(BIN)/python benchmarks/oneshot.py
 	@$(BIN)/python benchmarks/oneshot.py --finetune
+	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/tables.py
 
 docs: $(DOCS) ## Build the API reference into build/docs

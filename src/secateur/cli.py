@@ -138,6 +138,8 @@ def prune(
 
       secateur prune half.yaml --set budget.macs=0.4 --output smaller
 
+      secateur prune half.yaml --set budget.macs=null --set budget.latency_ms=12.5
+
       secateur prune half.yaml --set keep.layer1.*=0.75 --set uniform=true
 
       secateur prune resnet20-cifar10 --json

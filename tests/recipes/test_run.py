@@ -4,9 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stopwatches import Analytic
 from torch import nn
 
 import secateur as sc
+from secateur import api
 from secateur.errors import CalibrationError, RecipeError, UnknownNameError
 from secateur.methods import ZCA
 from secateur.recipes import parse_recipe
@@ -99,6 +101,32 @@ def test_options_arrive(mine: dict[str, Any]) -> None:
     assert result.report.accuracy is None
     with pytest.raises(UnknownNameError, match="nothing_like_this"):
         run(parse_recipe(mine | {"exclude": ["nothing_like_this*"]}), progress=False)
+
+
+def test_widths_arrive(mine: dict[str, Any]) -> None:
+    result = run(parse_recipe(mine | {"keep": {"0": 0.3}, "uniform": True}), progress=False)
+    assert linear(result.model, "0").out_features == 5
+    assert result.recipe["keep"] == {"0": 0.3}
+    assert result.recipe["uniform"] is True
+
+
+@pytest.mark.parametrize("unit", ["latency", "latency_ms", "bytes"])
+def test_other_budgets(mine: dict[str, Any], unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = Analytic(1e4, 1.0)
+    monkeypatch.setattr(api, "Stopwatch", lambda: timer)
+    result = run(
+        parse_recipe(mine | {"budget": {unit: 0.8 if unit != "latency_ms" else 2.0}}), progress=False
+    )
+    x = torch.zeros(1, 6)
+    dense, pruned = timer.models([dense_model(), result.model], (x,))
+    found = {"latency": pruned / dense, "latency_ms": pruned / 2.5, "bytes": result.report.ratios()["bytes"]}
+    assert found[unit] is not None
+    assert 0.7 <= found[unit] <= 0.8
+    assert unit in result.recipe["budget"]
+
+
+def dense_model() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
 def test_excluded_types_stay(mine: dict[str, Any]) -> None:

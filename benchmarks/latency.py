@@ -1,0 +1,112 @@
+"""Latency budgets, measured again: python benchmarks/latency.py [--models ...] [--shares ...] [--threads 1]
+
+Every cell times a torchvision network, asks for a share of that in milliseconds, saves what `prune` makes of it, and
+times it against the dense network in a fresh process, interleaved. `error` is measured / budget - 1. Weights and
+images are random: only time counts here. Rows are appended to results/latency.csv; those that are there are skipped.
+The machine has to be quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+import torchvision
+from table import Table
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.measure import Comparison, compare_latency, environment, time_model
+
+MODELS = ("resnet18", "mobilenet_v2")
+SHARES = (0.8, 0.6)
+KEYS = ("model", "batch", "size", "share", "threads")
+TABLE = Table(
+    Path("results/latency.csv"),
+    KEYS,
+    (*KEYS, "budget_ms", "dense_ms", "measured_ms", "error", "macs_ratio", "seconds", "commit", "torch", "cpu",
+     "command"),
+)  # fmt: skip
+
+
+def network(name: str) -> nn.Module:
+    """Return an untrained network, the same each time."""
+    torch.manual_seed(0)
+    model: nn.Module = torchvision.models.get_model(name, weights=None)
+    return model.eval()
+
+
+def images(count: int, size: int) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def measure(folder: Path, name: str, batch: int, size: int, threads: int) -> Comparison:
+    """Load an artefact and time it against the dense network; runs in a process of its own."""
+    torch.set_num_threads(threads)
+    smaller = sc.load(folder, lambda: network(name))
+    return compare_latency(network(name), smaller, (images(batch, size),), rounds=100, seconds=10)
+
+
+def run_cell(name: str, share: float, batch: int, size: int, threads: int, table: Table) -> None:
+    """Prune to a share of the time that the network takes now, measure anew, and append the row."""
+    keys = {
+        "model": name,
+        "batch": str(batch),
+        "size": str(size),
+        "share": str(share),
+        "threads": str(threads),
+    }
+    if tuple(keys[k] for k in KEYS) in table.present():
+        return
+    model, x = network(name), images(max(batch, 8), size)
+    budget = share * time_model(model, (x[:batch],), rounds=50, seconds=5).latency.median_ms
+    start = time.perf_counter()
+    result = sc.prune(
+        model, x[:batch], method=sc.Magnitude(), budget=sc.Budget(latency_ms=budget), calibration=[x],
+        round_to=8,
+    )  # fmt: skip
+    seconds, env = time.perf_counter() - start, environment()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = result.save(Path(scratch) / "artefact")
+        # Spawned, so that nothing of this process lives on: its allocator, its caches, its threads.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            found = fresh.submit(measure, folder, name, batch, size, threads).result()
+    measured = found.pruned.median_ms
+    table.append(keys | {
+        "budget_ms": budget, "dense_ms": found.dense.median_ms, "measured_ms": measured,
+        "error": measured / budget - 1, "macs_ratio": result.report.ratios()["macs"], "seconds": seconds,
+        "commit": env.commit, "torch": env.torch, "cpu": env.cpu,
+        "command": f"python benchmarks/latency.py --models {name} --shares {share} --batch {batch} --size {size} "
+                   f"--threads {threads}",
+    })  # fmt: skip
+    dense, error = found.dense.median_ms, measured / budget - 1
+    print(
+        f"{name}, batch {batch}: asked for {budget:.2f} of {dense:.2f} ms, measured {measured:.2f} ms "
+        f"({error:+.1%}); {seconds:.0f} s",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--size", type=int, default=224, help="pixels along each side")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=TABLE.path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    table = Table(options.output, TABLE.keys, TABLE.columns)
+    for name in options.models:
+        for share in options.shares:
+            run_cell(name, share, options.batch, options.size, options.threads, table)
+
+
+if __name__ == "__main__":
+    main()
