@@ -166,7 +166,7 @@ def prune(
             )
         with _timed(seconds, "selection"):
             ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
-        with _timed(seconds, "surgery"):
+        with _timed(seconds, "surgery and timing" if budget.timed else "surgery"):
             with in_step():
                 shown = _first(calibration, graph)
             if budget.timed:

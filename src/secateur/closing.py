@@ -14,6 +14,7 @@ from .errors import BudgetError
 from .graph import Graph, Kept
 from .measure import Operation, Timer, latency_model
 from .measure.mode import Inputs as Example
+from .progress import working
 from .selection import Allocation, Budget, Constraints, Ranked, out_of_reach, select, smallest
 from .selection.settle import settle
 from .statistics.reduce import in_step, processes, summed
@@ -62,9 +63,10 @@ def cut_to_latency(
         nonlocal candidates, entries
         kept = pick(entries, target)
         if _key(kept) not in timed:
-            with in_step():
+            with working("cutting"), in_step():
                 made = cut(model, graph, candidates, entries, lambda left: pick(left, target), inputs)
             candidates, entries = made.candidates, remaining(entries, made.candidates)
+            # Without a spinner: it would be timed, too.
             timed[_key(kept)] = _Timed(made, *timer.models([model, made.model], example))
         tried[target] = kept
         found = timed[_key(kept)]

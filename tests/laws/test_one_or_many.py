@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from models import SMALL
+from stopwatches import Analytic
 from torch import Tensor
 
 import secateur as sc
@@ -115,6 +116,7 @@ def _cases() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
     cases: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         f"{name}, {share}": (lines, (name, parts)) for name in NAMES for share, parts in SHARES.items()
     }
+    cases["timed"] = (timed, ())
     return cases | {damage: (pruned, (damage,)) for damage in ("none", *DAMAGE)}
 
 
@@ -174,6 +176,27 @@ def test_pruning_gives_both_processes_the_same_model(together: dict[str, list[An
     )
     for key, value in whole.model.state_dict().items():
         torch.testing.assert_close(first[key], value, atol=1e-4, rtol=1e-4)
+
+
+def timed() -> dict[str, Any]:
+    """Meet a latency budget on two processors of which one is slower."""
+    case = next(case for case in SMALL if case.name == "residual")
+    model, x, timer = case.model(), case.inputs(2), Analytic((10.0, 40.0)[dist.get_rank()])
+    result = sc.prune(
+        model, x, method=sc.Magnitude(), budget=sc.Budget(latency=0.8), timer=timer, progress=False,
+        calibration=batches("residual")[dist.get_rank() :: 2],
+    )  # fmt: skip
+    return {"state": dict(result.model.state_dict()), "ms": list(timer.models([model, result.model], (x,)))}
+
+
+def test_a_latency_budget_is_met_in_the_mean_over_processes(together: dict[str, list[Any]]) -> None:
+    first, second = together["timed"]
+    assert isinstance(first, dict), first
+    assert first["state"].keys() == second["state"].keys()
+    assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items())
+    dense, smaller = (a + b for a, b in zip(first["ms"], second["ms"], strict=True))
+    assert first["ms"] != second["ms"]
+    assert 0.7 <= smaller / dense <= 0.8
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

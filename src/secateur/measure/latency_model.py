@@ -168,6 +168,7 @@ def _widths(graph: Graph, layer: Layer, owned: set[tuple[str, int]], batch: floa
     """Return the operations to time: rows by input width, columns by output width."""
     source = graph.program.node(layer.value).tensor_shape()
     lead = layer.shape[: layer.channel_dim]
+    tensors = {**graph.program.exported.constants, **graph.program.exported.state_dict}
     base = Operation(
         op=layer.op if layer.taps else "linear",
         rows=max(1, round(prod(lead) * batch)) if lead else 1,
@@ -179,7 +180,7 @@ def _widths(graph: Graph, layer: Layer, owned: set[tuple[str, int]], batch: floa
         stride=layer.stride,
         padding=layer.padding,
         dilation=layer.dilation,
-        dtype=str(graph.program.exported.state_dict[layer.weight].dtype).removeprefix("torch."),
+        dtype=str(tensors[layer.weight].dtype).removeprefix("torch."),
     )
     narrows, shrinks = ((layer.weight, dim) in owned for dim in (layer.in_dim, layer.out_dim))
     if layer.groups > 1:  # whole convolution groups go, as those of a depthwise convolution do

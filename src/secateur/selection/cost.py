@@ -43,13 +43,13 @@ def file_bytes(graph: Graph, kept: Kept) -> float:
         for name, shape in graph.shapes(kept).items()
         if name in state and name not in gone
     }
-    dropped = graph.dropped(kept)
+    dropped, weights = graph.dropped(kept), {**graph.program.exported.constants, **state}
     for layer in graph.layers:
         # What a removed branch adds to the stream stays as a constant; the calls in front of it leave nothing.
         if layer.node in dropped and any(layer.node in b.constants for b in graph.branches.values()):
             channels = len(graph.surviving(layer.weight, layer.out_dim, kept))
             shape = (1, channels, *[1] * len(layer.taps)) if layer.taps else (channels,)
-            stored[f"{layer.module}.value"] = (shape, state[layer.weight].dtype)
+            stored[f"{layer.module}.value"] = (shape, weights[layer.weight].dtype)
     return float(_header(stored) + sum(prod(shape) * dtype.itemsize for shape, dtype in stored.values()))
 
 
