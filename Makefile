@@ -30,8 +30,9 @@ bench: $(TEST) ## Append missing cells to results/*.csv (hours), write the table
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/tables.py
 
-docs: $(DOCS) ## Build the API reference into build/docs
-	@$(BIN)/python -m pdoc --output-directory build/docs secateur
+docs: $(DOCS) ## Build the documents into build/docs; a broken link or reference is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open build/docs/index.html"
 
 clean: ## Remove the environment and everything built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
