@@ -44,4 +44,6 @@ def test_pruned_verified_saved_and_loaded(case: Case, tmp_path: Path) -> None:
     with torch.no_grad():
         dense, expected = model(others), smaller(others)
         assert torch.equal(loaded(others), expected)
-    assert float((dense - expected).abs().max() / dense.abs().max()) > 1e-3
+    # Without these the law would hold for a model that pruning does not change, or that hardly sees its inputs.
+    assert float((dense - expected).abs().max() / dense.abs().max()) > 1e-2
+    assert float(expected.std(0).max() / expected.abs().max()) > 1e-4
