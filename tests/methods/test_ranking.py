@@ -125,12 +125,18 @@ def test_a_transposed_convolution_reads_its_inputs() -> None:
     x = torch.randn(8, 2, 4, 4)
     graph = trace(model, x[:2])
     statistics = collect(graph, graph.groups, [x], patches=True)
-    reader = readers(graph, graph.groups[0], statistics)[0]
+    reader = readers(graph, graph.groups[0], statistics, patches=False)[0]
     weight = model[2].weight.detach().double()  # (in, out, 2, 2)
     torch.testing.assert_close(reader.weight.abs().sum(0), weight.abs().sum((1, 2, 3)))
+    double = copy.deepcopy(model).double()
     with torch.no_grad():
-        maps = copy.deepcopy(model).double()[:2](x.double()).transpose(0, 1).flatten(1)
+        maps, made = (double[:n](x.double()).transpose(0, 1).flatten(1) for n in (2, 3))
     torch.testing.assert_close(reader.xx, maps.cov(correction=0), atol=1e-5, rtol=1e-4)
+    # Whole patches say what it makes of its inputs: each output position reads one tap.
+    reader = readers(graph, graph.groups[0], statistics)[0]
+    assert reader.columns.shape == (6, 4)
+    expected = float(made.var(1, correction=0).sum())
+    assert float((reader.weight @ reader.xx @ reader.weight.T).trace()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_magnitude_ranks_by_the_norm_of_filters() -> None:
