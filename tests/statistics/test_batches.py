@@ -77,6 +77,34 @@ def test_mappings_are_taken_by_key(named: Program) -> None:
     assert flat[1] is batch["scale"]
 
 
+class OneMapping(Pair):
+    """Takes one mapping, and an option that is no tensor."""
+
+    def forward(self, batch: dict[str, Tensor], power: int = 1) -> Tensor:
+        return super().forward(batch["x"], batch["scale"]) ** power
+
+
+def test_a_mapping_that_is_the_only_input() -> None:
+    example = {"x": torch.zeros(2, 3), "scale": torch.ones(2, 8)}
+    program = trace(OneMapping(), example).program
+    batch = {"label": torch.zeros(5), "scale": torch.ones(5, 8), "x": torch.zeros(5, 3)}
+    for given in (batch, (batch,), (batch, torch.zeros(5))):  # other keys, another order, labels behind
+        assert sizes([given], program) == [[(5, 3), (5, 8)]]
+    with pytest.raises(CalibrationError, match="batch 0 has no 'scale', which the example has"):
+        sizes([{"x": torch.zeros(5, 3)}], program)
+
+
+def test_options_that_are_no_tensors_may_be_left_out() -> None:
+    example = {"x": torch.zeros(2, 3), "scale": torch.ones(2, 8)}
+    program = trace(OneMapping(), batch=example, power=2).program
+    batch = {"batch": {"scale": torch.ones(5, 8), "x": torch.zeros(5, 3)}}
+    for given in (batch, {**batch, "power": 2}):
+        (flat,) = Calibration([given], program)
+        assert [tuple(v.shape) if isinstance(v, Tensor) else v for v in flat] == [(5, 3), (5, 8), 2]
+    with pytest.raises(CalibrationError, match="the keywords"):
+        sizes([{"power": 2}], program)
+
+
 def test_an_iterator_can_be_swept_twice(single: Program) -> None:
     def stream() -> Iterator[Tensor]:
         yield from torch.rand(6, 3).split(2)

@@ -174,19 +174,20 @@ class Graph:
         """
         known = {layer.node for layer in self.layers}
         static = {name for name, value in self._analysis.values.items() if value.static}
-        found: set[str] = set()
+        waiting: list[str] = []
         for node in self.program.nodes:
             operands = references((node.args, node.kwargs))
             if node.op in PRODUCTS and node.name not in known and not static.issuperset(operands):
-                found.update(*(self._origins(name) for name in operands if name in static))
-        return frozenset(found)
-
-    def _origins(self, name: str) -> set[str]:
-        """Return the parameters that a value is computed from."""
-        if name in self.program.parameters:
-            return {self.program.parameters[name][0]}
-        node = self.program.node(name)
-        return set[str]().union(*(self._origins(n) for n in references((node.args, node.kwargs))))
+                waiting += (name for name in operands if name in static)
+        seen: set[str] = set()
+        while waiting:  # back from the weights to the parameters that they are computed from
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                node = self.program.node(name)
+                waiting += references((node.args, node.kwargs))
+        parameters = self.program.parameters
+        return frozenset(parameters[name][0] for name in seen if name in parameters)
 
     @cached_property
     def _by_id(self) -> dict[str, Group]:
