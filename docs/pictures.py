@@ -164,7 +164,7 @@ def recovery(
     ax.annotate("dense", (100 * SHARES[-1], dense), xytext=(0, 3), textcoords="offset points", fontsize=9)
     ax.set_xlabel("% of the MACs kept")
     ax.set_ylabel("test accuracy, %")
-    ax.legend(loc="center right")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
