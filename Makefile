@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install
 CORE := $(VENV)/.core
 TEST := $(VENV)/.test
+BENCH := $(VENV)/.bench
 DOCS := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
@@ -24,10 +25,11 @@ check: $(TEST) ## Lint, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(TEST) ## Append missing cells to results/*.csv (hours), write the tables of the README
+bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tables of the README
 	@$(BIN)/python benchmarks/oneshot.py
 	@$(BIN)/python benchmarks/oneshot.py --finetune
 	@$(BIN)/python benchmarks/latency.py
+	@$(BIN)/python benchmarks/calibration_size.py
 	@$(BIN)/python benchmarks/tables.py
 
 docs: $(DOCS) ## Build the documents into build/docs; a broken link or reference is an error
@@ -51,6 +53,10 @@ $(TEST): pyproject.toml | $(BIN)/python
 	@echo "Installing secateur and its test tools into $(VENV) (a few minutes the first time) ..."
 	@$(PIP) -e '.[test]'
 	@touch $(CORE) $@
+
+$(BENCH): pyproject.toml | $(BIN)/python
+	@$(PIP) -e '.[test,bench]'
+	@touch $(CORE) $(TEST) $@
 
 $(DOCS): pyproject.toml | $(BIN)/python
 	@$(PIP) -e '.[docs]'

@@ -1,8 +1,9 @@
 """One-shot pruning without training, measured: python benchmarks/oneshot.py [--models ...] [--budgets ...]
 
-Every cell prunes a zoo network with 1,000 unlabelled training images and appends rows to results/oneshot.csv;
-cells that are there already are skipped. One run gives two rows: without recovery and with it. `--finetune` adds
-the accuracy after the last of 15 epochs of fine-tuning to the cells that the table shows it for.
+Every cell prunes a zoo network with 1,000 training images, unlabelled but where the variant says "labels", and appends
+rows to results/oneshot.csv; cells that are there already are skipped. One run gives two rows: without recovery and with
+it (Torch-Pruning repairs nothing: one row). `--methods` chooses contenders. `--finetune` adds the accuracy after the
+last of 15 epochs of fine-tuning to the cells that the table shows it for.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from table import Table
-from torch import nn
+from torch import Tensor, nn
 from training import finetune
 
 import secateur as sc
+from secateur.api import Evaluate
 from secateur.data import ImageData, calibration, load_images
-from secateur.measure import batches, environment, top1
+from secateur.data.images import calibration_index
+from secateur.measure import batches, compare_latency, environment, size, top1
 from secateur.methods import Method
+from secateur.selection import Uniform
 from secateur.zoo import pretrained
 
 MODELS = {"resnet20-cifar10": "cifar10", "vgg16bn-quarter-cifar10": "cifar10"}
@@ -46,7 +50,7 @@ class Contender:
 
     method: str
     variant: str
-    recovery: str
+    recovery: str  # "none" where there is none to compare with
 
     def build(self, seed: int) -> Method:
         """Return the method, for a seed."""
@@ -57,6 +61,14 @@ class Contender:
                 return sc.SNP.paper()
             case "magnitude", p:
                 return sc.Magnitude(p=int(p.removeprefix("l")), recovery=sc.OnePass())
+            case "batch-norm-scale", _:
+                return sc.BatchNormScale(recovery=sc.OnePass())
+            case "taylor", "no labels":
+                return sc.Taylor(recovery=sc.OnePass())
+            case "taylor", "labels":
+                return sc.Taylor(nn.functional.cross_entropy, recovery=sc.OnePass())
+            case "taylor", _:
+                return sc.Taylor(nn.functional.cross_entropy, Uniform(), sc.OnePass())
             case _:
                 return sc.Random(seed=seed, recovery=sc.OnePass())
 
@@ -66,9 +78,62 @@ CONTENDERS = (
     Contender("snp", "paper", "one-pass"),
     Contender("magnitude", "l1", "one-pass"),
     Contender("magnitude", "l2", "one-pass"),
+    Contender("batch-norm-scale", "uniform", "one-pass"),
+    Contender("taylor", "labels", "one-pass"),
+    Contender("taylor", "labels, uniform", "one-pass"),
+    Contender("taylor", "no labels", "one-pass"),
     Contender("random", "uniform", "one-pass"),
+    Contender("torch-pruning", "group-magnitude", "none"),
+    Contender("torch-pruning", "group-magnitude, global", "none"),
+    Contender("torch-pruning", "group-taylor, labels", "none"),
+    Contender("torch-pruning", "group-taylor, labels, global", "none"),
 )
 FINETUNED = {("snp", "default"), ("snp", "paper"), ("magnitude", "l1")}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a contender made of a network."""
+
+    ratios: Mapping[str, float | None]  # of MACs, parameters, bytes and latency, against the dense network
+    pruned: float  # accuracy before recovery
+    recovered: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by phase
+
+
+def with_secateur(
+    method: Method, model: nn.Module, data: ImageData, budget: float, seed: int, accuracy: Evaluate
+) -> Outcome:
+    images, labels = labelled(data, seed)
+    result = sc.prune(
+        model, data.normalise(data.test_x[:16]), method=method, budget=sc.Budget(macs=budget),
+        calibration=list(zip(images.split(100), labels.split(100), strict=True)), evaluate=accuracy, seed=seed,
+    )  # fmt: skip
+    report = result.report
+    assert report.accuracy is not None
+    assert report.accuracy.pruned is not None
+    return Outcome(report.ratios(), report.accuracy.pruned, report.accuracy.recovered, report.seconds)
+
+
+def with_torch_pruning(
+    criterion: str, model: nn.Module, data: ImageData, budget: float, seed: int, accuracy: Evaluate
+) -> Outcome:
+    from torch_pruning_contender import torch_pruned  # an extra of the benchmarks alone
+
+    example = data.normalise(data.test_x[:16])
+    start = time.perf_counter()
+    pruned = torch_pruned(criterion, model, example, *labelled(data, seed), budget)
+    seconds = {"pruning": time.perf_counter() - start}
+    before, after = size(model, (example,)), size(pruned, (example,))
+    ratios = {unit: getattr(after, unit) / getattr(before, unit) for unit in ("macs", "params", "bytes")}
+    latency = compare_latency(model, pruned, (example,)).ratio
+    return Outcome(ratios | {"latency": latency}, accuracy(pruned), seconds=seconds)
+
+
+def labelled(data: ImageData, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the calibration images of a seed with their labels, which only some criteria look at."""
+    index = calibration_index(len(data.train_x), IMAGES, seed)
+    return data.normalise(data.train_x[index]), data.train_y[index]
 
 
 def run_cell(
@@ -77,7 +142,8 @@ def run_cell(
     """Prune once and append the row without and the row with recovery."""
     keys = {"model": name, "method": contender.method, "variant": contender.variant, "budget": str(budget),
             "seed": str(seed), "n_calibration": str(IMAGES)}  # fmt: skip
-    wanted = [r for r in ("none", contender.recovery) if _key(keys, r) not in TABLE.present()]
+    recoveries = dict.fromkeys(("none", contender.recovery))
+    wanted = [r for r in recoveries if _key(keys, r) not in TABLE.present()]
     if not wanted:
         return
     test = data.normalise(data.test_x)
@@ -87,29 +153,27 @@ def run_cell(
         return dense if model is original else top1(quick, batches(test, data.test_y, 100))
 
     original = pretrained(name)
-    images = calibration(data, IMAGES, seed)
     start = time.perf_counter()
-    result = sc.prune(
-        original, test[:16], method=contender.build(seed), budget=sc.Budget(macs=budget),
-        calibration=images.split(100), evaluate=accuracy, seed=seed,
-    )  # fmt: skip
-    report, env = result.report, environment()
-    assert report.accuracy is not None
-    ratios = report.ratios()
+    if contender.method == "torch-pruning":
+        found = with_torch_pruning(contender.variant, original, data, budget, seed, accuracy)
+    else:
+        found = with_secateur(contender.build(seed), original, data, budget, seed, accuracy)
+    env = environment()
     row = keys | {
         "dataset": data.name, "acc_dense": dense, "seconds": time.perf_counter() - start,
-        "macs_ratio": ratios["macs"], "params_ratio": ratios["params"], "latency_ratio": ratios["latency"],
-        "bytes_ratio": ratios["bytes"], "acc_pruned": report.accuracy.pruned,
+        "macs_ratio": found.ratios["macs"], "params_ratio": found.ratios["params"],
+        "latency_ratio": found.ratios["latency"], "bytes_ratio": found.ratios["bytes"], "acc_pruned": found.pruned,
         "commit": env.commit, "torch": env.torch, "cpu": env.cpu, "threads": torch.get_num_threads(),
         "command": f"python benchmarks/oneshot.py --models {name} --budgets {budget} --seeds {seed}",
     }  # fmt: skip
-    if "none" in wanted:
-        TABLE.append(row | {"recovery": "none"})
-    if contender.recovery in wanted:
-        TABLE.append(row | {"recovery": contender.recovery, "acc_recovered": report.accuracy.recovered})
+    for recovery in wanted:
+        TABLE.append(
+            row | {"recovery": recovery, "acc_recovered": None if recovery == "none" else found.recovered}
+        )
+    recovered = "" if found.recovered is None else f", recovered {found.recovered:.4f}"
     print(f"{name} {contender.method} {contender.variant} macs {budget} seed {seed}: dense {dense:.4f}, pruned "
-          f"{report.accuracy.pruned:.4f}, recovered {report.accuracy.recovered:.4f} "
-          f"({', '.join(f'{k} {v:.1f} s' for k, v in report.seconds.items())})", flush=True)  # fmt: skip
+          f"{found.pruned:.4f}{recovered} ({', '.join(f'{k} {v:.1f} s' for k, v in found.seconds.items())})",
+          flush=True)  # fmt: skip
 
 
 def run_finetuning(contender: Contender, recover: bool, name: str, data: ImageData, dense: float) -> None:
@@ -153,6 +217,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    methods = list(dict.fromkeys(c.method for c in CONTENDERS))
+    parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
     parser.add_argument("--finetune", action="store_true", help="only the fine-tuned cells")
     options = parser.parse_args(list(arguments) if arguments is not None else sys.argv[1:])
     for name in options.models:
@@ -167,7 +233,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
             continue
         for seed in options.seeds:
             for budget in options.budgets:
-                for contender in CONTENDERS:
+                for contender in (c for c in CONTENDERS if c.method in options.methods):
                     run_cell(contender, name, data, budget, seed, dense)
 
 

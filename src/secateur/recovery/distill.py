@@ -86,7 +86,7 @@ class Distill:
             if late or not shares:
                 break
             for value, gradient in zip(learned.values(), gradients, strict=True):
-                value.grad = summed(gradient) / shares
+                value.grad = summed(gradient.contiguous()) / shares  # memory is added up as it lies
             optimizer.step()
             schedule.step()
         found = {name: value.detach() for name, value in learned.items()}
