@@ -55,7 +55,7 @@ class Contender:
     def build(self, seed: int) -> Method:
         """Return the method, for a seed."""
         match self.method, self.variant:
-            case "snp", "default":
+            case "snp", "default" | "streams":
                 return sc.SNP()
             case "snp", "paper":
                 return sc.SNP.paper()
@@ -75,6 +75,7 @@ class Contender:
 
 CONTENDERS = (
     Contender("snp", "default", "sequential"),
+    Contender("snp", "streams", "sequential"),
     Contender("snp", "paper", "one-pass"),
     Contender("magnitude", "l1", "one-pass"),
     Contender("magnitude", "l2", "one-pass"),
@@ -102,12 +103,13 @@ class Outcome:
 
 
 def with_secateur(
-    method: Method, model: nn.Module, data: ImageData, budget: float, seed: int, accuracy: Evaluate
+    contender: Contender, model: nn.Module, data: ImageData, budget: float, seed: int, accuracy: Evaluate
 ) -> Outcome:
     images, labels = labelled(data, seed)
     result = sc.prune(
-        model, data.normalise(data.test_x[:16]), method=method, budget=sc.Budget(macs=budget),
+        model, data.normalise(data.test_x[:16]), method=contender.build(seed), budget=sc.Budget(macs=budget),
         calibration=list(zip(images.split(100), labels.split(100), strict=True)), evaluate=accuracy, seed=seed,
+        streams=contender.variant == "streams",
     )  # fmt: skip
     report = result.report
     assert report.accuracy is not None
@@ -157,7 +159,7 @@ def run_cell(
     if contender.method == "torch-pruning":
         found = with_torch_pruning(contender.variant, original, data, budget, seed, accuracy)
     else:
-        found = with_secateur(contender.build(seed), original, data, budget, seed, accuracy)
+        found = with_secateur(contender, original, data, budget, seed, accuracy)
     env = environment()
     row = keys | {
         "dataset": data.name, "acc_dense": dense, "seconds": time.perf_counter() - start,

@@ -16,6 +16,8 @@ ONESHOT = Path("results/oneshot.csv")
 NAMES = {
     ("snp", "default", "sequential"): "**SNP (default)**",
     ("snp", "default", "none"): "SNP, nothing repaired",
+    ("snp", "streams", "sequential"): "SNP, residual streams as well",
+    ("snp", "streams", "none"): "SNP, residual streams as well, nothing repaired",
     ("snp", "paper", "one-pass"): "SNP as published",
     ("snp", "paper", "none"): "SNP as published, nothing repaired",
     ("magnitude", "l1", "one-pass"): "L1 filters + least squares",

@@ -344,3 +344,19 @@ def test_nothing_is_left_of_a_save_that_fails(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
     assert sorted(p.name for p in (tmp_path / "there").iterdir()) == listing
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_streams_lose_units_where_asked(seed: int) -> None:
+    """Every layer of the stream loses the same units, the verified network is repaired, and less differs for it."""
+    model = ready(lambda: resnet20(width=0.25), seed)
+    x = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    whole = run(model, x, budget=sc.Budget(macs=0.3))
+    result = run(model, x, budget=sc.Budget(macs=0.3), streams=True)
+    bare = run(model, x, budget=sc.Budget(macs=0.3), streams=True, method=replace(sc.SNP(), recovery=None))
+    widths = [m.out_channels for m in (result.model.conv1, *(b.conv2 for b in result.model.layer1))]
+    assert widths == [len(result.plan.kept["conv1"])] * 4
+    assert any(n < size for group, (n, size) in result.report.kept.items() if group not in whole.report.kept)
+    assert result.report.ratios()["macs"] <= 0.3
+    assert result.report.max_masked_difference < 1e-4
+    assert distance(result.model, model, x) < distance(bare.model, model, x)

@@ -27,7 +27,16 @@ def test_streams_stay_whole_and_branches_do_not() -> None:
     model, graph = traced("residual")
     chosen = candidates(model, graph)
     assert {g.id for g in chosen.groups} == {"a1", "a2"}
-    assert chosen.refused == {"stem.0": "a residual stream: several layers add to it"}
+    assert chosen.refused == {
+        "stem.0": "a residual stream: several layers add to it (streams=True lets it lose units)"
+    }
+
+
+def test_streams_lose_units_where_asked() -> None:
+    model, graph = traced("residual")
+    chosen = candidates(model, graph, streams=True)
+    assert {g.id for g in chosen.groups} == {"stem.0", "a1", "a2"}
+    assert not chosen.refused
 
 
 def test_layers_whose_outputs_are_multiplied_are_no_stream() -> None:

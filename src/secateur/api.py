@@ -113,6 +113,7 @@ def prune(
     round_to: int = 1,
     floor: int = 1,
     uniform: bool = False,
+    streams: bool = False,
     distill: Distill | None = None,
     evaluate: Evaluate | None = None,
     timer: Timer | None = None,
@@ -126,9 +127,10 @@ def prune(
     (`Taylor`). `exclude` names layers that keep their outputs, by globs over module paths or by types. `keep` fixes
     layers' widths by such globs, as shares (at most 1) or numbers of units: ``{"layer1.*": 0.75, "fc1": 64}``; the
     others make up for the budget. Every group keeps a multiple of `round_to` units and at least `floor`; with
-    `uniform` all groups of one kind and size keep the same number, for servers that take no others. With `distill`,
-    gradient steps on the same samples follow recovery. `evaluate` scores a model, higher is better, and is called on
-    the dense, the pruned, the recovered and the distilled one. A latency budget is measured on the example inputs, in
+    `uniform` all groups of one kind and size keep the same number, for servers that take no others. With `streams`
+    residual streams lose units too, in all layers that add to them or read them at once. With `distill`, gradient
+    steps on the same samples follow recovery. `evaluate` scores a model, higher is better, and is called on the
+    dense, the pruned, the recovered and the distilled one. A latency budget is measured on the example inputs, in
     their batch size and with torch's threads, by `timer`: on this machine unless another one is given. Under
     `torch.distributed` every process gives its own share of the calibration data and ends with the same model; let
     one of them save it.
@@ -157,7 +159,7 @@ def prune(
     with silenced(not progress):
         with _timed(seconds, "trace"):
             graph = trace(model, *args, **kwargs)
-            chosen = candidates(model, graph, exclude)
+            chosen = candidates(model, graph, exclude, streams=streams)
             fixed = fixed_units(model, graph, chosen, keep or {})
             constraints = Constraints(round_to, floor, uniform=uniform, fixed=fixed)
         with _timed(seconds, "statistics"):
@@ -248,6 +250,7 @@ def prune(
         "round_to": round_to,
         "floor": floor,
         "uniform": uniform,
+        "streams": streams,
         "distill": _plain(distill),
         "seed": seed,
         "refused": dict(chosen.refused),

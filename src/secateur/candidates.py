@@ -25,11 +25,13 @@ class Candidates:
     refused: dict[str, str]
 
 
-def candidates(model: nn.Module, graph: Graph, exclude: Iterable[Pattern] = ()) -> Candidates:
+def candidates(
+    model: nn.Module, graph: Graph, exclude: Iterable[Pattern] = (), *, streams: bool = False
+) -> Candidates:
     """Return the groups that may be pruned.
 
     A group is excluded when a pattern names one of its producers, or a module that one is part of, by a glob over
-    module paths or by type. Residual streams, to which several layers add, stay whole.
+    module paths or by type. Residual streams, to which several layers add, stay whole unless `streams` is true.
 
     Raises:
         UnknownNameError: a glob matches no module.
@@ -52,8 +54,10 @@ def candidates(model: nn.Module, graph: Graph, exclude: Iterable[Pattern] = ()) 
             refused[group.id] = "no convolution or linear layer reads it"
         elif not group.producers:
             refused[group.id] = "no convolution or linear layer makes it"
-        elif _is_stream(graph, group):
-            refused[group.id] = "a residual stream: several layers add to it"
+        elif not streams and _is_stream(graph, group):
+            refused[group.id] = (
+                "a residual stream: several layers add to it (streams=True lets it lose units)"
+            )
         else:
             wanted.append(group)
     return Candidates(tuple(wanted), refused)

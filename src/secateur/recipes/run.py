@@ -65,6 +65,7 @@ def run(recipe: Recipe, *, progress: bool = True) -> Result:
             round_to=recipe.round_to,
             floor=recipe.floor,
             uniform=recipe.uniform,
+            streams=recipe.streams,
             distill=Distill(**recipe.distill.model_dump()) if recipe.distill else None,
             evaluate=resolve_evaluate(recipe.evaluate) if recipe.evaluate else samples.evaluate,
             progress=progress,

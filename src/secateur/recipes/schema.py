@@ -164,6 +164,7 @@ class Recipe(_Strict):
     round_to: Positive = 1
     floor: Positive = 1
     uniform: bool = False  # groups of one kind and size keep the same number of units
+    streams: bool = False  # residual streams may lose units
     distill: DistillSpec | None = None
     output: Path | None = None
     seed: Seed = 0
