@@ -23,7 +23,9 @@ from torch import Tensor
 import secateur as sc
 from secateur.errors import CalibrationError
 from secateur.graph import Graph, trace
+from secateur.recovery import Distill
 from secateur.recovery.batch_norm import re_estimated
+from secateur.recovery.jobs import masked
 from secateur.selection import Constraints, select
 from secateur.statistics import Calibration, Statistics, collect
 from secateur.statistics.gradients import random_projection
@@ -97,12 +99,15 @@ def line(name: str, chosen: Sequence[int]) -> dict[str, Any]:
     kept = select(graph, ranked, sc.Budget(params=0.7), method.allocation, Constraints())
     assert method.recovery is not None
     recovered = method.recovery(graph, kept, statistics, data)
+    before = masked(graph, statistics.tensors, kept)
     broken = {n: t + 1 if "running" in n else t for n, t in statistics.tensors.items()}
     return {
         **summary(graph, statistics),
         "order": {r.group.id: r.order for r in ranked},
         "kept": kept,
         "recovered": recovered,
+        "masked": before,
+        "distilled": Distill(steps=3, lr=1e-4, batch=8)(graph, kept, before, data),
         "re-estimated": re_estimated(graph, broken, Calibration(data, graph.program)),
     }
 
@@ -139,9 +144,13 @@ def test_two_processes_make_what_one_makes(name: str, share: str, together: dict
             assert found[field].keys() == expected[field].keys()
             for key, value in expected[field].items():
                 torch.testing.assert_close(found[field][key], value, atol=1e-4, rtol=1e-4)
-    for field in ("sites", "recovered", "re-estimated"):  # and on every process the same bits
+    for key, value in expected["distilled"].items():  # minibatches differ where both have data
+        if share == "one without data":
+            torch.testing.assert_close(first["distilled"][key], value, atol=1e-5, rtol=1e-5)
+    for field in ("sites", "recovered", "re-estimated", "distilled"):  # and on every process the same bits
         assert all(torch.equal(first[field][key], second[field][key]) for key in first[field])
     assert any(not torch.equal(first["recovered"][key], value) for key, value in _dense(name).items())
+    assert any(not torch.equal(first["distilled"][key], value) for key, value in first["masked"].items())
 
 
 def _dense(name: str) -> dict[str, Tensor]:
