@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .methods import SNP, BatchNormScale, Magnitude, Random, Taylor
     from .recovery import Distill, OnePass, Sequential, distillation_loss, finetune
     from .selection import Budget
+    from .training import Masks
 
 __all__ = [
     "SNP",
@@ -18,6 +19,7 @@ __all__ = [
     "Budget",
     "Distill",
     "Magnitude",
+    "Masks",
     "OnePass",
     "Random",
     "Result",
@@ -39,6 +41,7 @@ _HOMES = {
     "methods": ("SNP", "BatchNormScale", "Magnitude", "Random", "Taylor"),
     "recovery": ("Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
     "selection": ("Budget",),
+    "training": ("Masks",),
 }
 
 

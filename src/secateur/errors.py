@@ -14,6 +14,7 @@ __all__ = [
     "SecateurError",
     "SurgeryError",
     "TraceError",
+    "TrainingError",
     "UnknownNameError",
     "did_you_mean",
 ]
@@ -45,6 +46,10 @@ class RecipeError(SecateurError):
 
 class SurgeryError(SecateurError):
     """A plan does not fit the model, or the smaller model does not compute what was predicted."""
+
+
+class TrainingError(SecateurError):
+    """An option of training is out of range, masks do not fit, or gradients are unusable; what to change is said."""
 
 
 class ArtefactError(SecateurError):
