@@ -21,7 +21,7 @@ from table import Table
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.measure import Comparison, compare_latency, environment, time_model
+from secateur.measure import Comparison, compare_latency, environment, keep_memory, time_model
 
 MODELS = ("resnet18", "mobilenet_v2")
 SHARES = (0.8, 0.6)
@@ -47,6 +47,7 @@ def images(count: int, size: int) -> Tensor:
 
 def measure(folder: Path, name: str, batch: int, size: int, threads: int) -> Comparison:
     """Load an artefact and time it against the dense network; runs in a process of its own."""
+    keep_memory()
     torch.set_num_threads(threads)
     smaller = sc.load(folder, lambda: network(name))
     return compare_latency(network(name), smaller, (images(batch, size),), rounds=100, seconds=10)
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=TABLE.path)
     options = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(options.threads)
     table = Table(options.output, TABLE.keys, TABLE.columns)
     for name in options.models:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .allocator import keep_memory
 from .errors import ArtefactError, SecateurError
 
 __all__ = ["app", "main"]
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error with one line on standard error, 2 wrong usage."""
     # Console scripts do not look for modules where the user stands; recipes and models may name hers.
     sys.path.insert(0, os.getcwd())
+    keep_memory()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="secateur")
     except SecateurError as e:

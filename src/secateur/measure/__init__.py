@@ -1,5 +1,7 @@
 """What a network costs and how good it is: counts, time, accuracy, and where that was measured."""
 
+from secateur.allocator import keep_memory
+
 from .accuracy import agreement, batches, top1
 from .count import Size, macs, parameters, size, stored_bytes
 from .environment import Environment, environment
@@ -24,6 +26,7 @@ __all__ = [
     "compare_latency",
     "environment",
     "evaluating",
+    "keep_memory",
     "latency_model",
     "macs",
     "parameters",
