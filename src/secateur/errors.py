@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "RecipeError",
     "SecateurError",
+    "StructureError",
     "SurgeryError",
     "TraceError",
     "TrainingError",
@@ -42,6 +43,10 @@ class UnknownNameError(SecateurError):
 
 class RecipeError(SecateurError):
     """A recipe has an unknown key or a value of the wrong kind."""
+
+
+class StructureError(SecateurError):
+    """A block does not fit a weight, shares of blocks are out of range, or a weight does not obey its pattern."""
 
 
 class SurgeryError(SecateurError):
