@@ -138,14 +138,11 @@ def test_a_pattern_within_another_only_adds() -> None:
 
 def test_relative_ranking_does_not_favour_small_weights() -> None:
     weight = torch.tensor(
-        [[0.1, 5.0], [0.3, 5.2]]
+        [[0.1, 5.0], [0.3, 5.4]]
     ).double()  # small and unequal beside large and nearly equal
     partition = Partition(Block(2, 1), (2, 2))
     plain, relative = (project(weight, partition, 0, 0.5, PruneFirst(r))[1] for r in (False, True))
-    assert plain.states.flatten().tolist() == [KEEP, UNIFY] or plain.states.flatten().tolist() == [
-        UNIFY,
-        KEEP,
-    ]
+    assert plain.states.flatten().tolist() == [UNIFY, KEEP]
     assert relative.states.flatten().tolist() == [KEEP, UNIFY]
 
 

@@ -73,7 +73,7 @@ class Block:
         if not re.fullmatch(r"\d{1,9}(x\d{1,9}){1,2}", text):
             raise StructureError(f"{text!r} is no block: write rows x columns (x taps), as '8x1' or '4x2x3'.")
         rows, columns, *taps = map(int, text.split("x"))
-        return Block(rows, columns, *taps)
+        return Block(rows, columns, taps[0] if taps else 1)
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns}" + (f"x{self.taps}" if self.taps > 1 else "")
