@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from .methods import SNP, BatchNormScale, Magnitude, Random, Taylor
     from .recovery import Distill, OnePass, Sequential, distillation_loss, finetune
     from .selection import Budget
-    from .training import Masks
+    from .training import GradualMagnitude, IrrelevanceDecay, Lobster, Masks, WeightDecay
 
 __all__ = [
     "SNP",
     "BatchNormScale",
     "Budget",
     "Distill",
+    "GradualMagnitude",
+    "IrrelevanceDecay",
+    "Lobster",
     "Magnitude",
     "Masks",
     "OnePass",
@@ -26,6 +29,7 @@ __all__ = [
     "SecateurError",
     "Sequential",
     "Taylor",
+    "WeightDecay",
     "distillation_loss",
     "finetune",
     "load",
@@ -41,7 +45,7 @@ _HOMES = {
     "methods": ("SNP", "BatchNormScale", "Magnitude", "Random", "Taylor"),
     "recovery": ("Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
     "selection": ("Budget",),
-    "training": ("Masks",),
+    "training": ("GradualMagnitude", "IrrelevanceDecay", "Lobster", "Masks", "WeightDecay"),
 }
 
 

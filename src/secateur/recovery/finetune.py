@@ -71,20 +71,18 @@ def finetune(
     length = len(loader) if isinstance(loader, Sized) else None
 
     def objective(inputs: Any, labels: Any) -> Tensor:
-        outputs = _call(student, inputs)
+        outputs = call(student, inputs)
         value = loss(outputs, labels)
         if teacher is None:
             return value
         with torch.no_grad():
-            wish = _logits(_call(teacher, inputs))
-        return (1 - weight) * value + weight * distillation_loss(_logits(outputs), wish, temperature)
+            wish = logits(call(teacher, inputs))
+        return (1 - weight) * value + weight * distillation_loss(logits(outputs), wish, temperature)
 
     with training(student), evaluating(*[teacher] if teacher is not None else []):
         for epoch in range(epochs):
             count = 0
-            for inputs, labels in track(
-                _pairs(loader), f"fine-tuning, epoch {epoch + 1} of {epochs}", length
-            ):
+            for inputs, labels in track(pairs(loader), f"fine-tuning, epoch {epoch + 1} of {epochs}", length):
                 done = (epoch + (count / length if length else 0)) / epochs
                 for group, rate in zip(stepper.param_groups, rates, strict=True):
                     group["lr"] = rate * (1 - done)
@@ -101,23 +99,29 @@ def finetune(
     return student
 
 
-def _pairs(loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+def pairs(loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield the batches of a loader, which have to be (inputs, labels).
+
+    Raises:
+        DataError: one is something else.
+    """
     for batch in loader:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise DataError(
-                f"Fine-tuning needs batches of (inputs, labels), not a {type(batch).__name__}: give a loader that "
+                f"Training needs batches of (inputs, labels), not a {type(batch).__name__}: give a loader that "
                 "yields such pairs."
             )
         yield batch[0], batch[1]
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Run a model on a tensor, a tuple of positional or a mapping of keyword inputs."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
-def _logits(outputs: Any) -> Tensor:
+def logits(outputs: Any) -> Tensor:
     """Return the first floating tensor of the outputs."""
     found = floating([outputs])
     if not found:

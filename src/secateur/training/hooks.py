@@ -37,6 +37,19 @@ class Step:
     count: int
     since: int
 
+    def of(self, names: frozenset[str]) -> Step:
+        """Return the step of some parameters alone."""
+        if names.issuperset(self.names):
+            return self
+        kept = [i for i, name in enumerate(self.names) if name in names]
+        return Step(
+            tuple(self.names[i] for i in kept),
+            [self.weights[i] for i in kept],
+            [self.gradients[i] for i in kept],
+            self.count,
+            self.since,
+        )
+
 
 class Rule:
     """What a method adds to each step: override what it needs. The calls run without gradient tracking."""
