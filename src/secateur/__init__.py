@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .methods import SNP, BatchNormScale, Magnitude, Random, Taylor
     from .recovery import Distill, OnePass, Sequential, distillation_loss, finetune
     from .selection import Budget
-    from .training import GradualMagnitude, IrrelevanceDecay, Lobster, Masks, WeightDecay
+    from .training import GradualMagnitude, IrrelevanceDecay, Lobster, Masks, NNRelief, WeightDecay
 
 __all__ = [
     "SNP",
@@ -23,6 +23,7 @@ __all__ = [
     "Lobster",
     "Magnitude",
     "Masks",
+    "NNRelief",
     "OnePass",
     "Random",
     "Result",
@@ -45,17 +46,12 @@ _HOMES = {
     "methods": ("SNP", "BatchNormScale", "Magnitude", "Random", "Taylor"),
     "recovery": ("Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
     "selection": ("Budget",),
-    "training": ("GradualMagnitude", "IrrelevanceDecay", "Lobster", "Masks", "WeightDecay"),
+    "training": ("GradualMagnitude", "IrrelevanceDecay", "Lobster", "Masks", "NNRelief", "WeightDecay"),
 }
-
-
-_ROOMS = ("export",)  # reached as secateur.export.to_onnx, without an import of their own
 
 
 def __getattr__(name: str) -> Any:
     # On first use: the command line answers --help without importing torch.
-    if name in _ROOMS:
-        return import_module(f".{name}", __name__)
     for home, names in _HOMES.items():
         if name in names:
             value = getattr(import_module(f".{home}", __name__), name)
@@ -65,4 +61,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,6 @@ __all__ = [
     "BudgetError",
     "CalibrationError",
     "DataError",
-    "ExportError",
     "RecipeError",
     "SecateurError",
     "StructureError",
@@ -60,10 +59,6 @@ class TrainingError(SecateurError):
 
 class ArtefactError(SecateurError):
     """A saved artefact is missing, truncated, hostile, too new, or made for another model."""
-
-
-class ExportError(SecateurError):
-    """A model cannot be written in another form, or computes something else there; nothing was written."""
 
 
 class DataError(SecateurError):

@@ -1,5 +1,6 @@
 """What flows through a network: streamed second moments, never stored activations."""
 
+from .activity import Norm
 from .batches import Calibration
 from .collect import SiteStatistics, Statistics, collect
 from .forward import Forward, state_tensors
@@ -9,6 +10,7 @@ __all__ = [
     "Calibration",
     "Forward",
     "Loss",
+    "Norm",
     "SiteStatistics",
     "Statistics",
     "collect",

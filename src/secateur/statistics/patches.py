@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.graph import Layer
 
-__all__ = ["Rows", "multiplicity", "output_rows", "patch_width", "read_rows", "sample_rows"]
+__all__ = ["Rows", "multiplicity", "output_rows", "patch_width", "read_maps", "read_rows", "sample_rows"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,23 @@ def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) ->
     patches = padded.flatten(2)[:, :, index]  # (N, C, rows, taps)
     patches = patches.view(n, g, c // g, *patches.shape[2:]).permute(1, 0, 3, 2, 4)
     return patches.reshape(g, n * len(index), -1)
+
+
+def read_maps(layer: Layer, x: Tensor) -> Tensor:
+    """Return the map that each tap of a convolution reads: x (N, C, *space) gives (N, C, taps, output positions).
+
+    C may be fewer channels than the layer reads. The order of the taps is that of the flattened kernel.
+    """
+    view = _pad(layer, x)
+    rank = len(layer.taps)
+    for i, (tap, stride, dilation) in enumerate(zip(layer.taps, layer.stride, layer.dilation, strict=True)):
+        view = view.unfold(2 + i, dilation * (tap - 1) + 1, 1 if layer.transposed else stride)
+        view = view[..., ::dilation]
+    if layer.transposed:
+        view = view.flip(*range(2 + rank, 2 + 2 * rank))
+    # Taps before positions: neighbours in memory stay neighbours, which makes the copy fast.
+    order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    return view.permute(order).flatten(2, 1 + rank).flatten(3)
 
 
 def output_rows(layer: Layer, y: Tensor, rows: Rows) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from secateur.graph.graph import Graph
-from secateur.graph.groups import Group, Kept, Slice
+from secateur.graph.groups import Kept
+from secateur.graph.unread import read_by
 
 from .fingerprint import tensors_of
 
@@ -26,15 +27,9 @@ def mask(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
     tensors = tensors_of(masked)
     for group in graph.groups:
         gone = set(range(group.size)).difference(kept.get(group.id, range(group.size)))
-        for owned in _read(group, graph.computed) if gone else ():
+        for owned in read_by(group, graph.computed) if gone else ():
             tensor = tensors[owned.parameter]
             index = [i for i, unit in enumerate(owned.owner) if unit in gone]
             with torch.no_grad():
                 tensor.index_fill_(owned.dim, torch.tensor(index, device=tensor.device), 0)
     return masked
-
-
-def _read(group: Group, computed: frozenset[str]) -> tuple[Slice, ...]:
-    sites = {(site.parameter, site.dim) for site in group.consumers}
-    read = (s for s in group.slices if (s.parameter, s.dim) in sites or s.parameter in computed)
-    return tuple(read) or group.slices

@@ -6,6 +6,7 @@ from .gradual import GradualMagnitude
 from .hooks import Attached, Rule, Step, attach
 from .lobster import Lobster
 from .masks import Masks
+from .nn_relief import NNRelief, Pivot, Propagation
 from .protocol import Attachment, TrainingMethod
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "LayerWise",
     "Lobster",
     "Masks",
+    "NNRelief",
+    "Pivot",
+    "Propagation",
     "Rule",
     "Scope",
     "Steady",
