@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from secateur import api, measure
+from secateur import api, measure, sparse
 
 settings.register_profile("secateur", deadline=None, derandomize=True, database=None)
 settings.load_profile("secateur")
@@ -22,6 +22,6 @@ def one_thread() -> None:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let prune time two runs instead of two seconds of them."""
-    monkeypatch.setattr(
-        api, "compare_latency", partial(measure.compare_latency, rounds=2, seconds=0, warmup=0)
-    )
+    quick = partial(measure.compare_latency, rounds=2, seconds=0, warmup=0)
+    for module in (api, sparse):
+        monkeypatch.setattr(module, "compare_latency", quick)

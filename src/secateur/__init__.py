@@ -4,32 +4,62 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Result, prune
+    from .api import Result
     from .artefact import load
     from .errors import SecateurError
+    from .front import prune
     from .graph import trace
     from .methods import SNP, BatchNormScale, Magnitude, Random, Taylor
     from .recovery import Distill, OnePass, Sequential, distillation_loss, finetune
     from .selection import Budget
-    from .training import GradualMagnitude, IrrelevanceDecay, Lobster, Masks, NNRelief, WeightDecay
+    from .sparse import SparseResult
+    from .training import (
+        Bound,
+        Checkpoints,
+        Constant,
+        Cosine,
+        Crops,
+        GradualMagnitude,
+        IrrelevanceDecay,
+        Lobster,
+        Masks,
+        MultiStep,
+        NNRelief,
+        OneCycle,
+        Teacher,
+        Training,
+        Validation,
+        WeightDecay,
+    )
 
 __all__ = [
     "SNP",
     "BatchNormScale",
+    "Bound",
     "Budget",
+    "Checkpoints",
+    "Constant",
+    "Cosine",
+    "Crops",
     "Distill",
     "GradualMagnitude",
     "IrrelevanceDecay",
     "Lobster",
     "Magnitude",
     "Masks",
+    "MultiStep",
     "NNRelief",
+    "OneCycle",
     "OnePass",
     "Random",
     "Result",
     "SecateurError",
     "Sequential",
+    "SparseResult",
     "Taylor",
+    "Teacher",
+    "Training",
+    "Validation",
     "WeightDecay",
     "distillation_loss",
     "finetune",
@@ -39,14 +69,33 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("Result", "prune"),
+    "api": ("Result",),
     "artefact": ("load",),
     "errors": ("SecateurError",),
+    "front": ("prune",),
     "graph": ("trace",),
     "methods": ("SNP", "BatchNormScale", "Magnitude", "Random", "Taylor"),
     "recovery": ("Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
     "selection": ("Budget",),
-    "training": ("GradualMagnitude", "IrrelevanceDecay", "Lobster", "Masks", "NNRelief", "WeightDecay"),
+    "sparse": ("SparseResult",),
+    "training": (
+        "Bound",
+        "Checkpoints",
+        "Constant",
+        "Cosine",
+        "Crops",
+        "GradualMagnitude",
+        "IrrelevanceDecay",
+        "Lobster",
+        "Masks",
+        "MultiStep",
+        "NNRelief",
+        "OneCycle",
+        "Teacher",
+        "Training",
+        "Validation",
+        "WeightDecay",
+    ),
 }
 
 

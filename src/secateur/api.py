@@ -151,24 +151,24 @@ def prune(
     >>> result.model[0].out_features
     16
     """
-    args, kwargs = _inputs(example_inputs)
+    args, kwargs = inputs_of(example_inputs)
     exclude = tuple(exclude)
     calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
     inputs = kwargs or args
     seconds: dict[str, float] = {}
     with silenced(not progress):
-        with _timed(seconds, "trace"):
+        with timed(seconds, "trace"):
             graph = trace(model, *args, **kwargs)
             chosen = candidates(model, graph, exclude, streams=streams)
             fixed = fixed_units(model, graph, chosen, keep or {})
             constraints = Constraints(round_to, floor, uniform=uniform, fixed=fixed)
-        with _timed(seconds, "statistics"):
+        with timed(seconds, "statistics"):
             statistics = collect(
                 graph, chosen.groups, calibration, patches=method.patches, loss=method.loss, seed=seed
             )
-        with _timed(seconds, "selection"):
+        with timed(seconds, "selection"):
             ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
-        with _timed(seconds, "surgery and timing" if budget.timed else "surgery"):
+        with timed(seconds, "surgery and timing" if budget.timed else "surgery"):
             with in_step():
                 shown = _first(calibration, graph)
             if budget.timed:
@@ -204,23 +204,23 @@ def prune(
         )
         recovered = distilled = None
         tensors = masked(graph, statistics.tensors, kept)
-        with _timed(seconds, "recovery"):
+        with timed(seconds, "recovery"):
             if method.recovery is not None:
                 tensors = method.recovery(graph, kept, statistics, calibration, seed)
                 final = plan(model, graph, kept, tensors)
                 recovered = apply(model, final)
         if distill is not None:
-            with _timed(seconds, "distillation"):
+            with timed(seconds, "distillation"):
                 final = plan(model, graph, kept, distill(graph, kept, tensors, calibration, seed))
                 distilled = apply(model, final)
         stages = (pruned, recovered, distilled)
         smaller = [stage for stage in stages if stage is not None][-1]
         accuracy = None
         if evaluate is not None:
-            with _timed(seconds, "evaluation"):
+            with timed(seconds, "evaluation"):
                 scores = (None if stage is None else evaluate(stage) for stage in stages)
                 accuracy = Accuracy(evaluate(model), *scores)
-        with _timed(seconds, "measurement"):
+        with timed(seconds, "measurement"):
             report = Report(
                 method=method.label,
                 budget=str(budget),
@@ -285,7 +285,10 @@ def _with(model: nn.Module, graph: Graph, tensors: Mapping[str, Tensor], names: 
     return filled
 
 
-def _inputs(example: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def inputs_of(
+    example: Tensor | tuple[Any, ...] | Mapping[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return example inputs as positional and keyword arguments."""
     if isinstance(example, Mapping):
         return (), dict(example)
     return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
@@ -308,7 +311,8 @@ def _first(calibration: Iterable[Any], graph: Graph) -> tuple[tuple[Any, ...], d
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the time that a block takes to its phase."""
     start = time.perf_counter()
     yield
     seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 __all__ = [
     "ArtefactError",
+    "BoundError",
     "BudgetError",
     "CalibrationError",
+    "CheckpointError",
     "DataError",
     "RecipeError",
     "SecateurError",
@@ -55,6 +57,14 @@ class SurgeryError(SecateurError):
 
 class TrainingError(SecateurError):
     """An option of training is out of range, masks do not fit, or gradients are unusable; what to change is said."""
+
+
+class BoundError(SecateurError):
+    """No network of a training run was above the metric bound; the message says how close one came."""
+
+
+class CheckpointError(SecateurError):
+    """A run cannot be kept or resumed: its folder, its checkpoint or its recipe is not what it was."""
 
 
 class ArtefactError(SecateurError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["silenced", "track", "working"]
+__all__ = ["counting", "silenced", "track", "working"]
 
 T = TypeVar("T")
 
@@ -66,6 +66,31 @@ def track(
         yield from progress.track(iterable, total=total, description=label)
     finally:
         progress.stop()
+
+
+@contextmanager
+def counting(
+    label: str, total: int | None, done: int = 0, *, console: Console | None = None
+) -> Iterator[Callable[[str], None]]:
+    """Show a bar as `track` does, for work that is not one loop: give a function that counts one more.
+
+    The function takes a text to stand behind the label.
+    """
+    console = console or Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+    task = progress.add_task(label, total=total, completed=done)
+    shown = not _SILENT.get() and console.is_terminal
+    try:
+        if shown:
+            progress.start()
+    except LiveError:  # a bar is on the screen
+        shown = False
+    try:
+        yield lambda text: progress.update(task, advance=1, description=f"{label}, {text}")
+    finally:
+        if shown:
+            progress.stop()
 
 
 @contextmanager

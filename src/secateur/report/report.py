@@ -18,6 +18,7 @@ from ..measure.count import Size
 from ..measure.environment import Environment
 from ..measure.latency import Comparison
 from .evidence import FrozenPart, LossCurve
+from .sparsity import Sparsity
 
 __all__ = ["Accuracy", "Report"]
 
@@ -64,6 +65,7 @@ class Report:
     curves: Mapping[str, LossCurve] = field(default_factory=dict)  # by group
     refused: Mapping[str, str] = field(default_factory=dict)  # group: why it was left whole
     frozen: tuple[FrozenPart, ...] = ()
+    sparsity: Sparsity | None = None  # of methods that remove single weights
     recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)  # how to run it again
 
     def to_json(self) -> dict[str, Any]:
@@ -110,6 +112,13 @@ class Report:
         for name, attribute in (("parameters", "params"), (macs, "macs"), ("bytes", "bytes")):
             a, b = getattr(self.before, attribute), getattr(self.after, attribute)
             table.add_row(name, f"{a:,}", f"{b:,}", f"{b / a:.3f}" if a else "-")
+        if self.sparsity:
+            s = self.sparsity
+            for name, a, b in (
+                ("connections", s.before, s.after),
+                ("bytes, zipped", s.zip_before, s.zip_after),
+            ):
+                table.add_row(name, f"{a:,}", f"{b:,}", f"{b / a:.3f}" if a else "-")
         if self.latency:
             t = self.latency
             table.add_row(
@@ -128,6 +137,8 @@ class Report:
                 f"Latency: medians of {t.rounds} interleaved runs, batch {t.batch}, {_count(t.threads, 'thread')}; "
                 f"the middle half of the ratios lies in {t.ratio_low:.3f} to {t.ratio_high:.3f}."
             )
+        if self.sparsity:
+            notes.append("Connections that are zero make the zipped file smaller, not the network faster.")
         notes.append(f"Masked and shrunk outputs differ by at most {self.max_masked_difference:.1e}.")
         if self.seconds:
             phases = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())

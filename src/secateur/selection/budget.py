@@ -20,7 +20,8 @@ class Budget:
     keeps half), else an absolute number, of MACs for one sample. ``latency``: a share of the dense model's time,
     above 0 and at most 1; ``latency_ms``: milliseconds for the example inputs, which may be below 1, hence the name
     of its own. ``variance``: the cumulative-variance threshold of SNP, one for all groups, above 0 and at most 1;
-    nothing else decides the size then.
+    nothing else decides the size then. ``weights``: for methods that train, how many entries of all parameters,
+    biases and norms included, are not masked.
 
     Raises:
         BudgetError: none or several are given, or a value is out of range.
@@ -37,6 +38,7 @@ class Budget:
     bytes: float | None = None
     latency: float | None = None
     latency_ms: float | None = None
+    weights: float | None = None
 
     def __post_init__(self) -> None:
         given = [f.name for f in fields(self) if getattr(self, f.name) is not None]

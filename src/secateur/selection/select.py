@@ -71,6 +71,10 @@ def select(
         sequence = removal_order(graph, competing, Threshold(), macs)
         gone = sum(key <= 1 - budget.value for key, _, _ in sequence)
         return _kept(ranked, competing, sequence[:gone], constraints)
+    if budget.unit == "weights":
+        raise BudgetError(
+            f"The budget ({budget}) counts single weights, which only methods that train remove: budget params instead."
+        )
     if cost is None:
         raise BudgetError(
             f"The budget ({budget}) needs a cost model: make one with secateur.measure.latency_model."

@@ -1,17 +1,27 @@
-"""Pruning while a network trains: masks, and methods that work through the optimiser's own step hooks."""
+"""Pruning while a network trains: masks, methods at work in the optimiser's own step, and the loop around them."""
 
 from .crop import Global, LayerWise, Scope
 from .decay import Fading, GammaSchedule, IrrelevanceDecay, Steady, WeightDecay
+from .describe import describe
 from .gradual import GradualMagnitude
 from .hooks import Attached, Rule, Step, attach
 from .lobster import Lobster
+from .log import Row
+from .loop import Trained, train
 from .masks import Masks
 from .nn_relief import NNRelief, Pivot, Propagation
+from .options import Bound, Checkpoints, Crops, Teacher, Training, Validation
 from .protocol import Attachment, TrainingMethod
+from .schedules import Constant, Cosine, MultiStep, OneCycle, Schedule
 
 __all__ = [
     "Attached",
     "Attachment",
+    "Bound",
+    "Checkpoints",
+    "Constant",
+    "Cosine",
+    "Crops",
     "Fading",
     "GammaSchedule",
     "Global",
@@ -20,14 +30,24 @@ __all__ = [
     "LayerWise",
     "Lobster",
     "Masks",
+    "MultiStep",
     "NNRelief",
+    "OneCycle",
     "Pivot",
     "Propagation",
+    "Row",
     "Rule",
+    "Schedule",
     "Scope",
     "Steady",
     "Step",
+    "Teacher",
+    "Trained",
+    "Training",
     "TrainingMethod",
+    "Validation",
     "WeightDecay",
     "attach",
+    "describe",
+    "train",
 ]

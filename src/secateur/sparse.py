@@ -1,0 +1,123 @@
+"""Pruning with training, from the first round to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .api import Evaluate, Result, inputs_of, timed
+from .errors import BudgetError
+from .measure import compare_latency, environment, size
+from .progress import silenced
+from .report import Accuracy, Report, Sparsity, zipped_bytes
+from .selection import Budget
+from .surgery import Plan
+from .surgery.fingerprint import fingerprint
+from .training import Masks, Trained, Training, TrainingMethod, describe, train
+
+__all__ = ["SparseResult", "prune_in_training"]
+
+
+@dataclass(frozen=True)
+class SparseResult(Result):
+    """A network with few connections, and the masks that hold them: to train on, attach `masks` to the optimiser."""
+
+    masks: Masks
+    trained: Trained
+    """How it was found: the log of the run, and the network in the dense model's shapes."""
+
+
+def prune_in_training(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any],
+    *,
+    method: TrainingMethod,
+    training: Training,
+    budget: Budget | None = None,
+    calibration: Iterable[Any] | None = None,
+    evaluate: Evaluate | None = None,
+    progress: bool = True,
+    seed: int = 0,
+) -> SparseResult:
+    """Return a copy of a model with few connections, trained and measured; the model stays as it is.
+
+    Rounds of pruning and training follow one another until the budget is met, ``Budget(weights=0.1)``, or without
+    a budget as far as the method's own rule goes. With a bound (`Validation`) the result is the sparsest network
+    above it; a budget that is given as well has to be met, too. `calibration` yields inputs that the method scores
+    on, without random augmentation (default: the training data). `evaluate` scores the dense model and the result,
+    for instance on a test set; it decides nothing. With a checkpoint folder a run can be killed and resumed.
+    Under ``accelerate launch`` or torchrun every process gives the same arguments; let one of them save the result.
+
+    Raises:
+        BudgetError: the budget is not one of weights, or was not met; the message says how far the run came.
+        BoundError: no network was above the bound; the message says how close one came.
+        TrainingError: the loss, a gradient or the metric is not finite; the last checkpoint stays as it is.
+        CheckpointError: the folder holds another run, or a checkpoint that cannot be read.
+        DataError: the loader is empty, or yields something else than (inputs, labels).
+    """
+    args, kwargs = inputs_of(example_inputs)
+    inputs = kwargs or args
+    total = sum(p.numel() for p in model.parameters())
+    if budget is not None and budget.unit != "weights":
+        raise BudgetError(
+            f"{method.label} removes single weights: budget them, Budget(weights=0.1), not {budget.unit}."
+        )
+    target = None if budget is None else budget.absolute(total)
+    seconds: dict[str, float] = {}
+    with silenced(not progress):
+        with timed(seconds, "training"):
+            share = None if target is None else target / total
+            found = train(model, method, training, share=share, calibration=calibration, seed=seed)
+        if target is not None and found.masks.kept > target * 1.01 + 1:
+            raise BudgetError(_too_many(found, budget))
+        accuracy = None
+        if evaluate is not None:
+            with timed(seconds, "evaluation"):
+                accuracy = Accuracy(evaluate(model), finetuned=evaluate(found.model))
+        with timed(seconds, "measurement"):
+            report = Report(
+                method=method.label,
+                budget=_asked(budget, training),
+                before=size(model, inputs),
+                after=size(found.model, inputs),
+                max_masked_difference=0.0,
+                seconds=seconds,
+                environment=environment(),
+                seed=seed,
+                latency=compare_latency(model, found.model, inputs),
+                accuracy=accuracy,
+                model=type(model).__name__,
+                sparsity=Sparsity(
+                    total,
+                    found.masks.kept,
+                    zipped_bytes(model),
+                    zipped_bytes(found.model),
+                    tuple((row.share, row.metric) for row in found.rows if row.metric is not None),
+                ),
+                recipe={
+                    "method": describe(method),
+                    "training": describe(training),
+                    "budget": None if budget is None else {budget.unit: budget.value},
+                    "seed": seed,
+                },
+            )
+    plan = Plan(kept={}, edits=(), made_for=fingerprint(model))
+    return SparseResult(found.model, plan, report, found.masks, found)
+
+
+def _asked(budget: Budget | None, training: Training) -> str:
+    bound = training.validation.bound if training.validation is not None else None
+    wishes = [str(wish) for wish in (budget, bound) if wish is not None]
+    return ", ".join(wishes) or "as far as the method goes"
+
+
+def _too_many(found: Trained, budget: Budget | None) -> str:
+    metric = "" if found.metric is None else f", with the metric {found.metric:.5g}"
+    return (
+        f"The budget ({budget}) is out of reach of this run: the network that it chose keeps "
+        f"{found.masks.share:.2%} of the weights ({found.masks.kept:,} of {found.masks.total:,}){metric}. Ask for "
+        "that, lower the bound, or train longer."
+    )
