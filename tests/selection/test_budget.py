@@ -40,7 +40,7 @@ def test_in_words() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "exactly one of macs, params, variance, bytes, latency, latency_ms; none was given"),
+        ({}, "exactly one of macs, params, variance, bytes, latency, latency_ms, weights; none was given"),
         ({"macs": 0.5, "params": 0.5}, "not macs and params together"),
         ({"macs": 0}, "finite number above 0"),
         ({"macs": -0.5}, "finite number above 0"),

@@ -229,6 +229,8 @@ class _Run:
         found = self._snapshot(metric)
         if found.beats(state.best):
             state.best = found
+        if self.judge.above(metric, state.dense) and found.beats(state.chosen):
+            state.chosen = found
         self._count(metric)
         self._note(metric, rate)
 
@@ -261,9 +263,7 @@ class _Run:
             assert state.best is not None
             load_weights(self.model, state.best.weights)
             state.masks = state.best.masks
-            if self.judge.above(state.best.metric, state.dense):
-                state.chosen = state.best
-            elif not stage.tunes:
+            if not stage.tunes and not self.judge.above(state.best.metric, state.dense):
                 while state.stage < len(self.stages) and not self.stages[state.stage].tunes:
                     state.stage += 1
         state.best, state.begun, state.epoch, state.batch = None, False, 0, 0
