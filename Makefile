@@ -7,6 +7,7 @@ CORE := $(VENV)/.core
 TEST := $(VENV)/.test
 BENCH := $(VENV)/.bench
 DOCS := $(VENV)/.docs
+NATIVE := $(wildcard native/*.h native/*.cpp native/*.py)  # compiled by the install, where there is a compiler
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench docs clean
@@ -44,17 +45,17 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("secateur needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV)
 
-$(CORE): pyproject.toml | $(BIN)/python
+$(CORE): pyproject.toml $(NATIVE) | $(BIN)/python
 	@echo "Installing secateur into $(VENV) (a minute or more the first time) ..."
 	@$(PIP) -e .
 	@touch $@
 
-$(TEST): pyproject.toml | $(BIN)/python
+$(TEST): pyproject.toml $(NATIVE) | $(BIN)/python
 	@echo "Installing secateur and its test tools into $(VENV) (a few minutes the first time) ..."
 	@$(PIP) -e '.[test]'
 	@touch $(CORE) $@
 
-$(BENCH): pyproject.toml | $(BIN)/python
+$(BENCH): pyproject.toml $(NATIVE) | $(BIN)/python
 	@$(PIP) -e '.[test,bench]'
 	@touch $(CORE) $(TEST) $@
 

@@ -12,6 +12,7 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "DataError",
+    "KernelError",
     "RecipeError",
     "SecateurError",
     "StructureError",
@@ -73,6 +74,10 @@ class ArtefactError(SecateurError):
 
 class DataError(SecateurError):
     """A data set cannot be had, or its content does not have the right hash."""
+
+
+class KernelError(SecateurError):
+    """The compiled kernels are not there, or cannot take a weight or an input; the message says which and why."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,108 @@
+"""Compile the kernels into the package: python native/build.py [--sanitize] [--into FOLDER]
+
+One shared library per instruction set, from one source. The package's own install does this as well (hook.py); without
+a compiler it installs without kernels, and layers run dense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+LIBRARIES = HERE.parent / "src" / "secateur" / "runtime" / "lib"
+AVX2 = ("-mavx2", "-mfma")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512")
+X86 = {"avx512": AVX512, "avx2": AVX2, "portable": ()}
+COMMON = (
+    "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra",
+    "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option", "-Wno-ignored-optimization-argument",
+)  # fmt: skip
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-fno-omit-frame-pointer")
+
+
+class NoKernelsError(Exception):
+    """The kernels cannot be compiled here; the message says why."""
+
+
+def abi() -> int:
+    """Return the version of the C interface, which the package's Python knows."""
+    text = (HERE.parent / "src" / "secateur" / "runtime" / "library.py").read_text()
+    return int(re.search(r"^ABI = (\d+)$", text, re.MULTILINE).group(1))  # type: ignore[union-attr]
+
+
+def compiler() -> str:
+    """Return a C++ compiler: ``$CXX``, else g++, else clang++.
+
+    Raises:
+        NoKernelsError: there is none.
+    """
+    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    found = next((path for path in map(shutil.which, wanted) if path), None)
+    if found is None:
+        raise NoKernelsError(f"no C++ compiler ({' or '.join(wanted)})")
+    return found
+
+
+def build(into: Path = LIBRARIES, sanitize: bool = False) -> list[Path]:
+    """Compile all libraries of this machine's kind; each appears whole or not at all.
+
+    Raises:
+        NoKernelsError: no compiler, another system than Linux or macOS, or the compiler failed.
+    """
+    if platform.system() not in ("Linux", "Darwin"):
+        raise NoKernelsError(f"kernels are not built on {platform.system()}")
+    program, x86 = compiler(), platform.machine() in ("x86_64", "AMD64")
+    suffix = ".dylib" if platform.system() == "Darwin" else ".so"
+    sets = X86 if x86 else {"portable": ()}
+    into.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, flags in sets.items():
+        target = into / f"kernels-{name}{suffix}"
+        with tempfile.TemporaryDirectory(dir=into) as scratch:
+            fresh = Path(scratch) / target.name
+            command = [
+                program, *COMMON, *flags, *(SANITIZE if sanitize else ()), f"-DSECATEUR_ABI={abi()}",
+                str(HERE / "kernels.cpp"), "-o", str(fresh),
+            ]  # fmt: skip
+            # OpenMP where the compiler has it; torch brings the runtime, so that its threads are the kernels' threads.
+            errors = [_run([*command, "-fopenmp"])]
+            if errors[0]:
+                errors.append(_run(command))
+            if errors[-1]:
+                raise NoKernelsError(f"{program} failed: {errors[-1].strip()[-2000:]}")
+            fresh.replace(target)
+        made.append(target)
+    return made
+
+
+def _run(command: list[str]) -> str:
+    """Return what the compiler says if it fails, else an empty text."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (done.stderr or "failed without a word") if done.returncode else ""
+
+
+def main() -> None:
+    """Compile, or say in one line why not."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--sanitize", action="store_true", help="with address and undefined-behaviour sanitizers"
+    )
+    parser.add_argument("--into", type=Path, default=LIBRARIES)
+    options = parser.parse_args()
+    try:
+        for path in build(options.into, options.sanitize):
+            print(path)
+    except NoKernelsError as error:
+        sys.exit(f"kernels not built: {error}")
+
+
+if __name__ == "__main__":
+    main()

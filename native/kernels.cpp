@@ -1,0 +1,38 @@
+// The C interface of the kernels. One shared library per instruction set is made from this file (see build.py).
+#include "conv.h"
+#include "linear.h"
+#include "lookup.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT int secateur_abi() { return SECATEUR_ABI; }
+
+// Whether this processor, under this operating system, has the instructions of a library. Asked of the portable one.
+EXPORT int secateur_supports(int avx512) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_cpu_init();
+  if (avx512)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  (void)avx512;
+  return 0;
+#endif
+}
+
+// Each returns 0, or 1 where memory ran out. x, y and residual are dense: (images, channels, height, width) or
+// (rows, features). y overlaps neither x nor the residual.
+EXPORT int secateur_conv(const Matrix* m, const Conv* c, const float* x, const float* residual, float* y,
+                         int64_t images, int threads) {
+  return convolution(*m, *c, x, residual, y, images, threads) ? 0 : 1;
+}
+
+EXPORT int secateur_linear(const Matrix* m, const float* x, const float* residual, float* y, int64_t rows,
+                           int threads) {
+  return linear(*m, x, residual, y, rows, threads) ? 0 : 1;
+}
+
+EXPORT int secateur_lookup(const Lookup* l, const float* x, const float* residual, float* y, int threads) {
+  return look_up(*l, x, residual, y, threads) ? 0 : 1;
+}

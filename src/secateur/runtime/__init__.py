@@ -1,0 +1,22 @@
+"""Runtime: compiled CPU kernels for weights with zero or unified blocks, and the layers that use them."""
+
+from .library import INSTRUCTION_SETS, find_library, kernels
+from .modules import SparseConv2d, SparseLinear
+from .packing import HEIGHTS, Activation, Packed, best_height, pack, unpack
+from .unified import pack_unified, unpack_unified
+
+__all__ = [
+    "HEIGHTS",
+    "INSTRUCTION_SETS",
+    "Activation",
+    "Packed",
+    "SparseConv2d",
+    "SparseLinear",
+    "best_height",
+    "find_library",
+    "kernels",
+    "pack",
+    "pack_unified",
+    "unpack",
+    "unpack_unified",
+]

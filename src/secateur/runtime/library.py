@@ -1,0 +1,165 @@
+"""The compiled kernels: which are there, which this processor can run, and their C interface."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from ctypes import POINTER, c_int, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from secateur.errors import KernelError, did_you_mean
+
+__all__ = ["ABI", "INSTRUCTION_SETS", "Conv", "Library", "Lookup", "Matrix", "find_library", "kernels"]
+
+ABI = 1
+"""Version of the C interface (native/build.py compiles it in)."""
+
+INSTRUCTION_SETS = ("avx512", "avx2", "portable")
+"""What libraries are made for, the fastest first."""
+
+FOLDER = Path(__file__).parent / "lib"
+VARIABLE = "SECATEUR_KERNELS"
+
+_Floats = c_void_p
+
+
+class Matrix(ctypes.Structure):
+    """``struct Matrix`` of native/matrix.h."""
+
+    _fields_ = [
+        *(
+            (name, c_int32)
+            for name in ("rows", "columns", "height", "blocks", "planes", "activation", "add_last")
+        ),
+        *((name, c_void_p) for name in ("first", "count", "start", "column", "values", "bias")),
+    ]
+
+
+class Conv(ctypes.Structure):
+    """``struct Conv`` of native/matrix.h."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("height", "width", "out_height", "out_width", "stride_h", "stride_w")),
+        *(
+            (name, c_int32)
+            for name in ("pad_top", "pad_left", "phases", "phase_rows", "pitch", "phase_plane")
+        ),
+        ("direct", c_int32),
+        ("phase", c_void_p),
+        ("taps", c_void_p),
+    ]
+
+
+class Lookup(ctypes.Structure):
+    """``struct Lookup`` of native/lookup.h."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("rows", "columns", "blocks", "activation", "add_last")),
+        *((name, c_void_p) for name in ("start", "group", "code", "magnitude", "bias")),
+    ]
+
+
+@dataclass(frozen=True)
+class Library:
+    """The kernels of one instruction set."""
+
+    instruction_set: str
+    handle: ctypes.CDLL
+
+
+@dataclass(frozen=True)
+class Found:
+    """A library, or why there is none."""
+
+    library: Library | None
+    reason: str
+
+
+def kernels() -> Library:
+    """Return the kernels to use: the fastest that this processor can run.
+
+    The environment variable ``SECATEUR_KERNELS`` (``avx512``, ``avx2``, ``portable``, or ``none``) forces one.
+
+    Raises:
+        KernelError: there are none; the message says why, and what to do.
+    """
+    found = find_library(os.environ.get(VARIABLE) or None)
+    if found.library is None:
+        raise KernelError(found.reason)
+    return found.library
+
+
+@cache
+def find_library(forced: str | None = None, folder: Path = FOLDER) -> Found:
+    """Return the library of the forced instruction set, else of the fastest; or the reason why there is none.
+
+    Raises:
+        KernelError: the forced one is not known, not built, or needs another processor.
+    """
+    if forced == "none":
+        return Found(None, f"The kernels are switched off by {VARIABLE}=none; layers run dense.")
+    if forced is not None and forced not in INSTRUCTION_SETS:
+        known = ", ".join((*INSTRUCTION_SETS, "none"))
+        raise KernelError(
+            f"{VARIABLE}={forced!r} is no instruction set; known are {known}."
+            + did_you_mean(forced, (*INSTRUCTION_SETS, "none"))
+        )
+    if not _path(folder, "portable").exists():
+        reason = (
+            "secateur's kernels are not compiled here, so layers run dense. Install a C++ compiler (g++ 12 or newer, "
+            "or clang++) and install secateur again; in a checkout: python native/build.py."
+        )
+        if forced is not None:
+            raise KernelError(reason)
+        return Found(None, reason)
+    portable = _open(folder, "portable")
+    if forced is not None:
+        if not _supported(portable, forced):
+            raise KernelError(
+                f"{VARIABLE}={forced}: this processor does not have the instructions. Remedy: unset {VARIABLE}."
+            )
+        return Found(_open(folder, forced), "")
+    for name in INSTRUCTION_SETS:
+        if _path(folder, name).exists() and _supported(portable, name):
+            return Found(_open(folder, name), "")
+    return Found(portable, "")
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"kernels-{name}{'.dylib' if platform.system() == 'Darwin' else '.so'}"
+
+
+def _supported(portable: Library, name: str) -> bool:
+    return name == "portable" or bool(portable.handle.secateur_supports(int(name == "avx512")))
+
+
+def _open(folder: Path, name: str) -> Library:
+    # torch comes first: it brings the OpenMP runtime, which the kernels then share with its thread pool.
+    import torch  # noqa: F401
+
+    path = _path(folder, name)
+    try:
+        handle = ctypes.CDLL(str(path))
+        version = int(handle.secateur_abi())
+    except (OSError, AttributeError) as error:
+        raise KernelError(
+            f"The kernels in {path} cannot be loaded ({error}). Remedy: install secateur again, or delete the folder "
+            f"{folder}; then layers run dense."
+        ) from error
+    if version != ABI:
+        raise KernelError(
+            f"The kernels in {path} are of version {version}, this secateur needs {ABI}. Remedy: install secateur "
+            "again; in a checkout: python native/build.py."
+        )
+    handle.secateur_supports.argtypes = (c_int,)
+    handle.secateur_conv.argtypes = (
+        POINTER(Matrix), POINTER(Conv), _Floats, _Floats, _Floats, c_int64, c_int,
+    )  # fmt: skip
+    handle.secateur_linear.argtypes = (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int)
+    handle.secateur_lookup.argtypes = (POINTER(Lookup), _Floats, _Floats, _Floats, c_int)
+    for function in (handle.secateur_conv, handle.secateur_linear, handle.secateur_lookup):
+        function.restype = c_int
+    return Library(name, handle)
