@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import Result
-    from .artefact import load
+    from .artefact import Packed, PackedFile, Quantise, load, pack, unpack
     from .errors import SecateurError
     from .front import prune
     from .graph import trace
@@ -51,6 +51,9 @@ __all__ = [
     "NNRelief",
     "OneCycle",
     "OnePass",
+    "Packed",
+    "PackedFile",
+    "Quantise",
     "Random",
     "Result",
     "SecateurError",
@@ -64,13 +67,15 @@ __all__ = [
     "distillation_loss",
     "finetune",
     "load",
+    "pack",
     "prune",
     "trace",
+    "unpack",
 ]
 
 _HOMES = {
     "api": ("Result",),
-    "artefact": ("load",),
+    "artefact": ("Packed", "PackedFile", "Quantise", "load", "pack", "unpack"),
     "errors": ("SecateurError",),
     "front": ("prune",),
     "graph": ("trace",),

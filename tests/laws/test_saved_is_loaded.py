@@ -6,7 +6,7 @@ import pytest
 import torch
 from models import SMALL, TORCHVISION, Case, random_selection
 
-from secateur.artefact import load, read, save
+from secateur.artefact import load, pack, read, save
 from secateur.graph import trace
 from secateur.surgery import apply, make_plan
 
@@ -27,14 +27,17 @@ def test_saved_is_loaded(case: Case, tmp_path: Path) -> None:
     smaller = apply(model, plan)
 
     folder = save(tmp_path / "artefact", smaller, plan, {"case": case.name}, {})
-    torch.manual_seed(99)
-    loaded = load(folder, case.make)
-
+    packed = pack(folder, tmp_path / "artefact.sec").path
     x = case.inputs(batch=3, seed=8)
     with torch.no_grad():
         expected = smaller(x)
-        assert torch.equal(loaded(x), expected)
         assert not torch.equal(plain(x), expected)
-    assert list(loaded.state_dict()) == list(smaller.state_dict())
-    assert [type(m) for m in loaded.modules()] == [type(m) for m in smaller.modules()]
-    assert read(folder).plan.edits == plan.edits
+    for saved in (folder, packed):
+        torch.manual_seed(99)
+        loaded = load(saved, case.make)
+        with torch.no_grad():
+            assert torch.equal(loaded(x), expected)
+        assert list(loaded.state_dict()) == list(smaller.state_dict())
+        assert [type(m) for m in loaded.modules()] == [type(m) for m in smaller.modules()]
+        assert read(saved).plan.edits == plan.edits
+    assert packed.stat().st_size < sum(file.stat().st_size for file in folder.iterdir())

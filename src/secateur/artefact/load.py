@@ -23,13 +23,15 @@ from secateur.surgery.plan_json import plan_from_json
 
 from .files import find, parse_json, parse_yaml, read_text, regular_file
 from .manifest import MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
+from .packed import PackedFile
 
 __all__ = ["load", "read"]
 
 
-def load(folder: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) -> nn.Module:
     """Return the saved model: a fresh dense one, cut to size, with the saved tensors.
 
+    ``path`` is the folder of an artefact, or the file that `secateur.pack` made of one.
     ``fresh`` is a model of the class that was pruned, or a callable that makes one; a model that is given
     stays as it is. Tensors come in the data type in which they were saved, on the fresh model's device; the
     training flag is the saved one. Nothing is unpickled or executed.
@@ -38,34 +40,56 @@ def load(folder: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]
         ArtefactError: a file is missing, truncated, changed, hostile or of a newer version, or the artefact
             was made for another model. The message names the file or the tensor.
     """
-    artefact = read(folder)
+    artefact = read(path)
     model = copy.deepcopy(fresh) if isinstance(fresh, nn.Module) else fresh()
     if not isinstance(model, nn.Module):
         raise ArtefactError(f"the callable made a {type(model).__name__}; it must make an nn.Module")
     try:
         apply_in_place(model, artefact.plan)
     except SurgeryError as error:
-        raise ArtefactError(
-            f"the artefact {folder} does not fit a {type(model).__name__}: {error}"
-        ) from error
+        raise ArtefactError(f"the artefact {path} does not fit a {type(model).__name__}: {error}") from error
     _fill(model, artefact)
     return model.train(artefact.manifest.training)
 
 
-def read(folder: str | PathLike[str]) -> Artefact:
-    """Read and check all files of an artefact, without a model.
+def read(path: str | PathLike[str]) -> Artefact:
+    """Read and check all of an artefact, folder or packed file, without a model.
 
     Raises:
         ArtefactError: as `load`.
     """
-    path = find(Path(folder))
-    manifest, plan_json = Manifest.from_json(parse_json(read_text(path, PLAN), PLAN))
-    tensors = _tensors(path, manifest)
+    path = Path(path)
+    if path.is_file():
+        return _read_packed(path)
+    folder = find(path)
+    manifest, plan = Manifest.from_json(parse_json(read_text(folder, PLAN), PLAN))
+    tensors = _tensors(folder, manifest)
+    return _artefact(manifest, plan, tensors, read_text(folder, RECIPE), read_text(folder, REPORT))
+
+
+def _read_packed(path: Path) -> Artefact:
+    with PackedFile(path) as file:
+        if PLAN not in file.documents:
+            raise ArtefactError(
+                f"{path} holds tensors and no plan: model.load_state_dict(secateur.unpack(path)) fills a model of "
+                "their shapes"
+            )
+        # The manifest's size and hash are those of model.safetensors; records have digests of their own.
+        manifest, plan = Manifest.from_json(parse_json(file.text(PLAN), PLAN))
+        return _artefact(manifest, plan, file.all(), file.text(RECIPE), file.text(REPORT))
+
+
+def _artefact(
+    manifest: Manifest, plan_json: object, tensors: dict[str, Tensor], recipe: str, report: str
+) -> Artefact:
     plan = plan_from_json(plan_json, {})
-    recipe = _mapping(parse_yaml(read_text(path, RECIPE), RECIPE), RECIPE)
-    report = _mapping(parse_json(read_text(path, REPORT), REPORT), REPORT)
-    constants = _constants(plan, tensors)
-    return Artefact(Plan(plan.kept, plan.edits, plan.made_for, constants), manifest, tensors, recipe, report)
+    return Artefact(
+        Plan(plan.kept, plan.edits, plan.made_for, _constants(plan, tensors)),
+        manifest,
+        tensors,
+        _mapping(parse_yaml(recipe, RECIPE), RECIPE),
+        _mapping(parse_json(report, REPORT), REPORT),
+    )
 
 
 def _tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:

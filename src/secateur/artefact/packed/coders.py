@@ -1,0 +1,171 @@
+"""The coders of bytes and of bits: as they are, zstandard, range coding, gaps. Each stream takes the smallest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from secateur.errors import ArtefactError
+
+from . import range_coding
+
+__all__ = [
+    "SMALLEST",
+    "Coder",
+    "Effort",
+    "compress",
+    "decode_bits",
+    "decode_bytes",
+    "decompress",
+    "encode_bits",
+    "encode_bytes",
+]
+
+Bytes = NDArray[np.uint8]
+Bits = NDArray[np.bool_]
+ESCAPE = 255  # a gap byte that only skips so many zeros
+
+
+class Coder(StrEnum):
+    """How a stream is stored."""
+
+    RAW = "raw"
+    ZSTD = "zstd"
+    RANGE = "range"
+    GAPS = "gaps"  # of bits only: zstandard of the number of zeros before each one
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What the encoder tries.
+
+    Range coding decodes some 50 million symbols a second, zstandard over a billion. So by default a stream is range
+    coded only where it has at most ``share`` symbols for each element of its tensor.
+    """
+
+    levels: tuple[int, ...] = (1,)  # of zstandard: higher ones find chance matches in noise, and lose by them
+    share: float = 0.25
+    gain: float = 0.97  # range coding of bytes must reach this part of the next best
+
+
+SMALLEST = Effort((1, 6, 19), share=float("inf"), gain=1.0)
+
+
+def encode_bytes(data: Bytes, effort: Effort, elements: int) -> tuple[Coder, bytes]:
+    """Return the smallest coding of a stream of bytes that belongs to a tensor of so many elements."""
+    found = [(Coder.RAW, data.tobytes())]
+    if len(data) > 8:
+        found += [(Coder.ZSTD, compress(found[0][1], level)) for level in effort.levels]
+        if len(data) <= effort.share * elements:
+            best = min(len(stored) for _, stored in found)
+            stored = range_coding.encode_bytes(data, int(effort.gain * best))
+            if stored is not None:
+                found.append((Coder.RANGE, stored))
+    return min(found, key=lambda pair: len(pair[1]))
+
+
+def decode_bytes(coder: Coder, stored: memoryview, count: int) -> Bytes:
+    """Return ``count`` bytes.
+
+    Raises:
+        ArtefactError: the stream does not hold exactly so many.
+    """
+    if coder is Coder.RANGE:
+        return range_coding.decode_bytes(stored, count)
+    if coder is Coder.GAPS:
+        raise ArtefactError("bytes cannot be coded by gaps")
+    data = decompress(stored, count) if coder is Coder.ZSTD else stored
+    if len(data) != count:
+        raise ArtefactError(f"a stream has {len(data)} bytes where {count} belong")
+    return np.frombuffer(data, np.uint8)
+
+
+def encode_bits(bits: Bits, effort: Effort, elements: int) -> tuple[Coder, bytes]:
+    """Return the smallest coding of a stream of bits."""
+    packed = np.packbits(bits, bitorder="little").tobytes()
+    found = [(Coder.RAW, packed)]
+    if len(bits) > 64:
+        levels = sorted({*effort.levels, 9})
+        found += [(Coder.ZSTD, compress(packed, level)) for level in levels]
+        ones = int(np.count_nonzero(bits))
+        if 4 * ones <= len(bits):
+            gaps = _gaps(bits)
+            if 4 * len(gaps) <= len(bits):
+                found += [(Coder.GAPS, compress(gaps, level)) for level in effort.levels]
+        if 0 < ones < len(bits) <= effort.share * elements:
+            found.append((Coder.RANGE, range_coding.encode_bits(bits, ones)))
+    return min(found, key=lambda pair: len(pair[1]))
+
+
+def decode_bits(coder: Coder, stored: memoryview, count: int) -> Bits:
+    """Return ``count`` bits.
+
+    Raises:
+        ArtefactError: the stream does not hold exactly so many.
+    """
+    if coder is Coder.RANGE:
+        return range_coding.decode_bits(stored, count)
+    if coder is Coder.GAPS:
+        return _from_gaps(stored, count)
+    size = -(-count // 8)
+    packed = decompress(stored, size) if coder is Coder.ZSTD else stored
+    if len(packed) != size:
+        raise ArtefactError(f"a stream has {len(packed)} bytes where {count} bits belong")
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=count, bitorder="little").view(np.bool_)
+
+
+def _gaps(bits: Bits) -> bytes:
+    """Return the number of zeros before each one; 255 skips 255 zeros and goes on."""
+    gap = np.diff(np.flatnonzero(bits), prepend=-1) - 1
+    length = gap // ESCAPE + 1
+    data = np.full(int(length.sum()), ESCAPE, np.uint8)
+    data[np.cumsum(length) - 1] = gap % ESCAPE
+    return data.tobytes()
+
+
+def _from_gaps(stored: memoryview, count: int) -> Bits:
+    # A quarter: positions take eight bytes each.
+    data = np.frombuffer(decompress(stored, count // 4, exact=False), np.uint8)
+    one = data != ESCAPE
+    steps = data.astype(np.int64)
+    steps += one
+    ends = np.cumsum(steps, out=steps)[one] - 1
+    if len(ends) and ends[-1] >= count:
+        raise ArtefactError(f"a stream of gaps leads beyond its {count} bits")
+    bits = np.zeros(count, np.bool_)
+    bits[ends] = True
+    return bits
+
+
+def compress(data: bytes, level: int) -> bytes:
+    """Return one zstandard frame that states its content size and has no checksum."""
+    return zstandard.ZstdCompressor(level=level, write_checksum=False).compress(data)
+
+
+def decompress(stored: memoryview | bytes, size: int, *, exact: bool = True) -> bytes:
+    """Return the content of one zstandard frame, which must state a size of ``size`` bytes, or at most that.
+
+    Nothing is allocated before the frame's own statement was checked.
+
+    Raises:
+        ArtefactError: it is not one frame of that size.
+    """
+    try:
+        stated: Any = zstandard.get_frame_parameters(stored)
+        if stated.content_size > size or (exact and stated.content_size != size):
+            raise ArtefactError(f"a zstandard frame states {stated.content_size} bytes where {size} belong")
+        if stated.window_size > max(size, 1 << 10):
+            raise ArtefactError(f"a zstandard frame asks for a window of {stated.window_size} bytes")
+        if stated.dict_id:
+            raise ArtefactError("a zstandard frame asks for a dictionary")
+        data: bytes = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ArtefactError(f"a zstandard frame cannot be read: {error}") from None
+    if len(data) != stated.content_size:
+        raise ArtefactError("a zstandard frame is shorter than it states")
+    return data
