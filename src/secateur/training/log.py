@@ -31,6 +31,7 @@ class Log:
     """Writes rows into a folder; made again by a resumed run, it goes on behind the rows of its checkpoint."""
 
     def __init__(self, folder: Path, rows: Iterable[Row]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.csv"
         fresh = path.with_name(".log.csv.partial")
         with fresh.open("w", newline="") as file:

@@ -189,7 +189,7 @@ class _Run:
         self.found = None
         where = f"round {state.stage + 1} of {len(self.stages)}, epoch {state.epoch + 1} of {stage.epochs}"
         for inputs, labels in batches:
-            rate = self._set_rates(stage, optimizer)
+            self._set_rates(stage, optimizer)
             optimizer.zero_grad()
             loss = self.objective(self.session.placed(inputs), self.session.placed(labels))
             value = self.session.mean(loss)
@@ -203,7 +203,7 @@ class _Run:
             state.losses, state.counted = state.losses + value, state.counted + 1
             self.advance(where)
             if stage.crops is not None and state.step % stage.crops.every == 0:
-                self._validate_and_crop(stage, attachment, rate)
+                self._validate_and_crop(stage, attachment, float(optimizer.param_groups[0]["lr"]))
                 if self._tired():
                     break
             if kept is not None and kept.every is not None and state.step % kept.every == 0:
@@ -216,7 +216,7 @@ class _Run:
         attachment.epoch_end()
         state.epoch, state.batch = state.epoch + 1, 0
         if stage.crops is None:
-            self._validate(attachment, rate)
+            self._validate(attachment, float(optimizer.param_groups[0]["lr"]))
         self._save(optimizer, attachment)
 
     def _validate(self, attachment: Attachment, rate: float) -> None:
@@ -292,14 +292,13 @@ class _Run:
     def _snapshot(self, metric: float | None) -> Snapshot:
         return Snapshot(weights(self.model), self.state.masks, metric, self.state.step)
 
-    def _set_rates(self, stage: Stage, optimizer: torch.optim.Optimizer) -> float:
-        """Set the learning rates of the next step, and return the first."""
+    def _set_rates(self, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
+        """Set the learning rates of the next step."""
         state = self.state
         epoch = state.epoch + (state.batch / self.length if self.length else 0.0)
         factor = self.training.schedule(epoch, stage.epochs)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        return self.rates[0] * factor
 
     def _count(self, metric: float | None) -> None:
         state = self.state
