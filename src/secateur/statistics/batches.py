@@ -92,9 +92,10 @@ class Calibration:
         # One checksum of all: torch's generator on the processor looks at 32 bits of a seed.
         return torch.Generator().manual_seed(zlib.crc32(repr((seed, self._checksums(flat))).encode()))
 
-    def take(self, flat: list[Any], mask: Tensor) -> list[Any]:
-        """Return the samples of a batch that a mask chooses."""
-        return [x[mask] if isinstance(x, Tensor) and x.ndim and len(x) == len(mask) else x for x in flat]
+    def take(self, flat: list[Any], chosen: Tensor) -> list[Any]:
+        """Return the samples of a batch that a mask or an index chooses."""
+        n = self.samples(flat)
+        return [x[chosen] if isinstance(x, Tensor) and x.ndim and len(x) == n else x for x in flat]
 
     @property
     def dynamic(self) -> bool:

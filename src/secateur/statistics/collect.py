@@ -29,8 +29,8 @@ __all__ = ["SiteStatistics", "Statistics", "collect"]
 class SiteStatistics:
     """Second moments of one value as one kind of window reads it, float64.
 
-    ``fit`` and ``held`` (C, C) are channel moments over the positions that the layer reads, each position counted
-    as often as a tap reads it (C / fold of them, where flattened positions are pooled); ``gram`` and ``mean`` (C,)
+    ``fit`` and ``held`` (C, C) are channel moments over positions that the layer reads, each position counted as
+    often as a tap reads it (C / fold of them, where flattened positions are pooled); ``gram`` and ``mean`` (C,)
     likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments of whole patches with a constant one
     behind them, where they were asked for and fit.
     """
@@ -77,15 +77,21 @@ def fold(graph: Graph, layer: Layer) -> int:
 class _Power:
     """Running first and second moments of a watched value, by channel."""
 
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
+    def __init__(self, layer: Layer, positions: int) -> None:
+        self.layer, self.positions = layer, positions
         self.sum, self.square = torch.zeros(2, layer.out_channels, dtype=torch.float64)
         self.count = 0
 
+    def begin(self, generator: torch.Generator) -> None:
+        """Start a batch: draw the positions that count."""
+        self.rows = Rows.draw(math.prod(self.layer.positions), self.positions, generator)
+
     def __call__(self, args: tuple[Any, ...], result: Tensor) -> None:
-        dims = [d for d in range(result.ndim) if d != self.layer.channel_dim]
-        self.sum = self.sum + result.sum(dims).double()
-        self.square = self.square + (result * result).sum(dims).double()
+        if self.layer.taps and self.rows.index is not None:
+            result = result.flatten(2)[:, :, self.rows.index]
+        dims = [d for d in range(result.ndim) if d != self.layer.channel_dim % result.ndim]
+        self.sum = self.sum + result.sum(dims)
+        self.square = self.square + (result * result).sum(dims)
         self.count += result.numel() // result.shape[self.layer.channel_dim]
 
     def value(self) -> float:
@@ -101,7 +107,8 @@ class _Site:
     def __init__(self, layer: Layer, patches: bool, positions: int, fold: int) -> None:
         self.layer, self.fold = layer, fold
         c = layer.in_channels // fold
-        self.sums = torch.zeros(2, c + 1, c + 1, dtype=torch.float64)
+        self.grams = torch.zeros(2, c, c, dtype=torch.float64)
+        self.totals = torch.zeros(2, c, dtype=torch.float64)
         self.count = torch.zeros(2, dtype=torch.float64)
         self.patches: Tensor | None = None
         if patches:
@@ -112,44 +119,55 @@ class _Site:
         self.weights: Tensor | None = None
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
-        self.held = held
+        """Start a batch whose held-out samples come last: draw the positions that count."""
+        self.held, self._generator = held, generator
         self.rows = Rows.draw(math.prod(self.layer.positions), self.positions, generator)
 
     def __call__(self, args: tuple[Any, ...], result: None) -> None:
         x = args[self.layer.position].detach()
-        if self.layer.taps:
-            if self.weights is None:
-                self.weights = multiplicity(self.layer, tuple(x.shape[2:])).flatten()
-            read = self.weights > 0
-            flat = x.flatten(2)[:, :, read] if not bool(read.all()) else x.flatten(2)
-            weight = self.weights[read]
-            flat = flat.transpose(1, 2) * weight.sqrt().to(x.dtype)[:, None]
-            one = weight.sqrt().to(x.dtype).expand(len(x), -1)[..., None]
-        else:
-            flat = x.reshape(len(x), -1, x.shape[-1])
-            if self.fold > 1:
-                flat = flat.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)
-            one = flat.new_ones(*flat.shape[:2], 1)
-            weight = torch.ones(flat.shape[1])
-        flat = torch.cat([flat, one], 2)
-        held = sample_rows(self.held, len(flat))  # pieces of a sample may stand as samples of their own
-        for i, chosen in enumerate((~held, held)):
-            part = flat[chosen].reshape(-1, flat.shape[-1])
-            self.sums[i] += (part.T @ part).double()
-            self.count[i] += float(chosen.sum()) * float(weight.sum())
+        rows, weight = self._read(x)
+        held = sample_rows(self.held, len(rows))  # pieces of a sample may stand as samples of their own
+        fitted = int((~held).sum())
+        each = rows.shape[1] if weight is None else float(weight.sum())
+        for i, part in enumerate((rows[:fitted], rows[fitted:])):
+            weighted = part if weight is None else part * weight.to(part.dtype)[:, None]
+            flat = weighted.reshape(-1, rows.shape[2])
+            self.grams[i] += part.reshape(flat.shape).T @ flat
+            self.totals[i] += flat.sum(0)
+            self.count[i] += len(part) * each
         if self.patches is not None:
             p = read_rows(self.layer, x, self.rows)
             p = torch.cat([p, p.new_ones(*p.shape[:2], 1)], 2)
             self.patches += (p.mT @ p).double()
             self.rows_seen += p.shape[1]
 
+    def _read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what is read, (samples, positions, C), and how often by position; None if all are read alike."""
+        if not self.layer.taps:
+            flat = x.reshape(len(x), -1, x.shape[-1])
+            if self.fold > 1:
+                flat = flat.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)
+            return flat, None
+        if self.weights is None:
+            weights = multiplicity(self.layer, tuple(x.shape[2:])).flatten()
+            self.places, self.weights = weights.nonzero()[:, 0], weights[weights > 0]
+        rows = Rows.draw(len(self.places), self.positions, self._generator)
+        places = self.places if rows.index is None else self.places[rows.index]
+        weight = self.weights if rows.index is None else self.weights[rows.index]
+        flat = x.flatten(2).transpose(1, 2)
+        if len(places) < flat.shape[1]:
+            flat = flat[:, places]
+        return flat, None if bool((weight == 1).all()) else weight
+
     def statistics(self) -> SiteStatistics:
         """Return the moments over all processes; where one of fit and held has no samples, it is the other."""
-        sums, count = summed(self.sums), summed(self.count)
-        both = sums.sum(0) / count.sum().clamp_min(1)
-        fit, held = sums / count.clamp_min(1)[:, None, None]
+        count = summed(self.count)
+        grams, totals = summed((self.grams + self.grams.mT) / 2), summed(self.totals)
+        both = grams.sum(0) / count.sum().clamp_min(1)
+        mean = totals.sum(0) / count.sum().clamp_min(1)
+        fit, held = grams / count.clamp_min(1)[:, None, None]
         fit, held = fit if count[0] else held, held if count[1] else fit
-        if not torch.isfinite(both).all():
+        if not (torch.isfinite(both).all() and torch.isfinite(mean).all()):
             raise CalibrationError(
                 f"The activations that {self.layer.module or self.layer.node} reads are not finite on the calibration "
                 "data: check the inputs' preprocessing, and that the model itself gives finite outputs on them."
@@ -158,7 +176,7 @@ class _Site:
         if self.patches is not None:
             rows = summed(torch.tensor(float(self.rows_seen), dtype=torch.float64))
             patches = summed(self.patches) / rows.clamp_min(1)
-        return SiteStatistics(fit[:-1, :-1], held[:-1, :-1], both[:-1, :-1], both[-1, :-1], patches)
+        return SiteStatistics(fit, held, both, mean, patches)
 
 
 def collect(
@@ -176,9 +194,10 @@ def collect(
 
     Nothing of the size of an activation is kept. Moments are made in the activations' type batch by batch and
     summed in float64, over all processes of `torch.distributed`; one sample in four goes to the held-out sum. Values
-    that several layers read in the same way are summed once. With `patches`, moments of whole patches are summed as
-    well, over `positions` output positions a sample, for layers whose patches are at most `widest` columns wide. A
-    linear layer that reads more columns than that, of flattened maps, has the moments of the channels, positions
+    that several layers read in the same way are summed once. Of maps, `positions` positions of each sample count, drawn
+    anew for each batch: neighbours say much the same, and all of them would cost more than the forward pass. With
+    `patches`, moments of whole patches are summed as well, for layers whose patches are at most `widest` columns wide.
+    A linear layer that reads more columns than that, of flattened maps, has the moments of the channels, positions
     pooled. With a `loss`, a pass of its own sums squared gradients.
 
     Raises:
@@ -201,7 +220,7 @@ def collect(
     where = {}
     for layer in layers:
         where[layer.node] = outlet(graph, layer).end
-        powers.setdefault(where[layer.node], _Power(layer))
+        powers.setdefault(where[layer.node], _Power(layer, positions))
     reads: dict[str, Watch] = {site.layer.node: site for site in sites.values()}
     forward = Forward(graph.program, tensors)
     require_same(digest(tensors), "weights", "load the same checkpoint in each before pruning")
@@ -211,8 +230,12 @@ def collect(
         for batch, held in track(batches.held_out(), "statistics"):
             generator = batches.generator(batch, seed)
             seen += len(held)
+            order = held.argsort(stable=True)  # so that no part of an activation has to be copied
+            batch, held = batches.take(batch, order), held[order]
             for site in sites.values():
                 site.begin(held, generator)
+            for power in powers.values():
+                power.begin(generator)
             forward.run(batch, reads, dict(powers))
     samples = int(summed(seen))
     if not samples:
