@@ -64,6 +64,7 @@ def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pyt
         # Lines count as in the page, so that a traceback leads to them.
         code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
         exec(code, space)
+    assert len(space) > 2, "no block of the page made anything: are they fenced as python?"
 
 
 @pytest.mark.parametrize("page", pages("bash"))
@@ -94,7 +95,8 @@ def _parse(words: list[str]) -> None:
 @pytest.mark.parametrize("page", pages("yaml"))
 def test_recipes_parse(page: Path) -> None:
     for block in blocks(page, "yaml"):
-        parse_recipe(yaml.safe_load(block.text))
+        given = yaml.safe_load(block.text)
+        assert parse_recipe(given).model_fields_set == set(given)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -196,13 +196,18 @@ def test_two_keyword_inputs_and_a_dict_output(inputs: dict[str, Tensor], tmp_pat
 def test_two_positional_inputs_with_labels_behind_them(inputs: dict[str, Tensor], tmp_path: Path) -> None:
     image, table = inputs["image"], inputs["table"]
     batches = [(image[i : i + 16], table[i : i + 16], torch.zeros(16)) for i in range(0, 48, 16)]
-    through_the_line(TwoInputs, (image[:2], table[:2]), batches, lambda model: model(image, table), tmp_path)
+    result = through_the_line(
+        TwoInputs, (image[:2], table[:2]), batches, lambda model: model(image, table), tmp_path
+    )
+    assert set(result.model(image, table)) == {"logits", "value"}
 
 
 def test_one_mapping_as_the_only_input(inputs: dict[str, Tensor], tmp_path: Path) -> None:
     example = ({name: value[:2] for name, value in inputs.items()},)
     loader = DataLoader(Table(**inputs), batch_size=16)
-    through_the_line(OneMapping, example, loader, lambda model: model(inputs), tmp_path)
+    result = through_the_line(OneMapping, example, loader, lambda model: model(inputs), tmp_path)
+    dense = OneMapping()(inputs)
+    assert [y.shape for y in flat(result.model(inputs))] == [y.shape for y in flat(dense)]
 
 
 def test_swiglu(tmp_path: Path) -> None:
