@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .graph import trace
     from .methods import SNP, BatchNormScale, Magnitude, Random, Taylor
     from .recovery import Distill, OnePass, Sequential, distillation_loss, finetune
+    from .removal import remove_dead_units
     from .selection import Budget
     from .sparse import SparseResult
     from .training import (
@@ -69,6 +70,7 @@ __all__ = [
     "load",
     "pack",
     "prune",
+    "remove_dead_units",
     "trace",
     "unpack",
 ]
@@ -80,6 +82,7 @@ _HOMES = {
     "front": ("prune",),
     "graph": ("trace",),
     "methods": ("SNP", "BatchNormScale", "Magnitude", "Random", "Taylor"),
+    "removal": ("remove_dead_units",),
     "recovery": ("Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
     "selection": ("Budget",),
     "sparse": ("SparseResult",),

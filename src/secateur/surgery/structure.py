@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from secateur.errors import SurgeryError
@@ -121,11 +122,34 @@ def _check(old: Node, new: Node, prediction: Prediction, names: _Names) -> None:
     if expected is not None and expected != new.shape:
         raise SurgeryError(f"{_where(new)} makes the shape {new.shape}, predicted was {expected}")
     arguments = prediction.arguments(old)
-    if not (_same(arguments, new.args, names) and _same(old.kwargs, new.kwargs, names)):
+    if not (
+        _same(_told(old, arguments), _told(new, new.args), names) and _same(old.kwargs, new.kwargs, names)
+    ):
         raise SurgeryError(
             f"{_where(new)} has the arguments {_plain((*new.args, *new.kwargs.items()))}, "
             f"predicted were {_plain((*arguments, *old.kwargs.items()))}"
         )
+
+
+def _told(node: Node, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments without defaults at the end: a convolution whose last group is left needs no ``groups``."""
+    parts = node.overload.split(".")
+    if parts[0] != "aten" or len(parts) != 3:
+        return arguments
+    schema = getattr(getattr(torch.ops.aten, parts[1]), parts[2])._schema.arguments
+    end = len(arguments)
+    while (
+        end and schema[end - 1].has_default_value() and _is(schema[end - 1].default_value, arguments[end - 1])
+    ):
+        end -= 1
+    return arguments[:end]
+
+
+def _is(default: Any, argument: Any) -> bool:
+    if isinstance(argument, tuple):
+        values = default if isinstance(default, list) else [default] * len(argument)
+        return list(argument) == values
+    return type(default) is type(argument) and bool(default == argument)
 
 
 def _same(old: Any, new: Any, names: _Names) -> bool:
