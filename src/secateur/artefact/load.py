@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def _artefact(
 ) -> Artefact:
     plan = plan_from_json(plan_json, {})
     return Artefact(
-        Plan(plan.kept, plan.edits, plan.made_for, _constants(plan, tensors)),
+        replace(plan, tensors=_constants(plan, tensors)),
         manifest,
         tensors,
         _mapping(parse_yaml(recipe, RECIPE), RECIPE),

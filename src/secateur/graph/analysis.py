@@ -32,12 +32,14 @@ class Analysis:
 def analyse(program: Program) -> Analysis:
     """Run the rules over a program in order.
 
-    An operator without a rule, or one that its rule does not cover, freezes what it touches.
+    An operator without a rule, or one that its rule does not cover, freezes what it touches. Buffers that turn out
+    frozen (the frequencies of a rotary embedding, say) are plain constants from the start of a second run: what
+    meets them is then blocked where it meets them, and keeps the units that it has along other dimensions.
     """
-    run = _Run(program)
-    for node in program.nodes:
-        run.visit(node)
-    run.settle()
+    run = _run(program, {})
+    fixed = run.fixed_buffers()
+    if fixed:
+        run = _run(program, fixed)
     values = {name: v for name, v in run.values.items() if isinstance(v, Value)}
     context = run.context
     return Analysis(
@@ -45,9 +47,21 @@ def analyse(program: Program) -> Analysis:
     )
 
 
+_Fixed = Mapping[tuple[str, int], Reason]
+
+
+def _run(program: Program, fixed: _Fixed) -> _Run:
+    run = _Run(program, fixed)
+    for node in program.nodes:
+        run.visit(node)
+    run.settle()
+    return run
+
+
 class _Run:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, fixed: _Fixed) -> None:
         self.program = program
+        self.fixed = fixed
         self.context = Context()
         self.values: dict[str, Result] = {}
         self.hints = {n.name: n.hint for n in program.nodes if n.hint is not None}
@@ -79,6 +93,15 @@ class _Run:
             if _census(self.context) == before:
                 return
 
+    def fixed_buffers(self) -> _Fixed:
+        """Return the dimensions of buffers that are frozen as a whole, and why."""
+        sets, found = self.context.sets, {}
+        for name in self.program.buffers & self.parameters.keys():
+            for d, labels in enumerate(self.parameters[name]):
+                if labels is not None and not sets.find(labels).any():
+                    found[name, d] = sets.reason(int(labels[0])) or Reason("has no label")
+        return found
+
     def _placeholder(self, node: Node) -> Result:
         if node.shape is None:
             return None
@@ -92,6 +115,9 @@ class _Run:
         if labels is None:
             labels = tuple(self.context.sets.fresh(n) if n > 1 else None for n in shape)
             self.parameters[names[0]] = labels
+            for d, along in enumerate(labels):
+                if along is not None and (names[0], d) in self.fixed:
+                    self.context.freeze(along, self.fixed[names[0], d])
             if names[0] in self.program.shared:
                 self._freeze_parameter(labels, "shares its memory with a tensor of another form")
             if names[0] in self.unused:

@@ -29,22 +29,25 @@ _NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shape
 _INLINED = {"wrap_with_autocast", "wrap_with_set_grad_enabled"}
 
 
-def export_program(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+def export_program(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], calls: tuple[str, ...] = ()
+) -> Program:
     """Export the model in eval mode on fake tensors, with a free batch size where the model allows it.
 
     Dimension 0 of every tensor input that is as long as that of the first one is the batch. A batch of one
-    is repeated, for torch.export takes a size of one as a constant.
+    is repeated, for torch.export takes a size of one as a constant. `calls` are paths of modules of which the
+    exported program's ``module_call_graph`` is to say what they take and return.
 
     Raises:
         TraceError: torch.export refuses the model.
     """
     with evaluating(model), _quiet(), torch.no_grad():
         batch = _batch_size((args, kwargs))
-        exported = _export_dynamic(model, args, kwargs, batch) if batch else None
+        exported = _export_dynamic(model, args, kwargs, batch, calls) if batch else None
         if exported is not None:
             return _program(model, exported, max(batch, 2), dynamic=True)
         try:
-            exported = _export(model, args, dict(kwargs), None)
+            exported = _export(model, args, dict(kwargs), None, calls)
         except Exception as error:  # the same: the model's own code runs here
             raise TraceError(_explain(model, error)) from error
         return _program(model, exported, max(batch, 1), dynamic=False)
@@ -120,18 +123,26 @@ def _widen(inputs: Any, batch: int) -> Any:
 
 
 def _export_dynamic(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    batch: int,
+    calls: tuple[str, ...],
 ) -> ExportedProgram | None:
     wide_args, wide_kwargs = _widen((args, dict(kwargs)), batch)
     try:
-        exported = _export(model, wide_args, wide_kwargs, max(batch, 2))
+        exported = _export(model, wide_args, wide_kwargs, max(batch, 2), calls)
     except Exception:  # torch.export raises whatever the model's code does; the static form decides
         return None
     return exported if _is_dynamic(exported) else None
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int | None
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batch: int | None,
+    calls: tuple[str, ...],
 ) -> ExportedProgram:
     shapes = ShapesCollection()
     if batch is not None:
@@ -139,7 +150,16 @@ def _export(
             if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch:
                 shapes[leaf] = {0: Dim.AUTO}
     dynamic = None if batch is None else shapes.dynamic_shapes(model, args, kwargs)
-    return export(model, args, kwargs, strict=False, dynamic_shapes=dynamic)
+    return export(
+        model,
+        args,
+        kwargs,
+        strict=False,
+        dynamic_shapes=dynamic,
+        preserve_module_call_signature=tuple(
+            path for path in calls if path
+        ),  # the model's own is always there
+    )
 
 
 def _is_dynamic(exported: ExportedProgram) -> bool:

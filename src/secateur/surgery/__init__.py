@@ -1,11 +1,12 @@
 """From a selection to a smaller model: plan, apply, verify."""
 
 from .apply import apply
-from .edits import edits, make_plan
+from .edits import edits
 from .fingerprint import fingerprint
 from .mask import mask
-from .plan import Edit, Fingerprint, Plan, RemoveBranch, SetAttribute, SliceTensor
+from .plan import Edit, Fingerprint, Plan, RemoveBranch, Resize, Retrace, SetAttribute, SliceTensor
 from .plan_json import plan_from_json, plan_to_json
+from .planning import make_plan
 from .trial import Editable, editable, removable
 from .verify import Verification, verify
 
@@ -15,6 +16,8 @@ __all__ = [
     "Fingerprint",
     "Plan",
     "RemoveBranch",
+    "Resize",
+    "Retrace",
     "SetAttribute",
     "SliceTensor",
     "Verification",

@@ -9,12 +9,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import SurgeryError, did_you_mean
-from secateur.graph.export import tensor_names
+from secateur.errors import SurgeryError, TraceError, did_you_mean
+from secateur.graph.export import export_program, tensor_names
 
+from .example import rebuild
 from .fingerprint import fingerprint, tensors_of
 from .modules import Constant, Removed, output_shape
-from .plan import Plan, RemoveBranch, SetAttribute, SliceTensor, plain
+from .plan import Plan, RemoveBranch, Retrace, SetAttribute, SliceTensor, plain
+from .region import find_region
+from .retrace import retraced
+from .traced import Traced
 
 __all__ = ["apply", "apply_in_place"]
 
@@ -43,6 +47,7 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
         SurgeryError: as `apply`; nothing was changed if the plan was made for another model.
     """
     _check(model, plan)
+    forwards = _forwards(model, plan)  # of the dense model
     for edit in plan.edits:
         match edit:
             case SliceTensor(names, dim, index):
@@ -55,6 +60,8 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
                 setattr(owner, attribute, list(new) if isinstance(getattr(owner, attribute), list) else new)  # type: ignore[arg-type]
             case RemoveBranch():
                 _remove(model, edit, plan.tensors)
+            case Retrace(path):
+                forwards[path].install(model.get_submodule(path))
     tensors = tensors_of(model)
     for name, value in plan.tensors.items():
         old = _lookup(tensors, name, "tensor")
@@ -66,6 +73,29 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
         with torch.no_grad():
             old.copy_(value)
     return model
+
+
+def _forwards(model: nn.Module, plan: Plan) -> dict[str, Traced]:
+    """Return the new forward of every module whose code repeats sizes, from an export of the dense model."""
+    edits = {edit.module: edit for edit in plan.edits if isinstance(edit, Retrace)}
+    if not edits:
+        return {}
+    device = next((t.device for t in tensors_of(model).values()), torch.device("cpu"))
+    args, kwargs = rebuild(plan.example, device)
+    try:
+        program = export_program(model, args, kwargs, calls=tuple(edits))
+    except TraceError as error:
+        raise SurgeryError(f"{OTHER_MODEL}: {error}") from error
+    forwards = {}
+    for path, edit in edits.items():
+        region = find_region(program, path)
+        if region.digest != edit.digest:
+            raise SurgeryError(
+                f"{OTHER_MODEL}, or with another version of torch or of the model's library: "
+                f"{path or type(model).__name__} makes other calls than when the plan was made"
+            )
+        forwards[path] = retraced(region, edit.sizes)
+    return forwards
 
 
 def _check(model: nn.Module, plan: Plan) -> None:
@@ -80,6 +110,8 @@ def _check(model: nn.Module, plan: Plan) -> None:
         match edit:
             case SliceTensor():
                 _check_slice(edit, tensors, tied)
+            case Retrace(path):
+                _lookup(modules, path, "module")
             case SetAttribute():
                 _check_attribute(edit, _lookup(modules, edit.module, "module"))
             case RemoveBranch():

@@ -7,14 +7,14 @@ from typing import Any
 
 from secateur.graph.program import Node, Ref, Shape
 
-__all__ = ["predicted_arguments"]
+__all__ = ["SIZES", "predicted_arguments"]
 
 Predicted = Mapping[str, Shape]
 Survivors = Callable[[str, int], tuple[int, ...]]
 """Of a value and a dimension: the indices that stay."""
 
 # Where an operator takes sizes of its own output.
-_SIZES = {
+SIZES = {
     "_unsafe_view": 1,
     "broadcast_to": 1,
     "expand": 1,
@@ -41,8 +41,8 @@ def predicted_arguments(
     """
     args = list(node.args)
     match node.op, args:
-        case op, _ if op in _SIZES and len(args) > _SIZES[op] and node.name in after:
-            at = _SIZES[op]
+        case op, _ if op in SIZES and len(args) > SIZES[op] and node.name in after:
+            at = SIZES[op]
             args[at] = _sizes(args[at], before[node.name], after[node.name])
         case "unflatten", [Ref(), int(dim), sizes, *_] if node.name in after:
             old, new = before[node.name], after[node.name]

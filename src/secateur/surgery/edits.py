@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -16,27 +17,11 @@ from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.program import Shape
 
-from .branches import constants, remove_branches
-from .fingerprint import fingerprint
-from .plan import Edit, Plan, SetAttribute, SliceTensor, plain
+from .branches import remove_branches
+from .plan import Edit, SetAttribute, SliceTensor, plain
 from .prediction import Prediction, predict
 
-__all__ = ["edits", "make_plan"]
-
-
-def make_plan(
-    model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tensor] | None = None
-) -> Plan:
-    """Return the plan that carries out a selection.
-
-    ``tensors`` are repaired values in the smaller shapes; removed branches add the constant that the dense
-    model gives them unless ``tensors`` has a better one.
-
-    Raises:
-        SurgeryError: as `edits`.
-    """
-    values = constants(model, graph, kept) | dict(tensors or {})
-    return Plan(dict(kept), edits(model, graph, kept), fingerprint(model), values)
+__all__ = ["edits", "owner_attributes"]
 
 
 def edits(model: nn.Module, graph: Graph, kept: Kept) -> tuple[Edit, ...]:
@@ -60,7 +45,7 @@ def edits(model: nn.Module, graph: Graph, kept: Kept) -> tuple[Edit, ...]:
         left = [name for name in names if name.rpartition(".")[0] not in gone]
         if left:
             sliced += _slices(graph, kept, names, left, shape)
-    attributes = [*_layer_attributes(model, gone, shapes, prediction), *_owner_attributes(model, prediction)]
+    attributes = [*_layer_attributes(model, gone, shapes, prediction), *owner_attributes(model, prediction)]
     return (*sliced, *_unambiguous(attributes), *removals)
 
 
@@ -124,14 +109,21 @@ def _from_weight(
             yield "embedding_dim", weight[1]
 
 
-def _owner_attributes(model: nn.Module, prediction: Prediction) -> Iterator[SetAttribute]:
+_NEVER = re.compile(
+    "key_value_groups|n_rep|shift|window|ratio|patch|stride|kernel|padding|dilation|resolution|img"
+)
+"""Names of attributes that count something else than units, though their values may coincide."""
+
+
+def owner_attributes(model: nn.Module, prediction: Prediction) -> Iterator[SetAttribute]:
+    """Yield the attributes of modules other than layers that equal a constant which has to change."""
     for node in prediction.graph.program.nodes:
         if node.op == "group_norm" or node.op.startswith("conv"):
             continue
         module = model.get_submodule(node.module)
         for old, new in _changes(node.args, prediction.arguments(node)):
             for attribute, value in vars(module).items():
-                if plain(value) == old and not attribute.startswith("_"):
+                if plain(value) == old and not attribute.startswith("_") and not _NEVER.search(attribute):
                     yield SetAttribute(node.module, attribute, old, new)
 
 

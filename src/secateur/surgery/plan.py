@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Edit", "Fingerprint", "Plan", "RemoveBranch", "SetAttribute", "Setting", "SliceTensor", "plain"]
+__all__ = [
+    "Edit",
+    "Fingerprint",
+    "Plan",
+    "RemoveBranch",
+    "Resize",
+    "Retrace",
+    "SetAttribute",
+    "Setting",
+    "SliceTensor",
+    "plain",
+]
 
 Setting = int | tuple[int, ...]
 """The value of a module attribute that a plan may set: an integer or a tuple of integers (a list stays one)."""
@@ -67,7 +79,29 @@ class RemoveBranch:
     written_out: bool = False  # the constant takes the full shape, for a join that adds to it in place
 
 
-Edit = SliceTensor | SetAttribute | RemoveBranch
+@dataclass(frozen=True)
+class Resize:
+    """A size among the arguments of a call: ``place`` leads to it through nested arguments."""
+
+    call: int  # its number among the calls that the module makes
+    place: tuple[int, ...]
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class Retrace:
+    """A module whose code repeats sizes as numbers: its forward becomes the calls that were traced, resized.
+
+    Applying it exports the dense model again, on `Plan.example`; ``digest`` says what has to come out.
+    """
+
+    module: str
+    digest: str
+    sizes: tuple[Resize, ...]
+
+
+Edit = SliceTensor | SetAttribute | RemoveBranch | Retrace
 
 
 @dataclass(frozen=True)
@@ -75,9 +109,11 @@ class Plan:
     """All that `apply` needs: which units stay, the edits that follow from it, and the repaired tensors.
 
     ``tensors`` holds values in the *smaller* shapes; parameters that are not named keep their sliced values.
+    ``example`` describes the inputs that were traced, as plain data, where an edit needs them.
     """
 
     kept: Mapping[str, tuple[int, ...]]
     edits: tuple[Edit, ...]
     made_for: Fingerprint
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    example: Any = None

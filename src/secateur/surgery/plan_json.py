@@ -6,11 +6,23 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
-from secateur.errors import ArtefactError, did_you_mean
+from secateur.errors import ArtefactError, SurgeryError, did_you_mean
 
-from .plan import Edit, Fingerprint, Plan, RemoveBranch, SetAttribute, Setting, SliceTensor
+from .example import rebuild
+from .plan import (
+    Edit,
+    Fingerprint,
+    Plan,
+    RemoveBranch,
+    Resize,
+    Retrace,
+    SetAttribute,
+    Setting,
+    SliceTensor,
+)
 
 __all__ = ["PLAN_VERSION", "plan_from_json", "plan_to_json"]
 
@@ -35,6 +47,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "made_for": {"model": plan.made_for.model, "digest": plan.made_for.digest},
         "kept": {group: list(units) for group, units in plan.kept.items()},
         "edits": [_edit_to_json(edit) for edit in plan.edits],
+        **({} if plan.example is None else {"example": plan.example}),
     }
 
 
@@ -51,7 +64,7 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
             f"the plan has format version {version}, this secateur reads up to {PLAN_VERSION}: "
             "update secateur"
         )
-    entries = _keys(data, "plan", "version", "made_for", "kept", "edits")
+    entries = _keys(data, "plan", "version", "made_for", "kept", "edits", optional=("example",))
     made_for = _keys(entries["made_for"], "plan.made_for", "model", "digest")
     kept = _mapping(entries["kept"], "plan.kept")
     return Plan(
@@ -64,7 +77,16 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
             _name(made_for["model"], "plan.made_for.model"), _name(made_for["digest"], "plan.made_for.digest")
         ),
         tensors=dict(tensors),
+        example=_example(entries.get("example")),
     )
+
+
+def _example(data: object) -> Any:
+    try:
+        rebuild(data, torch.device("meta"))
+    except (SurgeryError, RecursionError) as error:
+        raise ArtefactError(f"plan.example: {error}") from None
+    return data
 
 
 def _edit_to_json(edit: Edit) -> dict[str, Any]:
@@ -81,6 +103,9 @@ def _edit_to_json(edit: Edit) -> dict[str, Any]:
                 "skipped": list(skipped),
                 "written_out": written_out,
             }
+        case Retrace(module, digest, sizes):
+            rows = [[s.call, list(s.place), s.old, s.new] for s in sizes]
+            return {"edit": "retrace", "module": module, "digest": digest, "sizes": rows}
 
 
 def _edit_from_json(data: object, where: str) -> Edit:
@@ -118,7 +143,27 @@ def _edit_from_json(data: object, where: str) -> Edit:
             _list(entry["skipped"], f"{where}.skipped", _name),
             entry["written_out"],
         )
-    raise ArtefactError(f"{where}.edit is {_short(kind)}; known are 'slice', 'set' and 'remove_branch'")
+    if kind == "retrace":
+        entry = _keys(data, where, "edit", "module", "digest", "sizes")
+        return Retrace(
+            _module(entry["module"], f"{where}.module"),
+            _name(entry["digest"], f"{where}.digest"),
+            _list(entry["sizes"], f"{where}.sizes", _resize),
+        )
+    known = "'slice', 'set', 'remove_branch' and 'retrace'"
+    raise ArtefactError(f"{where}.edit is {_short(kind)}; known are {known}")
+
+
+def _resize(data: object, where: str) -> Resize:
+    if not isinstance(data, list) or len(data) != 4:
+        raise ArtefactError(f"{where} must be a list of call, place, old and new size, not {_short(data)}")
+    call, place, old, new = data
+    return Resize(
+        _integer(call, f"{where}[0]", 0),
+        _list(place, f"{where}[1]", lambda entry, at: _integer(entry, at, 0, MAX_TUPLE)),
+        _integer(old, f"{where}[2]", -MAX_SIZE),
+        _integer(new, f"{where}[3]", -MAX_SIZE),
+    )
 
 
 def _mapping(data: object, where: str) -> Mapping[str, Any]:
@@ -127,13 +172,13 @@ def _mapping(data: object, where: str) -> Mapping[str, Any]:
     return data
 
 
-def _keys(data: object, where: str, *names: str) -> Mapping[str, Any]:
+def _keys(data: object, where: str, *names: str, optional: tuple[str, ...] = ()) -> Mapping[str, Any]:
     entries = _mapping(data, where)
     for name in names:
         if name not in entries:
             raise ArtefactError(f"{where} has no entry {name!r}")
     for name in entries:
-        if name not in names:
+        if name not in (*names, *optional):
             raise ArtefactError(f"{where} has an unknown entry {_short(name)}.{did_you_mean(name, names)}")
     return entries
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from secateur.errors import SurgeryError, TraceError
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Group, Kept
+from secateur.modes import evaluating
 
 from .apply import apply
-from .edits import make_plan
+from .plan import Retrace
+from .planning import make_plan
 from .structure import compare
 
 __all__ = ["Editable", "editable", "removable"]
@@ -86,7 +89,14 @@ def _search(
 
 def _fails(model: nn.Module, graph: Graph, kept: Kept) -> str | None:
     try:
-        compare(apply(model, make_plan(model, graph, kept)), graph, kept)
+        plan = make_plan(model, graph, kept)
+        smaller = apply(model, plan)
+        compare(smaller, graph, kept)
+        if any(isinstance(edit, Retrace) for edit in plan.edits):
+            # Some code takes another way when it is exported, so that its traced calls do not fit it.
+            args, kwargs = graph.program.exported.example_inputs
+            with evaluating(smaller), torch.inference_mode():
+                smaller(*args, **kwargs)
     except (SurgeryError, TraceError) as error:
         return str(error)
     return None

@@ -1,0 +1,91 @@
+"""A forward made of a module's traced calls: for code that repeats sizes which pruning changes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from secateur.errors import SurgeryError
+
+__all__ = ["TRAINING", "Traced"]
+
+TRAINING = "training"
+"""The first input of the calls: the module's flag, which dropout and batch norm read."""
+
+
+@dataclass(eq=False)
+class Traced:
+    """What a module's ``forward`` becomes: the calls of the code in its class, with the sizes that are left.
+
+    The module keeps its class, its parameters and their names, its hooks and its flag. Modules inside it are
+    not called any more, their tensors are read. Batch size and device are free, all other sizes of the inputs
+    are those that were traced. Dropout inside a fused attention is that of evaluation: none.
+    """
+
+    calls: GraphModule  # of the flag, the device, the tensors, the constants, and the inputs
+    tensors: tuple[str, ...]  # parameters and buffers of the module, as the calls take them
+    constants: tuple[Tensor, ...]
+    inputs: tuple[int, ...]  # which leaves of the arguments the calls take
+    fixed: Mapping[int, Any]  # the other leaves, which have to be what they were
+    takes: pytree.TreeSpec
+    returns: pytree.TreeSpec
+
+    def install(self, module: nn.Module) -> None:
+        """Make a module call this; the signature that callers see stays."""
+
+        @functools.wraps(type(module).forward)
+        def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return vars(self)["traced"](self, args, kwargs)
+
+        vars(module)["traced"] = self
+        # On the instance: the class, the names of the tensors and the hooks stay.
+        vars(module)["forward"] = MethodType(forward, module)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the calls.
+
+        Raises:
+            SurgeryError: the arguments are not of the form that was traced.
+        """
+        leaves, form = pytree.tree_flatten((args, kwargs))
+        name = type(module).__name__
+        if form != self.takes:
+            raise SurgeryError(
+                f"this pruned {name} takes arguments in the form in which it was traced only: {self.takes}"
+            )
+        for i, value in self.fixed.items():
+            if leaves[i] is not value and leaves[i] != value:
+                raise SurgeryError(
+                    f"this pruned {name} was traced with {value!r}, and now gets {leaves[i]!r}: "
+                    "trace and prune it with the inputs that it will see"
+                )
+        given = [leaves[i] for i in self.inputs]
+        for value in given:
+            if not isinstance(value, Tensor | int | torch.SymInt):
+                raise SurgeryError(
+                    f"this pruned {name} was traced with a tensor where it now gets {value!r}: its model takes "
+                    "another way through its code when it is exported"
+                )
+        device = next(
+            (v.device for v in (*given, *module.parameters()) if isinstance(v, Tensor)),
+            torch.device("cpu"),
+        )
+        tensors = [_find(module, path) for path in self.tensors]
+        constants = [c.to(device) for c in self.constants]
+        # Not as a module: an export of the whole model would take it for one that it does not know.
+        made = self.calls.forward(module.training, device, *tensors, *constants, *given)
+        return pytree.tree_unflatten(list(made), self.returns)
+
+
+def _find(module: nn.Module, name: str) -> Tensor:
+    path, _, leaf = name.rpartition(".")
+    found: Tensor = getattr(module.get_submodule(path), leaf)
+    return found
