@@ -1,5 +1,6 @@
 """The methods, one file each."""
 
+from .activation import ActivationMagnitude, Fluctuation
 from .baselines import BatchNormScale, Magnitude, Random
 from .orders import ZCA, Conditional, Output, Pivot, Variance, Weights
 from .protocol import Method
@@ -10,8 +11,10 @@ from .taylor import Taylor
 __all__ = [
     "SNP",
     "ZCA",
+    "ActivationMagnitude",
     "BatchNormScale",
     "Conditional",
+    "Fluctuation",
     "Magnitude",
     "Method",
     "Order",

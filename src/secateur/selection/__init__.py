@@ -1,6 +1,6 @@
 """How much may stay, and which units that is."""
 
-from .allocation import Allocation, LossPerCost, Threshold, Uniform
+from .allocation import Allocation, LossPerCost, Standardised, Threshold, Uniform
 from .budget import Budget
 from .bundle import Ranked
 from .constraints import Constraints
@@ -14,6 +14,7 @@ __all__ = [
     "CostModel",
     "LossPerCost",
     "Ranked",
+    "Standardised",
     "Threshold",
     "Uniform",
     "out_of_reach",

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Allocation", "LossPerCost", "Threshold", "Uniform"]
+__all__ = ["Allocation", "LossPerCost", "Standardised", "Threshold", "Uniform"]
 
 
 class Allocation(Protocol):
@@ -43,6 +43,20 @@ class Uniform:
         """Return the share of the group that is gone once this position has been removed."""
         n = len(loss) - 1
         return 1 - torch.arange(n, dtype=torch.float64) / n
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Scores less their mean over the group, by their deviation, as FLAP compares layers (arXiv 2312.11983).
+
+    A unit's score is what the loss rises by when it goes, as it is for criteria that only sort.
+    """
+
+    def __call__(self, loss: Tensor, cost: float) -> Tensor:
+        """Return the standardised scores along the order; never increasing where the order sorts by them."""
+        scores = loss[:-1] - loss[1:]
+        keys = (scores - scores.mean()) / scores.std(correction=0).clamp_min(1e-12)
+        return torch.cummin(keys, 0).values
 
 
 @dataclass(frozen=True)
