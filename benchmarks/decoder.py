@@ -1,10 +1,10 @@
 """SmolLM2-135M pruned without training: python benchmarks/decoder.py [--budgets 0.8 0.9 0.7] [--methods ...]
 
-A Llama-architecture decoder (30 layers, 9 query heads over 3 key/value heads, gated MLP), de-quantised from 4 bits. Units
-are MLP neurons and key/value heads with their query heads. Calibration: windows of 512 tokens of the King James Version.
-Scored by perplexity on windows of the World English Bible, never used for calibration. Budgets are shares of the
-decoder blocks' parameters. Output and down projections first get biases of zero, which change nothing and let a method
-put means there. All methods share one pass of statistics. Finished cells are rows of results/decoder.csv.
+A Llama-architecture decoder (30 layers, 9 query heads over 3 key/value heads, gated MLP), de-quantised from 4 bits.
+Units are MLP neurons and key/value heads with their query heads. Calibration: windows of 512 tokens of the King James
+Version. Scored by perplexity on windows of the World English Bible, never used for calibration. Budgets are shares of
+the decoder blocks' parameters. Output and down projections first get biases of zero, which change nothing and let a
+method put means there. All methods share one pass of statistics. Finished cells are rows of results/decoder.csv.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 with ImageNet weights, pruned without training: python benchmarks/effnet.py [--budgets 0.7 0.5]
 
-Calibration: 1,000 CIFAR-10 training pictures, unlabelled. Scored by zero-shot CIFAR-10 (the best ImageNet class among those
-that stand for each of the ten) on all 10,000 test pictures, and by agreement with the dense network's 1,000 classes. Every
-finished cell is a row of results/effnet.csv; cells that are there are skipped. `--latency` adds rows of timings.
+Calibration: 1,000 CIFAR-10 training pictures, unlabelled. Scored by zero-shot CIFAR-10 (the best ImageNet class among
+those that stand for each of the ten) on all 10,000 test pictures, and by agreement with the dense network's 1,000
+classes. Every finished cell is a row of results/effnet.csv; cells that are there are skipped.
 """
 
 from __future__ import annotations
