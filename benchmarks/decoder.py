@@ -13,8 +13,8 @@ import argparse
 import math
 import os
 import resource
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def network() -> tuple[Any, Any]:
         save_file(state, weights)
     config: Any = LlamaConfig.from_pretrained(tokenizer_folder)
     config.use_cache = False
-    model: Any = LlamaForCausalLM._from_config(config, dtype=torch.float32)
+    model: Any = LlamaForCausalLM(config)
     state = load_file(weights)
     model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
     for block in model.model.layers:
@@ -86,7 +86,7 @@ def network() -> tuple[Any, Any]:
 def windows(tokenizer: Any, verses: dict[int, str], count: int, first: int) -> Tensor:
     """Return `count` windows of consecutive verses from the `first` on, (count, 512)."""
     text = " ".join(verses[v] for v in sorted(verses)[first : first + 40 * count])
-    ids = tokenizer(text, return_tensors="pt").input_ids[0]
+    ids: Tensor = tokenizer(text, return_tensors="pt").input_ids[0]
     return ids[: count * LENGTH].view(count, LENGTH)
 
 
@@ -139,11 +139,10 @@ def main() -> None:
                 begun = time.perf_counter()
                 if name not in ranked:
                     ranked[name] = [method.rank(graph, g, statistics) for g in chosen.groups]
-                first = first or cut(
-                    model, graph, chosen, ranked[name],
-                    lambda left, share=share, method=method: select(graph, left, share, method.allocation),
-                    ((), {"input_ids": test[:1, :].repeat(2, 1)}),
-                )  # fmt: skip
+                if first is None:
+                    chooser = partial(select, graph, budget=share, allocation=method.allocation)
+                    example = {"input_ids": test[:1].repeat(2, 1)}
+                    first = cut(model, graph, chosen, ranked[name], chooser, ((), example))
                 smaller: Any = first.model
                 if recovery is not None:
                     tensors = recovery(graph, first.kept, statistics, calibration, options.seed)
@@ -170,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,10 +37,10 @@ SIZE = 128  # CIFAR's pictures, enlarged; at 224 they are no sharper
 IMAGES = 1_000
 TABLE = Table(
     Path("results/effnet.csv"),
-    ("method", "recovery", "budget", "n_calibration", "seed"),
-    ("model", "method", "recovery", "budget", "n_calibration", "seed", "macs_ratio", "params_ratio", "bytes_ratio",
-     "latency_ratio", "zero_shot_dense", "zero_shot", "agreement", "seconds_planning", "seconds", "commit", "torch",
-     "cpu", "threads", "command"),
+    ("method", "recovery", "budget", "n_calibration", "n_test", "seed"),
+    ("model", "method", "recovery", "budget", "n_calibration", "n_test", "seed", "macs_ratio", "params_ratio",
+     "bytes_ratio", "latency_ratio", "zero_shot_dense", "zero_shot", "agreement", "seconds_planning", "seconds",
+     "commit", "torch", "cpu", "threads", "command"),
 )  # fmt: skip
 METHODS: dict[str, tuple[Method, str]] = {
     "snp": (sc.SNP(), "sequential"),
@@ -94,27 +93,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.7, 0.5])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--test", type=int, default=10_000, help="test pictures, the first so many")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     model, data = network(), load_images("cifar10")
     calibration = Batches(data.train_x[calibration_index(len(data.train_x), IMAGES, options.seed)], 50)
+    test, labels = data.test_x[: options.test], data.test_y[: options.test]
     dense: Tensor | None = None
     for budget in options.budgets:
         for name in options.methods:
             method, recovery = METHODS[name]
-            keys = {r: (name, r, str(budget), str(IMAGES), str(options.seed)) for r in ("none", recovery)}
+            keys = {
+                r: (name, r, str(budget), str(IMAGES), str(options.test), str(options.seed))
+                for r in ("none", recovery)
+            }
             if set(keys.values()) <= TABLE.present():
                 continue
             if dense is None:
-                dense = logits(model, data.test_x)
+                dense = logits(model, test)
             start = time.perf_counter()
             found: list[Tensor] = []
 
             def evaluate(stage: nn.Module, found: list[Tensor] = found, dense: Tensor = dense) -> float:
                 if stage is model:
-                    return zero_shot(dense, data.test_y)
-                found.append(logits(stage.to(memory_format=torch.channels_last), data.test_x))
-                return zero_shot(found[-1], data.test_y)
+                    return zero_shot(dense, labels)
+                found.append(logits(stage.to(memory_format=torch.channels_last), test))
+                return zero_shot(found[-1], labels)
 
             result = sc.prune(
                 model, enlarged(data.train_x[:8]), method=method, budget=sc.Budget(macs=budget),
@@ -136,11 +140,12 @@ def main() -> None:
                     "agreement": float((own.argmax(1) == dense.argmax(1)).float().mean()),
                     "seconds_planning": planning, "seconds": time.perf_counter() - start, "commit": env.commit,
                     "torch": env.torch, "cpu": env.cpu, "threads": torch.get_num_threads(),
-                    "command": f"python benchmarks/effnet.py --budgets {budget} --methods {name} --seed {options.seed}",
+                    "command": f"python benchmarks/effnet.py --budgets {budget} --methods {name} --test "
+                               f"{options.test} --seed {options.seed}",
                 })  # fmt: skip
             print(name, budget, {k: round(v or 0, 4) for k, v in scores.items()}, "dense", report.accuracy.dense,
                   {k: round(v, 1) for k, v in report.seconds.items()}, flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .errors import SecateurError
     from .front import prune
     from .graph import trace
-    from .methods import SNP, BatchNormScale, Magnitude, Random, Taylor
+    from .methods import SNP, ActivationMagnitude, BatchNormScale, Fluctuation, Magnitude, Random, Taylor
     from .recovery import Distill, OnePass, Sequential, distillation_loss, finetune
     from .removal import remove_dead_units
     from .selection import Budget
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SNP",
+    "ActivationMagnitude",
     "BatchNormScale",
     "Bound",
     "Budget",
@@ -43,6 +44,7 @@ __all__ = [
     "Cosine",
     "Crops",
     "Distill",
+    "Fluctuation",
     "GradualMagnitude",
     "IrrelevanceDecay",
     "Lobster",
@@ -81,7 +83,15 @@ _HOMES = {
     "errors": ("SecateurError",),
     "front": ("prune",),
     "graph": ("trace",),
-    "methods": ("SNP", "BatchNormScale", "Magnitude", "Random", "Taylor"),
+    "methods": (
+        "SNP",
+        "ActivationMagnitude",
+        "BatchNormScale",
+        "Fluctuation",
+        "Magnitude",
+        "Random",
+        "Taylor",
+    ),
     "removal": ("remove_dead_units",),
     "recovery": ("Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
     "selection": ("Budget",),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.selection import Allocation, LossPerCost, Threshold, Uniform
+from secateur.selection import Allocation, LossPerCost, Standardised, Threshold, Uniform
 
 curves = st.lists(st.floats(0, 1), min_size=1, max_size=20).map(
     lambda drops: torch.tensor([0.0, *drops], dtype=torch.float64).cumsum(0).flip(0)
@@ -15,7 +15,7 @@ curves = st.lists(st.floats(0, 1), min_size=1, max_size=20).map(
 
 @given(curves, st.floats(0.1, 1e9))
 def test_keys_never_increase_along_the_order(loss: Tensor, cost: float) -> None:
-    allocations: list[Allocation] = [Threshold(), Uniform(), LossPerCost()]
+    allocations: list[Allocation] = [Threshold(), Uniform(), LossPerCost(), Standardised()]
     for allocation in allocations:
         keys = allocation(loss, cost)
         assert keys.shape == (len(loss) - 1,)
