@@ -34,6 +34,9 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/oneshot.py --finetune
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/calibration_size.py
+	@$(BIN)/python benchmarks/effnet.py
+	@$(BIN)/python benchmarks/minilm.py
+	@$(BIN)/python benchmarks/decoder.py
 	@$(BIN)/python benchmarks/tables.py
 
 docs: $(DOCS) ## Build the documents into build/docs; a broken link or reference is an error
