@@ -117,8 +117,13 @@ _HOMES = {
 }
 
 
+_ROOMS = ("export",)  # reached as secateur.export.to_onnx, without an import of their own
+
+
 def __getattr__(name: str) -> Any:
     # On first use: the command line answers --help without importing torch.
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
     for home, names in _HOMES.items():
         if name in names:
             value = getattr(import_module(f".{home}", __name__), name)
@@ -128,4 +133,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,13 @@ INPUT = Annotated[
     typer.Option("--input", metavar="N,C,H,W", help="Shape of one input batch, for instance 1,3,224,224."),
 ]
 THREADS = Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")]
+
+
+class Form(StrEnum):
+    """The forms that a model can be exported in."""
+
+    onnx = "onnx"
+    exported = "exported"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -362,22 +370,103 @@ def unpack(
             _print(f"Unpacked to {where}.")
 
 
+@app.command()
+def export(
+    target: Annotated[
+        str, typer.Argument(metavar="ARTEFACT|MODEL", help="A saved folder, or a model as for inspect.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    form: Annotated[Form, typer.Option("--format", help="ONNX, or torch.export's own (.pt2).")] = Form.onnx,
+    model: Annotated[
+        str | None, typer.Option(help="The dense model of an artefact; Hugging Face folders need none.")
+    ] = None,
+    input_shape: INPUT = None,
+    free: Annotated[
+        str | None,
+        typer.Option(metavar="D,D", help="Dimensions of the inputs that may have any size; the batch is 0."),
+    ] = None,
+    opset: Annotated[int | None, typer.Option(min=18, help="Version of ONNX's operators.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, help="Largest difference, as a share of the largest output.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Write a model as ONNX or as an exported program, and compare its outputs with PyTorch's.
+
+    The file appears only if the outputs agree, over two batch sizes.
+
+    [bold]Examples[/bold]
+
+      secateur export half --model zoo:resnet20-cifar10 --format onnx -o half.onnx
+
+      secateur export half --model my_project:build --input 1,3,64,64 --format exported -o half.pt2
+
+      secateur export encoder-70 -o encoder.onnx
+    """
+    from dataclasses import asdict
+
+    from .export import load_pretrained, to_exported_program, to_onnx
+    from .export.check import TOLERANCE
+    from .export.pretrained import example_of, is_pretrained
+
+    network: Any
+    if is_pretrained(Path(target)):
+        network = load_pretrained(target).eval()
+        network.config.use_cache = (
+            False  # one pass over a whole sequence; caches are of the program that generates
+        )
+        example, dimensions = example_of(network, _sizes(input_shape))
+    else:
+        if Path(target).is_dir() and model is None:
+            raise typer.BadParameter("an artefact is made anew from its dense model: add --model NAME")
+        if model is not None and not Path(target).is_dir():
+            raise typer.BadParameter(f"--model goes with an artefact, and there is no folder {target}")
+        network, example = _network(model or target, input_shape)
+        dimensions = (0,)
+        if model is not None:
+            from .artefact import load
+
+            network = load(target, network)
+    options: dict[str, Any] = {"free": _numbers("--free", free) if free else dimensions}
+    options["tolerance"] = TOLERANCE if tolerance is None else tolerance
+    if form is Form.onnx:
+        written = to_onnx(network, example, output, opset=opset, **options)
+    else:
+        if opset is not None:
+            raise typer.BadParameter("--opset is for --format onnx")
+        written = to_exported_program(network, example, output, **options)
+    if as_json:
+        _print_json(asdict(written) | {"path": str(written.path)})
+    else:
+        _print(str(written))
+
+
 def _network(name: str, shape: str | None) -> tuple[Any, Any]:
     """Make a model and an example input for it."""
     from .recipes.registry import example_input, resolve_model
     from .recipes.schema import ModelSpec
 
-    if shape is None:
-        sizes = None
-    else:
-        try:
-            sizes = tuple(int(part) for part in shape.split(","))
-        except ValueError:
-            sizes = ()
-        if not sizes or min(sizes) < 1:
-            raise typer.BadParameter(f"--input {shape}: expected sizes such as 1,3,224,224")
     network = resolve_model(ModelSpec(name=name))
-    return network, example_input(name, sizes)
+    return network, example_input(name, _sizes(shape))
+
+
+def _sizes(shape: str | None) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    sizes = _numbers("--input", shape)
+    if min(sizes) < 1:
+        raise typer.BadParameter(f"--input {shape}: expected sizes such as 1,3,224,224")
+    return sizes
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = (-1,)
+    if min(numbers) < 0:
+        raise typer.BadParameter(f"{option} {text}: expected numbers such as 1,3,224,224")
+    return numbers
 
 
 def _shipped(name: str) -> Path:

@@ -12,6 +12,7 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "DataError",
+    "ExportError",
     "KernelError",
     "RecipeError",
     "SecateurError",
@@ -70,6 +71,10 @@ class CheckpointError(SecateurError):
 
 class ArtefactError(SecateurError):
     """A saved artefact is missing, truncated, hostile, too new, or made for another model."""
+
+
+class ExportError(SecateurError):
+    """A model cannot be written in another form, or computes something else there; nothing was written."""
 
 
 class DataError(SecateurError):

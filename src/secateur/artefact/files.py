@@ -16,7 +16,7 @@ import yaml
 
 from secateur.errors import ArtefactError
 
-from .manifest import FILES, MODEL, PAGE, PLAN
+from .manifest import CONFIGS, FILES, MODEL, PAGE, PLAN
 
 __all__ = ["find", "parse_json", "parse_yaml", "read_text", "regular_file", "replacing", "write"]
 
@@ -195,7 +195,7 @@ def _check_replaceable(folder: Path) -> None:
     names = {entry.name for entry in folder.iterdir()}
     if names and not {PLAN, MODEL} & names:
         raise ArtefactError(f"{folder} is not an artefact and is not overwritten: save under another name")
-    strange = sorted(names - {*FILES, PAGE})
+    strange = sorted(names - {*FILES, PAGE, *CONFIGS})
     if strange:
         raise ArtefactError(
             f"{folder} holds {strange[0]!r}, which secateur did not write and would delete: move it elsewhere"

@@ -11,7 +11,7 @@ from torch import Tensor
 from secateur.errors import ArtefactError, did_you_mean
 from secateur.surgery.plan import Plan
 
-__all__ = ["FILES", "MODEL", "PAGE", "PLAN", "RECIPE", "REPORT", "VERSION", "Artefact", "Manifest"]
+__all__ = ["CONFIGS", "FILES", "MODEL", "PAGE", "PLAN", "RECIPE", "REPORT", "VERSION", "Artefact", "Manifest"]
 
 VERSION = 1
 MODEL = "model.safetensors"
@@ -20,6 +20,7 @@ RECIPE = "recipe.yaml"
 REPORT = "report.json"
 FILES = (MODEL, PLAN, RECIPE, REPORT)
 PAGE = "report.html"  # to look at; never read
+CONFIGS = ("config.json", "generation_config.json")  # of a Hugging Face model, see secateur.export
 
 FORMAT = "secateur-artefact"
 

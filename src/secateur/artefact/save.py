@@ -21,7 +21,7 @@ from secateur.surgery.plan import Plan
 from secateur.surgery.plan_json import plan_to_json
 
 from .files import replacing, write
-from .manifest import MODEL, PAGE, PLAN, RECIPE, REPORT, Manifest
+from .manifest import CONFIGS, MODEL, PAGE, PLAN, RECIPE, REPORT, Manifest
 
 __all__ = ["save"]
 
@@ -33,12 +33,14 @@ def save(
     recipe: Mapping[str, Any],
     report: Mapping[str, Any],
     page: str | None = None,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write an artefact and return its folder: model.safetensors, plan.json, recipe.yaml and report.json.
 
     ``model`` is the smaller model, ``plan`` the plan that made it, ``page`` the report as HTML (report.html, if
-    given). Every parameter and buffer is saved, each tied tensor once. The folder appears as a whole or not at
-    all, and an older artefact there is replaced as a whole.
+    given), ``configs`` the configurations of a Hugging Face model by file name. Every parameter and buffer is saved,
+    each tied tensor once. The folder appears as a whole or not at all, and an older artefact there is replaced as a
+    whole.
 
     Raises:
         ArtefactError: the recipe or the report is not plain data, the model has state that is not a tensor,
@@ -53,6 +55,7 @@ def save(
     texts[PLAN] = _json(manifest.to_json(plan_to_json(plan)), PLAN)
     if page is not None:
         texts[PAGE] = page.encode()
+    texts |= {name: _json(config, name) for name, config in (configs or {}).items() if name in CONFIGS}
     with replacing(Path(folder)) as fresh:
         write(fresh / MODEL, data)
         for name, text in texts.items():

@@ -30,24 +30,29 @@ _INLINED = {"wrap_with_autocast", "wrap_with_set_grad_enabled"}
 
 
 def export_program(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], calls: tuple[str, ...] = ()
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    calls: tuple[str, ...] = (),
+    *,
+    free: tuple[int, ...] = (0,),
 ) -> Program:
     """Export the model in eval mode on fake tensors, with a free batch size where the model allows it.
 
-    Dimension 0 of every tensor input that is as long as that of the first one is the batch. A batch of one
-    is repeated, for torch.export takes a size of one as a constant. `calls` are paths of modules of which the
-    exported program's ``module_call_graph`` is to say what they take and return.
+    Dimension 0 of every tensor input that is as long as that of the first one is the batch; so it is for every
+    dimension in `free`. A batch of one is repeated, for torch.export takes a size of one as a constant. `calls` are
+    paths of modules of which the exported program's ``module_call_graph`` is to say what they take and return.
 
     Raises:
         TraceError: torch.export refuses the model.
     """
     with evaluating(model), _quiet(), torch.no_grad():
         batch = _batch_size((args, kwargs))
-        exported = _export_dynamic(model, args, kwargs, batch, calls) if batch else None
+        exported = _export_dynamic(model, args, kwargs, free, calls) if batch else None
         if exported is not None:
             return _program(model, exported, max(batch, 2), dynamic=True)
         try:
-            exported = _export(model, args, dict(kwargs), None, calls)
+            exported = _export(model, args, dict(kwargs), (), calls)
         except Exception as error:  # the same: the model's own code runs here
             raise TraceError(_explain(model, error)) from error
         return _program(model, exported, max(batch, 1), dynamic=False)
@@ -126,30 +131,32 @@ def _export_dynamic(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    batch: int,
+    free: tuple[int, ...],
     calls: tuple[str, ...],
 ) -> ExportedProgram | None:
-    wide_args, wide_kwargs = _widen((args, dict(kwargs)), batch)
+    wide_args, wide_kwargs = _widen((args, dict(kwargs)), _batch_size((args, kwargs)))
     try:
-        exported = _export(model, wide_args, wide_kwargs, max(batch, 2), calls)
+        exported = _export(model, wide_args, wide_kwargs, free, calls)
     except Exception:  # torch.export raises whatever the model's code does; the static form decides
         return None
-    return exported if _is_dynamic(exported) else None
+    return exported if _is_dynamic(exported, free) else None
 
 
 def _export(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    batch: int | None,
+    free: tuple[int, ...],
     calls: tuple[str, ...],
 ) -> ExportedProgram:
-    shapes = ShapesCollection()
-    if batch is not None:
-        for leaf in pytree.tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch:
-                shapes[leaf] = {0: Dim.AUTO}
-    dynamic = None if batch is None else shapes.dynamic_shapes(model, args, kwargs)
+    shapes, first = ShapesCollection(), torch.Size()
+    for leaf in pytree.tree_leaves((args, kwargs)) if free else ():
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            first = first or leaf.shape
+            same = {d: Dim.AUTO for d in free if leaf.shape[d : d + 1] == first[d : d + 1] != ()}
+            if same:
+                shapes[leaf] = same
+    dynamic = None if not free else shapes.dynamic_shapes(model, args, kwargs)
     return export(
         model,
         args,
@@ -162,14 +169,14 @@ def _export(
     )
 
 
-def _is_dynamic(exported: ExportedProgram) -> bool:
+def _is_dynamic(exported: ExportedProgram, free: tuple[int, ...]) -> bool:
     inputs = {s.arg.name for s in exported.graph_signature.input_specs if s.kind == InputKind.USER_INPUT}
     for node in exported.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in inputs and isinstance(value, Tensor) and value.ndim:
             # A size that the model's code fixed is still a SymInt here, but of a constant.
-            size: Any = value.shape[0]
-            return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
+            sizes: list[Any] = [value.shape[d] for d in free if d < value.ndim]
+            return all(isinstance(n, torch.SymInt) and n.node.expr.free_symbols for n in sizes)
     return False
 
 

@@ -1,0 +1,71 @@
+"""Exported programs (.pt2): what torch.export.load, AOTInductor and ExecuTorch read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from secateur.errors import ExportError
+
+from .check import TOLERANCE, Export, check, example_sizes
+from .files import replacing_file
+from .program import Example, portable
+
+__all__ = ["to_exported_program"]
+
+
+def to_exported_program(
+    model: nn.Module,
+    example_inputs: Example,
+    file: str | PathLike[str],
+    *,
+    free: Sequence[int] = (0,),
+    tolerance: float = TOLERANCE,
+) -> Export:
+    """Write a model in evaluation mode as an exported program (.pt2), read it back and compare.
+
+    Arguments and errors are those of `to_onnx`. ``torch.export.load(file).module()`` runs it without secateur and
+    without the model's code. **That function unpickles**: load only files that you trust. The file holds neither the
+    example's data nor paths of this machine.
+
+    Raises:
+        TraceError: torch.export refuses the model.
+        ExportError: as `to_onnx`.
+
+    >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    >>> x, file = torch.randn(5, 8), getfixture("tmp_path") / "net.pt2"
+    >>> to_exported_program(net, x, file).max_difference
+    0.0
+    >>> torch.equal(torch.export.load(file).module()(x), net(x))
+    True
+    """
+    program = portable(model, example_inputs, tuple(free))
+    path = Path(file)
+    with replacing_file(path) as fresh:
+        # torch insists on its own suffix.
+        written = fresh.with_suffix(".pt2")
+        try:
+            torch.export.save(program.exported, written)
+            loaded = torch.export.load(written).module()
+        except Exception as error:  # the serialiser has many errors of its own
+            raise ExportError(
+                f"{type(model).__name__} cannot be saved as an exported program: {str(error)[:300]}"
+            ) from error
+        written.rename(fresh)
+
+        def infer(flat: list[Any]) -> list[Tensor]:
+            args, kwargs = pytree.tree_unflatten(flat, program.spec)
+            with torch.inference_mode():
+                return [t for t in pytree.tree_leaves(loaded(*args, **kwargs)) if isinstance(t, Tensor)]
+
+        sizes = example_sizes(program.flat, program.free)
+        worst = check(model, program.spec, sizes, infer, tolerance, "exported program")
+        size = fresh.stat().st_size
+    shapes = tuple(next(tuple(x.shape) for x in flat if isinstance(x, Tensor)) for flat in sizes)
+    return Export(path, "exported", size, program.free, shapes, worst)
