@@ -9,12 +9,27 @@ if TYPE_CHECKING:
     from .errors import SecateurError
     from .front import prune
     from .graph import trace
-    from .methods import SNP, ActivationMagnitude, BatchNormScale, Fluctuation, Magnitude, Random, Taylor
-    from .recovery import Distill, OnePass, Sequential, distillation_loss, finetune
+    from .methods import (
+        SNP,
+        AcrossLayers,
+        ActivationMagnitude,
+        BatchNormScale,
+        EachLayer,
+        Fluctuation,
+        Magnitude,
+        MicroStructured,
+        Random,
+        Shares,
+        Taylor,
+    )
+    from .recovery import Compensate, Distill, OnePass, Sequential, distillation_loss, finetune
     from .removal import remove_dead_units
     from .selection import Budget
     from .sparse import SparseResult
+    from .structure import Block
+    from .structuring import micro_structure
     from .training import (
+        ADMM,
         Bound,
         Checkpoints,
         Constant,
@@ -34,22 +49,28 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ADMM",
     "SNP",
+    "AcrossLayers",
     "ActivationMagnitude",
     "BatchNormScale",
+    "Block",
     "Bound",
     "Budget",
     "Checkpoints",
+    "Compensate",
     "Constant",
     "Cosine",
     "Crops",
     "Distill",
+    "EachLayer",
     "Fluctuation",
     "GradualMagnitude",
     "IrrelevanceDecay",
     "Lobster",
     "Magnitude",
     "Masks",
+    "MicroStructured",
     "MultiStep",
     "NNRelief",
     "OneCycle",
@@ -61,6 +82,7 @@ __all__ = [
     "Result",
     "SecateurError",
     "Sequential",
+    "Shares",
     "SparseResult",
     "Taylor",
     "Teacher",
@@ -70,6 +92,7 @@ __all__ = [
     "distillation_loss",
     "finetune",
     "load",
+    "micro_structure",
     "pack",
     "prune",
     "remove_dead_units",
@@ -85,18 +108,25 @@ _HOMES = {
     "graph": ("trace",),
     "methods": (
         "SNP",
+        "AcrossLayers",
         "ActivationMagnitude",
         "BatchNormScale",
+        "EachLayer",
         "Fluctuation",
         "Magnitude",
+        "MicroStructured",
         "Random",
+        "Shares",
         "Taylor",
     ),
     "removal": ("remove_dead_units",),
-    "recovery": ("Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
+    "recovery": ("Compensate", "Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
     "selection": ("Budget",),
     "sparse": ("SparseResult",),
+    "structure": ("Block",),
+    "structuring": ("micro_structure",),
     "training": (
+        "ADMM",
         "Bound",
         "Checkpoints",
         "Constant",

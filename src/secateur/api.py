@@ -71,7 +71,7 @@ class Result:
         `finetuned` is the accuracy after training, by the same measure as `evaluate` of `prune`.
 
         Raises:
-            SurgeryError: the model does not have the tensors of this result's model.
+            SurgeryError: the model does not have the tensors of this result's model, or broke its blocks.
             ValueError: there is an accuracy after training, but none of the dense model to compare with.
 
         >>> import secateur as sc
@@ -92,6 +92,11 @@ class Result:
             if accuracy is None:
                 raise ValueError("no accuracy of the dense model to compare with: prune with evaluate=...")
             accuracy = replace(accuracy, finetuned=finetuned)
+        for name, pattern in self.plan.patterns.items():
+            if not pattern.obeyed(new[name].detach()):
+                raise SurgeryError(
+                    f"{name} does not obey its pattern of blocks any more: hold it while training, by ADMM(epochs=0)."
+                )
         tensors = {names[0]: new[names[0]].detach().clone() for names in tensor_names(model)}
         return replace(
             self,

@@ -174,3 +174,11 @@ def test_states_are_checked() -> None:
     ):
         with pytest.raises(StructureError):
             BlockPattern(partition, states)
+
+
+@settings(max_examples=40, deadline=None)
+@given(WEIGHTS)
+def test_a_pattern_is_seen_in_the_weight_that_obeys_it(seed: int) -> None:
+    partition = Partition(Block(4, 2), (10, 5, 3))
+    weight, pattern = project(random_weight(seed, (10, 5, 3), whole=False), partition, 0.3, 0.3)
+    assert BlockPattern.observed(partition, weight) == pattern

@@ -84,6 +84,7 @@ def _artefact(
     manifest: Manifest, plan_json: object, tensors: dict[str, Tensor], recipe: str, report: str
 ) -> Artefact:
     plan = plan_from_json(plan_json, {})
+    _check_patterns(plan, tensors, manifest)
     return Artefact(
         replace(plan, tensors=_constants(plan, tensors)),
         manifest,
@@ -116,6 +117,17 @@ def _constants(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name not in tensors:
             raise ArtefactError(f"{MODEL} has no tensor {name!r}.{did_you_mean(name, tensors)}")
     return {name: tensors[name] for name in names}
+
+
+def _check_patterns(plan: Plan, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
+    for name, pattern in plan.patterns.items():
+        value = tensors.get(manifest.tied.get(name, name))
+        if value is None:
+            raise ArtefactError(
+                f"{MODEL} has no tensor {name!r}, of which {PLAN} has a pattern.{did_you_mean(name, tensors)}"
+            )
+        if tuple(value.shape) != pattern.partition.shape or not pattern.obeyed(value):
+            raise ArtefactError(f"{MODEL}: {name} does not obey the pattern of blocks in {PLAN}")
 
 
 def _fill(model: nn.Module, artefact: Artefact) -> None:

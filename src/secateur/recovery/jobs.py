@@ -14,7 +14,7 @@ from secateur.statistics.collect import fold
 from secateur.statistics.outlets import Outlet, outlet, running_mean
 from secateur.statistics.weights import as_stored, outputs_first
 
-__all__ = ["Job", "jobs", "masked"]
+__all__ = ["Job", "aimed", "jobs", "masked"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,11 @@ def jobs(graph: Graph, kept: Kept, producers: bool, residual: bool) -> list[Job]
         if not (lost_inputs or (lost_outputs and producers)):
             continue
         found.append(Job(layer, out, groups, inputs, outputs, constant, fold(graph, layer)))
-    # Of two branches that meet, the later one repairs the sum; the earlier one aims at its own output.
+    return aimed(found, residual)
+
+
+def aimed(found: list[Job], residual: bool) -> list[Job]:
+    """Let the later one of two branches that meet repair the sum, if `residual`; the others aim at their own output."""
     last = {job.outlet.join: job for job in found if job.outlet.join is not None}
     return [
         job

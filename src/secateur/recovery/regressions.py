@@ -8,7 +8,7 @@ would need too much memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,10 @@ def regression(
     if job.taps * job.fold == 1 or not job.inputs.shape[1] or (patches and fits):
         return OutputRegression(graph, job, dense, sampling, rectified)
     return InputRegression(job, dense, sampling)
+
+
+Solver = Callable[[Moments, Moments, Moments, Tensor, Sequence[float], Tensor | None], Tensor]
+"""Solves on the fit, held-out and whole moments from weights to start from, as `least_squares.solve` does."""
 
 
 class _Sums:
@@ -138,14 +142,20 @@ class OutputRegression:
             reads[self._job.outlet.join] = self._other
         return reads, {self._job.outlet.end: self._end}
 
-    def solve(self, current: Mapping[str, Tensor], strengths: Sequence[float]) -> dict[str, Tensor]:
-        """Return the repaired tensors in the full shapes."""
+    def solve(
+        self,
+        current: Mapping[str, Tensor],
+        strengths: Sequence[float],
+        under: Callable[[Tensor], Solver] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the repaired tensors in the full shapes; `under` makes the solver for the weights to start from."""
         job = self._job
         weight = current[job.layer.weight]
         start = job.split(weight)
         if job.intercept is not None:
             start = torch.cat([start, start.new_zeros(*start.shape[:2], 1)], 2)
-        solved = solve(*self._sums.moments(), start, strengths, self._unseen)
+        solver = solve if under is None else under(start)
+        solved = solver(*self._sums.moments(), start, strengths, self._unseen)
         if job.intercept is None:
             return {job.layer.weight: job.merge(weight, solved)}
         value = current[job.intercept].clone()

@@ -7,7 +7,7 @@ earlier sweeps have repaired.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from .one_pass import OnePass
 from .regressions import InputRegression, OutputRegression, Sampling, regression
 from .schedule import schedule
 
-__all__ = ["Sequential"]
+__all__ = ["Sequential", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -76,19 +76,20 @@ class Sequential:
             ]
             networks = Forward(graph.program, statistics.tensors), Forward(graph.program, current)
             label = f"refitting {stage[0].layer.module} ({number + 1} of {len(stages)})"
-            _sweep(networks, regressions, batches, seed + number, label)
+            sweep(networks, regressions, batches, seed + number, label)
             for solved in regressions:
                 current |= solved.solve(current, self.ridges)
         return re_estimated(graph, current, batches) if self.batch_norm and stages else current
 
 
-def _sweep(
+def sweep(
     networks: tuple[Forward, Forward],
-    regressions: list[OutputRegression | InputRegression],
+    regressions: Sequence[OutputRegression | InputRegression],
     batches: Calibration,
     seed: int,
     label: str,
 ) -> None:
+    """Run the original and the pruned network side by side over the data, watched by regressions."""
     original, pruned = networks
     watched = _merged([r.original() for r in regressions]), _merged([r.pruned() for r in regressions])
     with in_step():

@@ -5,13 +5,16 @@ from .page import page, write_page
 from .read import read_report
 from .report import Accuracy, Report
 from .sparsity import Sparsity, zipped_bytes
+from .structure import LayerBlocks, Structured
 
 __all__ = [
     "Accuracy",
     "FrozenPart",
+    "LayerBlocks",
     "LossCurve",
     "Report",
     "Sparsity",
+    "Structured",
     "frozen_parts",
     "loss_curve",
     "page",

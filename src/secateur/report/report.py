@@ -19,6 +19,7 @@ from ..measure.environment import Environment
 from ..measure.latency import Comparison
 from .evidence import FrozenPart, LossCurve
 from .sparsity import Sparsity
+from .structure import Structured
 
 __all__ = ["Accuracy", "Report"]
 
@@ -66,6 +67,7 @@ class Report:
     refused: Mapping[str, str] = field(default_factory=dict)  # group: why it was left whole
     frozen: tuple[FrozenPart, ...] = ()
     sparsity: Sparsity | None = None  # of methods that remove single weights
+    structure: Structured | None = None  # of methods that make blocks zero or unify them
     recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)  # how to run it again
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +121,10 @@ class Report:
                 ("bytes, zipped", s.zip_before, s.zip_after),
             ):
                 table.add_row(name, f"{a:,}", f"{b:,}", f"{b / a:.3f}" if a else "-")
+        if self.structure:
+            c = self.structure
+            for name, share in (("bits, counted", c.stored_bits), ("multiplications, counted", c.operations)):
+                table.add_row(name, "", "", f"{share:.3f}")
         if self.latency:
             t = self.latency
             table.add_row(
@@ -139,6 +145,11 @@ class Report:
             )
         if self.sparsity:
             notes.append("Connections that are zero make the zipped file smaller, not the network faster.")
+        if self.structure:
+            notes.append(
+                "Counted bits and multiplications are what blocks need; only files and kernels that know blocks save "
+                "them, torch itself does not."
+            )
         notes.append(f"Masked and shrunk outputs differ by at most {self.max_masked_difference:.1e}.")
         if self.seconds:
             phases = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())

@@ -186,6 +186,7 @@ def collect(
     *,
     patches: bool = False,
     loss: Loss | None = None,
+    layers: Iterable[str] = (),
     positions: int = 64,
     widest: int = 2400,
     seed: int = 0,
@@ -198,19 +199,19 @@ def collect(
     anew for each batch: neighbours say much the same, and all of them would cost more than the forward pass. With
     `patches`, moments of whole patches are summed as well, for layers whose patches are at most `widest` columns wide.
     A linear layer that reads more columns than that, of flattened maps, has the moments of the channels, positions
-    pooled. With a `loss`, a pass of its own sums squared gradients.
+    pooled. `layers` names further layers, by node. With a `loss`, a pass of its own sums squared gradients.
 
     Raises:
         CalibrationError: the data are empty, do not fit the example, or make activations that are not finite; of
             several processes, the weights are not the same, or one has failed.
     """
     groups = tuple(groups)
-    wanted = {site.node for group in groups for site in group.consumers}
-    layers = [layer for layer in graph.layers if layer.node in wanted]
+    wanted = {site.node for group in groups for site in group.consumers}.union(layers)
+    read = [layer for layer in graph.layers if layer.node in wanted]
     tensors = state_tensors(graph.program)
-    keys = {layer.node: _key(layer) for layer in layers}
+    keys = {layer.node: _key(layer) for layer in read}
     sites: dict[Any, _Site] = {}
-    for layer in layers:
+    for layer in read:
         if keys[layer.node] not in sites:
             columns = layer.width * math.prod(layer.taps)
             narrow = columns <= widest
@@ -218,7 +219,7 @@ def collect(
             sites[keys[layer.node]] = _Site(layer, patches and narrow, positions, pooled)
     powers: dict[str, _Power] = {}
     where = {}
-    for layer in layers:
+    for layer in read:
         where[layer.node] = outlet(graph, layer).end
         powers.setdefault(where[layer.node], _Power(layer, positions))
     reads: dict[str, Watch] = {site.layer.node: site for site in sites.values()}
@@ -245,8 +246,8 @@ def collect(
     done = {key: site.statistics() for key, site in sites.items()}
     return Statistics(
         samples,
-        {layer.node: done[keys[layer.node]] for layer in layers},
-        {layer.node: powers[where[layer.node]].value() for layer in layers},
+        {layer.node: done[keys[layer.node]] for layer in read},
+        {layer.node: powers[where[layer.node]].value() for layer in read},
         tensors,
         gate_gradients(graph, groups, calibration, loss) if loss is not None else {},
     )

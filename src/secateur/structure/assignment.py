@@ -65,7 +65,8 @@ class Joint:
         if not unified:
             return PruneFirst()(costs, zeros, 0)
         changed = zeros + unified
-        least, most = 0.0, 2 * float(costs.zero.max().clamp_min(1e-300))
+        possible = costs.zero[costs.zero.isfinite()]  # an infinite cost forbids
+        least, most = 0.0, 2 * float(possible.max().clamp_min(1e-300)) if len(possible) else 1.0
         low, high = _at(costs, least, changed), _at(costs, most, changed)
         while least < (middle := (least + most) / 2) < most:
             states = _at(costs, middle, changed)

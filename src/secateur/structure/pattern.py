@@ -57,6 +57,21 @@ class BlockPattern:
     def __hash__(self) -> int:
         return hash(self.partition)
 
+    @staticmethod
+    def observed(partition: Partition, weight: Tensor) -> BlockPattern:
+        """Return the pattern that a weight obeys as it is: blocks of zeros, and blocks of one magnitude.
+
+        Blocks of a single weight are kept unless it is zero.
+        """
+        sizes = partition.blocks(weight.detach().abs()).flatten(4).cpu()
+        largest = sizes.amax(-1, keepdim=True)
+        inside = partition.blocks(torch.ones(partition.shape, dtype=torch.bool)).flatten(4)
+        one = ((sizes == largest) | ~inside).all(-1) & (partition.entries() > 1)
+        states = torch.full(partition.grid, KEEP, dtype=torch.int8)
+        states[one] = UNIFY
+        states[largest[..., 0] == 0] = ZERO
+        return BlockPattern(partition, states)
+
     def share(self, state: int) -> float:
         """Return the share of the blocks that have a state."""
         return float((self.states == state).double().mean())

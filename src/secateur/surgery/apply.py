@@ -72,6 +72,14 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
             )
         with torch.no_grad():
             old.copy_(value)
+    for name, pattern in plan.patterns.items():
+        shape = tuple(_lookup(tensors, name, "parameter").shape)
+        if shape != pattern.partition.shape:
+            raise SurgeryError(
+                f"{OTHER_MODEL}: its pattern of {name} is for the shape {pattern.partition.shape}, not {shape}"
+            )
+        if name in plan.tensors and not pattern.obeyed(plan.tensors[name]):
+            raise SurgeryError(f"the plan's values of {name} do not obey its own pattern of blocks")
     return model
 
 

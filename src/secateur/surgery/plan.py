@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from secateur.structure import BlockPattern
+
 __all__ = [
     "Edit",
     "Fingerprint",
@@ -109,7 +111,8 @@ class Plan:
     """All that `apply` needs: which units stay, the edits that follow from it, and the repaired tensors.
 
     ``tensors`` holds values in the *smaller* shapes; parameters that are not named keep their sliced values.
-    ``example`` describes the inputs that were traced, as plain data, where an edit needs them.
+    ``example`` describes the inputs that were traced, as plain data, where an edit needs them. ``patterns`` says, by
+    parameter, which blocks of those values are zero or unified.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -117,3 +120,4 @@ class Plan:
     made_for: Fingerprint
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     example: Any = None
+    patterns: Mapping[str, BlockPattern] = field(default_factory=dict)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from secateur.errors import ArtefactError, SurgeryError, did_you_mean
+from secateur.errors import ArtefactError, SurgeryError
 
+from .checks import (
+    MAX_DIMS,
+    MAX_SIZE,
+    MAX_TUPLE,
+    index,
+    integer,
+    keys,
+    listed,
+    mapping,
+    module_path,
+    named,
+    setting,
+    short,
+)
 from .example import rebuild
+from .pattern_json import pattern_from_json, pattern_to_json
 from .plan import (
     Edit,
     Fingerprint,
@@ -20,19 +34,12 @@ from .plan import (
     Resize,
     Retrace,
     SetAttribute,
-    Setting,
     SliceTensor,
 )
 
 __all__ = ["PLAN_VERSION", "plan_from_json", "plan_to_json"]
 
 PLAN_VERSION = 1
-MAX_DIMS = 8
-MAX_SIZE = 2**31
-MAX_NAME = 1024
-MAX_TUPLE = 64
-
-T = TypeVar("T")
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -48,6 +55,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "kept": {group: list(units) for group, units in plan.kept.items()},
         "edits": [_edit_to_json(edit) for edit in plan.edits],
         **({} if plan.example is None else {"example": plan.example}),
+        **({"patterns": {n: pattern_to_json(p) for n, p in plan.patterns.items()}} if plan.patterns else {}),
     }
 
 
@@ -58,26 +66,33 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
         ArtefactError: a key is missing or unknown, a value has the wrong type or is out of range, or a newer
             secateur wrote it. The message names the entry.
     """
-    version = _integer(_mapping(data, "plan").get("version"), "plan.version", 1)
+    version = integer(mapping(data, "plan").get("version"), "plan.version", 1)
     if version > PLAN_VERSION:
         raise ArtefactError(
             f"the plan has format version {version}, this secateur reads up to {PLAN_VERSION}: "
             "update secateur"
         )
-    entries = _keys(data, "plan", "version", "made_for", "kept", "edits", optional=("example",))
-    made_for = _keys(entries["made_for"], "plan.made_for", "model", "digest")
-    kept = _mapping(entries["kept"], "plan.kept")
+    entries = keys(data, "plan", "version", "made_for", "kept", "edits", optional=("example", "patterns"))
+    made_for = keys(entries["made_for"], "plan.made_for", "model", "digest")
+    kept = mapping(entries["kept"], "plan.kept")
+    patterns = mapping(entries.get("patterns", {}), "plan.patterns")
     return Plan(
         kept={
-            _name(group, "a group of plan.kept"): _index(units, f"plan.kept[{group!r}]", MAX_SIZE, empty=True)
+            named(group, "a group of plan.kept"): index(units, f"plan.kept[{group!r}]", MAX_SIZE, empty=True)
             for group, units in kept.items()
         },
-        edits=_list(entries["edits"], "plan.edits", _edit_from_json),
+        edits=listed(entries["edits"], "plan.edits", _edit_from_json),
         made_for=Fingerprint(
-            _name(made_for["model"], "plan.made_for.model"), _name(made_for["digest"], "plan.made_for.digest")
+            named(made_for["model"], "plan.made_for.model"), named(made_for["digest"], "plan.made_for.digest")
         ),
         tensors=dict(tensors),
         example=_example(entries.get("example")),
+        patterns={
+            named(name, "a parameter of plan.patterns"): pattern_from_json(
+                pattern, f"plan.patterns[{name!r:.60}]"
+            )
+            for name, pattern in patterns.items()
+        },
     )
 
 
@@ -109,120 +124,58 @@ def _edit_to_json(edit: Edit) -> dict[str, Any]:
 
 
 def _edit_from_json(data: object, where: str) -> Edit:
-    kind = _mapping(data, where).get("edit")
+    kind = mapping(data, where).get("edit")
     if kind == "slice":
-        entry = _keys(data, where, "edit", "names", "dim", "index", "size")
-        size = _integer(entry["size"], f"{where}.size", 1)
-        names = _list(entry["names"], f"{where}.names", _name)
+        entry = keys(data, where, "edit", "names", "dim", "index", "size")
+        size = integer(entry["size"], f"{where}.size", 1)
+        names = listed(entry["names"], f"{where}.names", named)
         if not names:
             raise ArtefactError(f"{where}.names is empty")
         return SliceTensor(
             names,
-            _integer(entry["dim"], f"{where}.dim", 0, MAX_DIMS),
-            _index(entry["index"], f"{where}.index", size),
+            integer(entry["dim"], f"{where}.dim", 0, MAX_DIMS),
+            index(entry["index"], f"{where}.index", size),
             size,
         )
     if kind == "set":
-        entry = _keys(data, where, "edit", "module", "attribute", "old", "new")
-        attribute = _name(entry["attribute"], f"{where}.attribute")
+        entry = keys(data, where, "edit", "module", "attribute", "old", "new")
+        attribute = named(entry["attribute"], f"{where}.attribute")
         if not attribute.isidentifier() or attribute.startswith("_"):
             raise ArtefactError(f"{where}.attribute is {attribute!r}, which is not a public attribute name")
         return SetAttribute(
-            _module(entry["module"], f"{where}.module"),
+            module_path(entry["module"], f"{where}.module"),
             attribute,
-            _setting(entry["old"], f"{where}.old"),
-            _setting(entry["new"], f"{where}.new"),
+            setting(entry["old"], f"{where}.old"),
+            setting(entry["new"], f"{where}.new"),
         )
     if kind == "remove_branch":
-        entry = _keys(data, where, "edit", "constants", "removed", "skipped", "written_out")
+        entry = keys(data, where, "edit", "constants", "removed", "skipped", "written_out")
         if not isinstance(entry["written_out"], bool):
             raise ArtefactError(f"{where}.written_out must be true or false")
         return RemoveBranch(
-            _list(entry["constants"], f"{where}.constants", _name),
-            _list(entry["removed"], f"{where}.removed", _name),
-            _list(entry["skipped"], f"{where}.skipped", _name),
+            listed(entry["constants"], f"{where}.constants", named),
+            listed(entry["removed"], f"{where}.removed", named),
+            listed(entry["skipped"], f"{where}.skipped", named),
             entry["written_out"],
         )
     if kind == "retrace":
-        entry = _keys(data, where, "edit", "module", "digest", "sizes")
+        entry = keys(data, where, "edit", "module", "digest", "sizes")
         return Retrace(
-            _module(entry["module"], f"{where}.module"),
-            _name(entry["digest"], f"{where}.digest"),
-            _list(entry["sizes"], f"{where}.sizes", _resize),
+            module_path(entry["module"], f"{where}.module"),
+            named(entry["digest"], f"{where}.digest"),
+            listed(entry["sizes"], f"{where}.sizes", _resize),
         )
     known = "'slice', 'set', 'remove_branch' and 'retrace'"
-    raise ArtefactError(f"{where}.edit is {_short(kind)}; known are {known}")
+    raise ArtefactError(f"{where}.edit is {short(kind)}; known are {known}")
 
 
 def _resize(data: object, where: str) -> Resize:
     if not isinstance(data, list) or len(data) != 4:
-        raise ArtefactError(f"{where} must be a list of call, place, old and new size, not {_short(data)}")
+        raise ArtefactError(f"{where} must be a list of call, place, old and new size, not {short(data)}")
     call, place, old, new = data
     return Resize(
-        _integer(call, f"{where}[0]", 0),
-        _list(place, f"{where}[1]", lambda entry, at: _integer(entry, at, 0, MAX_TUPLE)),
-        _integer(old, f"{where}[2]", -MAX_SIZE),
-        _integer(new, f"{where}[3]", -MAX_SIZE),
+        integer(call, f"{where}[0]", 0),
+        listed(place, f"{where}[1]", lambda entry, at: integer(entry, at, 0, MAX_TUPLE)),
+        integer(old, f"{where}[2]", -MAX_SIZE),
+        integer(new, f"{where}[3]", -MAX_SIZE),
     )
-
-
-def _mapping(data: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise ArtefactError(f"{where} must be an object, not {_short(data)}")
-    return data
-
-
-def _keys(data: object, where: str, *names: str, optional: tuple[str, ...] = ()) -> Mapping[str, Any]:
-    entries = _mapping(data, where)
-    for name in names:
-        if name not in entries:
-            raise ArtefactError(f"{where} has no entry {name!r}")
-    for name in entries:
-        if name not in (*names, *optional):
-            raise ArtefactError(f"{where} has an unknown entry {_short(name)}.{did_you_mean(name, names)}")
-    return entries
-
-
-def _list(data: object, where: str, read: Callable[[object, str], T]) -> tuple[T, ...]:
-    if not isinstance(data, list):
-        raise ArtefactError(f"{where} must be a list, not {_short(data)}")
-    return tuple(read(entry, f"{where}[{i}]") for i, entry in enumerate(data))
-
-
-def _integer(data: object, where: str, low: int, high: int = MAX_SIZE) -> int:
-    # JSON's true and false are Python integers as well.
-    if not isinstance(data, int) or isinstance(data, bool) or not low <= data <= high:
-        raise ArtefactError(f"{where} must be an integer from {low} to {high}, not {_short(data)}")
-    return data
-
-
-def _index(data: object, where: str, size: int, *, empty: bool = False) -> tuple[int, ...]:
-    index = _list(data, where, lambda entry, at: _integer(entry, at, 0, size - 1))
-    if not index and not empty:
-        raise ArtefactError(f"{where} is empty: a dimension keeps at least one index")
-    if any(b <= a for a, b in itertools.pairwise(index)):
-        raise ArtefactError(f"{where} must ascend, each index once")
-    return index
-
-
-def _setting(data: object, where: str) -> Setting:
-    if isinstance(data, list):
-        if len(data) > MAX_TUPLE:
-            raise ArtefactError(f"{where} has {len(data)} entries, at most {MAX_TUPLE} are allowed")
-        return _list(data, where, lambda entry, at: _integer(entry, at, -MAX_SIZE))
-    return _integer(data, where, -MAX_SIZE)
-
-
-def _module(data: object, where: str) -> str:
-    return "" if data == "" else _name(data, where)
-
-
-def _name(data: object, where: str) -> str:
-    if not isinstance(data, str) or not 0 < len(data) <= MAX_NAME:
-        raise ArtefactError(f"{where} must be a name of 1 to {MAX_NAME} characters, not {_short(data)}")
-    return data
-
-
-def _short(data: object) -> str:
-    text = repr(data) if isinstance(data, str | int | float | bool | None) else type(data).__name__
-    return text if len(text) <= 60 else text[:60] + "..."

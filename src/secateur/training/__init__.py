@@ -1,5 +1,6 @@
 """Pruning while a network trains: masks, methods at work in the optimiser's own step, and the loop around them."""
 
+from .admm import ADMM, Residual
 from .crop import Global, LayerWise, Scope
 from .decay import Fading, GammaSchedule, IrrelevanceDecay, Steady, WeightDecay
 from .describe import describe
@@ -15,6 +16,7 @@ from .protocol import Attachment, TrainingMethod
 from .schedules import Constant, Cosine, MultiStep, OneCycle, Schedule
 
 __all__ = [
+    "ADMM",
     "Attached",
     "Attachment",
     "Bound",
@@ -35,6 +37,7 @@ __all__ = [
     "OneCycle",
     "Pivot",
     "Propagation",
+    "Residual",
     "Row",
     "Rule",
     "Schedule",

@@ -1,0 +1,266 @@
+"""Micro-structures without training: choose blocks, compensate, plan, apply, measure."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .api import Evaluate, Result, inputs_of, timed
+from .errors import BudgetError, StructureError
+from .graph import Graph, trace
+from .graph.export import tensor_names
+from .measure import compare_latency, environment, evaluating, size
+from .methods.block_costs import Criterion, OutputError
+from .methods.blockable import Blockable
+from .methods.counted import Counted, counted
+from .methods.microstructure import MicroStructured
+from .progress import silenced
+from .recovery import Compensate
+from .report import Accuracy, LayerBlocks, Report, Structured
+from .selection import Budget
+from .statistics import collect, state_tensors
+from .statistics.reduce import digest, require_same
+from .structure import UNIFY, ZERO, BlockPattern, Costs
+from .surgery import Plan, apply
+from .surgery.fingerprint import fingerprint, tensors_of
+from .training.describe import describe
+
+__all__ = ["micro_structure", "summary"]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    patterns: Mapping[str, BlockPattern]
+    counted: Counted
+
+
+def micro_structure(
+    model: nn.Module | Result,
+    example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any],
+    *,
+    method: MicroStructured,
+    calibration: Iterable[Any] | None = None,
+    budget: Budget | None = None,
+    criterion: Criterion | None = None,
+    recovery: Compensate | None = Compensate(),  # noqa: B008 - frozen
+    dense: nn.Module | None = None,
+    evaluate: Evaluate | None = None,
+    progress: bool = True,
+    seed: int = 0,
+) -> Result:
+    """Return a copy of a model whose weights have zero and unified blocks, repaired and measured, in its own shapes.
+
+    `model` may be the result of `prune` or of this function, whose plan then goes on: blocks that are zero or unified
+    already stay so and count; give the `dense` model that it began with. The shares are the method's; with a
+    `budget` of MACs or bytes those of zero blocks follow from it (counted, as methods.md 2.5 has it), and all layers
+    had better compete (``spread=AcrossLayers()``). `calibration` yields a few hundred inputs without labels: blocks
+    are chosen by what the outputs lose (`criterion`), and what is left is solved again (`recovery`). Without
+    calibration data weights are projected, and nothing is repaired. `evaluate` scores a model, higher is better.
+
+    Raises:
+        TraceError: the model cannot be exported.
+        StructureError: no weight can be cut into such blocks, or the shares cannot be had.
+        BudgetError: the budget has another unit, or cannot be met; the message says how far the model can go.
+        CalibrationError: calibration data are empty, of wrong shape or make values that are not finite.
+        UnknownNameError: a glob of the method matches nothing.
+
+    >>> import secateur as sc
+    >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    >>> x = torch.randn(256, 8)
+    >>> result = sc.micro_structure(net, x[:2], method=sc.MicroStructured(sc.Block(4, 1), zero=0.5), calibration=[x])
+    >>> result.plan.patterns["0.weight"].share(1), float((result.model[0].weight == 0).float().mean())
+    (0.5, 0.5)
+    """
+    earlier = model if isinstance(model, Result) else None
+    start = earlier.model if earlier is not None else model
+    assert isinstance(start, nn.Module)
+    if earlier is not None and dense is None:
+        raise StructureError("A result goes on from the model that it was made of: give it as dense=...")
+    original = dense if dense is not None else start
+    args, kwargs = inputs_of(example_inputs)
+    inputs = kwargs or args
+    calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
+    criterion = criterion or OutputError()
+    seconds: dict[str, float] = {}
+    with silenced(not progress):
+        with timed(seconds, "trace"):
+            graph = trace(start, *args, **kwargs)
+            tensors = state_tensors(graph.program)
+            layers = method.layers(start)
+        statistics = None
+        if calibration is not None:
+            with timed(seconds, "statistics"):
+                nodes = [layer.node for layer in graph.layers if layer.weight in layers.partitions]
+                statistics = collect(graph, (), calibration, layers=nodes, patches=True, seed=seed)
+        with timed(seconds, "selection"):
+            costs = criterion(graph, layers.partitions, tensors, statistics)
+            within = earlier.plan.patterns if earlier is not None else {}
+            chosen = _chosen(method, start, graph, layers, costs, tensors, within, budget)
+            patterns = dict(within) | dict(chosen.patterns)
+        states = {name: pattern.states for name, pattern in patterns.items()}
+        require_same(digest(states), "selection", "give each the same options and weights")
+        projected = {n: patterns[n].project(t) if n in patterns else t for n, t in tensors.items()}
+        final, recovered = projected, None
+        with timed(seconds, "recovery"):
+            if recovery is not None and calibration is not None and statistics is not None:
+                final = recovery(graph, patterns, tensors, calibration, statistics.samples, seed)
+                recovered = True
+        pruned = _filled(start, projected)
+        smaller = _filled(start, final) if recovered else pruned
+        plan = _plan(earlier, start, smaller, patterns)
+        applied = apply(original, plan)
+        accuracy = None
+        if evaluate is not None:
+            with timed(seconds, "evaluation"):
+                accuracy = Accuracy(
+                    evaluate(original), evaluate(pruned), evaluate(applied) if recovered else None
+                )
+        with timed(seconds, "measurement"):
+            label = method.label if earlier is None else f"{earlier.report.method}; {method.label}"
+            report = Report(
+                method=label,
+                budget=str(budget) if budget is not None else "shares of blocks",
+                before=size(original, inputs),
+                after=size(applied, inputs),
+                max_masked_difference=_difference(smaller, applied, args, kwargs),
+                seconds=seconds,
+                environment=environment(),
+                seed=seed,
+                latency=compare_latency(original, applied, inputs),
+                accuracy=accuracy,
+                model=type(original).__name__,
+                structure=summary(graph, tensors, patterns, layers),
+            )
+            if earlier is not None:
+                kept = earlier.report
+                report = replace(
+                    report, kept=kept.kept, curves=kept.curves, refused=kept.refused, frozen=kept.frozen
+                )
+    recipe = {
+        "method": describe(method),
+        "budget": None if budget is None else {budget.unit: budget.value},
+        "criterion": describe(criterion) if statistics is not None else None,
+        "recovery": describe(recovery) if recovered else None,
+        "seed": seed,
+    }
+    if earlier is not None:
+        recipe["after"] = dict(earlier.recipe)
+    return Result(applied, plan, replace(report, recipe=recipe))
+
+
+def summary(
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    patterns: Mapping[str, BlockPattern],
+    layers: Blockable | None = None,
+) -> Structured:
+    """Return what a report says of patterns; `tensors` are those of the traced model."""
+    found = _counted(graph, tensors, patterns)
+    return Structured(
+        found.stored_bits,
+        found.coded_bits,
+        found.operations,
+        {
+            name: LayerBlocks(
+                str(p.partition.block),
+                p.partition.count,
+                int((p.states == ZERO).sum()),
+                int((p.states == UNIFY).sum()),
+            )
+            for name, p in patterns.items()
+        },
+        dict(layers.skipped) if layers is not None else {},
+    )
+
+
+def _counted(graph: Graph, tensors: Mapping[str, Tensor], patterns: Mapping[str, BlockPattern]) -> Counted:
+    parameters = {names[0] for names in graph.program.parameters.values()} & tensors.keys()
+    trained = {n: tensors[n] for n in parameters if tensors[n].is_floating_point()}
+    return counted(graph, trained, patterns)
+
+
+def _chosen(
+    method: MicroStructured,
+    model: nn.Module,
+    graph: Graph,
+    layers: Blockable,
+    costs: Mapping[str, Costs],
+    tensors: Mapping[str, Tensor],
+    within: Mapping[str, BlockPattern],
+    budget: Budget | None,
+) -> _Chosen:
+    """Return the patterns: with the method's shares, or with the least share of zeros that meets the budget."""
+    inside = {name: pattern for name, pattern in within.items() if name in layers.partitions}
+
+    def tried(zero: float) -> _Chosen:
+        patterns = replace(method, zero=zero).patterns(model, layers.partitions, costs, inside)
+        return _Chosen(patterns, _counted(graph, tensors, dict(within) | patterns))
+
+    if budget is None:
+        return tried(method.zero)
+    if budget.unit not in ("macs", "bytes") or not budget.is_share:
+        raise BudgetError(
+            f"Blocks are budgeted in shares of macs or bytes, as Budget(bytes=0.3), not {budget!r}."
+        )
+
+    def level(found: _Chosen) -> float:
+        return found.counted.operations if budget.unit == "macs" else found.counted.stored_bits
+
+    count = sum(p.count for p in layers.partitions.values())
+    room = sum(method.spread.room(p) for p in layers.partitions.values())
+    low, high = 0, min(room, math.floor((1 - method.unify) * count))
+    best = tried(high / count)
+    if level(best) > budget.value:
+        whole = ", ".join(f"{name} ({why})" for name, why in list(layers.skipped.items())[:5])
+        raise BudgetError(
+            f"The budget of {budget} is out of reach: with {high / count:.1%} of the blocks zero the model keeps "
+            f"{level(best):.1%}. What stays whole: {whole or 'nothing'}; change skip, or ask for more."
+        )
+    while low < high:
+        middle = (low + high) // 2
+        found = tried(middle / count)
+        if level(found) <= budget.value:
+            high, best = middle, found
+        else:
+            low = middle + 1
+    return best
+
+
+def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a model with other values."""
+    filled = copy.deepcopy(model)
+    known = tensors_of(filled)
+    with torch.no_grad():
+        for name, value in tensors.items():
+            if name in known:
+                known[name].copy_(value)
+    return filled
+
+
+def _plan(
+    earlier: Result | None, start: nn.Module, smaller: nn.Module, patterns: Mapping[str, BlockPattern]
+) -> Plan:
+    """Return the earlier plan with further values and patterns, or one that only changes values."""
+    new, old = tensors_of(smaller), tensors_of(start)
+    names = [group[0] for group in tensor_names(smaller)]
+    changed = {n: new[n].detach().clone() for n in names if not torch.equal(new[n], old[n])}
+    if earlier is None:
+        return Plan({}, (), fingerprint(start), changed, patterns)
+    return replace(earlier.plan, tensors={**earlier.plan.tensors, **changed}, patterns=dict(patterns))
+
+
+def _difference(a: nn.Module, b: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+    """Return the largest difference of two models' outputs: the plan's model must be the one that was solved."""
+    with evaluating(a, b), torch.no_grad():
+        pairs = zip(tree_leaves(a(*args, **kwargs)), tree_leaves(b(*args, **kwargs)))
+        worst = [
+            float((x - y).abs().max()) for x, y in pairs if isinstance(x, Tensor) and x.is_floating_point()
+        ]
+    return max(worst, default=0.0)
