@@ -52,8 +52,8 @@ class Cell:
 
 
 def cells(methods: list[str]) -> Iterator[Cell]:
-    for block in BLOCKS:
-        for ratio in RATIOS:
+    for ratio in RATIOS:
+        for block in BLOCKS:
             for zero, unify in ((ratio, 0.0), (ratio, round((1 - ratio) / 2, 3)), (0.0, ratio)):
                 for method in methods:
                     if method != "sequential" or (block == Block(8, 1)):
@@ -99,7 +99,7 @@ class Prepared:
                 {name: pattern.project(self.dense[name]) for name, pattern in patterns.items()}
             )
         if method == "sequential":
-            return self.filled(Compensate()(self.graph, patterns, self.dense, self.images, IMAGES))
+            return self.filled(Compensate()(self.graph, patterns, self.dense, self.images))
         current = dict(self.dense)
         for job, regression in self.regressions:
             current |= ONCE.solved(job, regression, patterns[job.layer.weight], current)
@@ -114,15 +114,11 @@ class Prepared:
         return model
 
 
-def criterion_of(method: str) -> Criterion:
-    return WeightError() if method == "projection" else OutputError()
-
-
 def run(prepared: Prepared, cell: Cell) -> None:
     if is_there(cell.keys(prepared.name)):
         return
     start = time.perf_counter()
-    patterns = prepared.patterns(cell.structure, criterion_of(cell.method))
+    patterns = prepared.patterns(cell.structure, WeightError())
     model = prepared.solved(cell.method, patterns)
     seconds = time.perf_counter() - start
     append(
@@ -154,7 +150,7 @@ def tune(prepared: Prepared) -> None:
             print(f"{zero} {unify} {criterion}: {accuracy(model, data):.4f}, {seconds:.1f} s", flush=True)
     for method in ("projection", "sequential"):
         start = time.perf_counter()
-        model = prepared.solved(method, prepared.patterns(MicroStructured(zero=0.7), criterion_of(method)))
+        model = prepared.solved(method, prepared.patterns(MicroStructured(zero=0.7), WeightError()))
         print(
             f"0.7 0.0 {method}: {accuracy(model, data):.4f}, {time.perf_counter() - start:.1f} s", flush=True
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from table import Table
 from torch import nn
 
+from secateur.artefact import pack
 from secateur.data import ImageData
 from secateur.graph import Graph
 from secateur.measure import batches, environment, stored_bytes, top1
@@ -59,9 +61,12 @@ def append(
     if broken:
         raise ValueError(f"{broken[0]} does not obey its pattern")
     found = counted(graph, state, patterns)
+    with tempfile.TemporaryDirectory() as folder:
+        packed = pack(model, Path(folder) / "model.sec").bytes
     TABLE.append(dict(cell) | {
         "dataset": data.name, "acc_dense": dense, "acc_final": final, "stored_bits_ratio": found.stored_bits,
-        "operations_ratio": found.operations, "safetensors_bytes": stored_bytes(model), "seconds": seconds,
+        "operations_ratio": found.operations, "packed_bytes": packed,
+        "safetensors_bytes": stored_bytes(model), "seconds": seconds,
         "commit": environment().commit, "command": command,
     })  # fmt: skip
     print(

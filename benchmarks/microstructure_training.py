@@ -23,7 +23,7 @@ from secateur.data import ImageData, load_images
 from secateur.graph import trace
 from secateur.methods.blockable import Place
 from secateur.methods.microstructure import MicroStructured
-from secateur.structure import Block, BlockPattern
+from secateur.structure import Block
 from secateur.training.admm import ADMM
 from secateur.zoo import pretrained
 from secateur.zoo.models import lenet5
@@ -164,10 +164,7 @@ def run(cell: Cell) -> None:
     )
     model = model.to(memory_format=torch.contiguous_format)
     seconds = time.perf_counter() - start
-    patterns = {
-        name: BlockPattern.observed(partition, model.get_parameter(name).detach())
-        for name, partition in cell.method().structure.layers(model).partitions.items()
-    }
+    patterns = cell.method().structure.observed(model)
     save_file(model.state_dict(), f"runs/microstructure/{label}.safetensors")
     graph = trace(model, data.normalise(data.test_x[:2]))
     command = f"python benchmarks/microstructure_training.py --cells {CELLS.index(cell)}"

@@ -16,7 +16,7 @@ from .report import Accuracy, Report, Sparsity, zipped_bytes
 from .selection import Budget
 from .surgery import Plan
 from .surgery.fingerprint import fingerprint
-from .training import Masks, Trained, Training, TrainingMethod, describe, train
+from .training import ADMM, Masks, Trained, Training, TrainingMethod, describe, train
 
 __all__ = ["SparseResult", "prune_in_training"]
 
@@ -104,7 +104,8 @@ def prune_in_training(
                     "seed": seed,
                 },
             )
-    plan = Plan(kept={}, edits=(), made_for=fingerprint(model))
+    patterns = method.structure.observed(found.model) if isinstance(method, ADMM) else {}
+    plan = Plan(kept={}, edits=(), made_for=fingerprint(model), patterns=patterns)
     return SparseResult(found.model, plan, report, found.masks, found)
 
 

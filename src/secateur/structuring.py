@@ -17,7 +17,7 @@ from .errors import BudgetError, StructureError
 from .graph import Graph, trace
 from .graph.export import tensor_names
 from .measure import compare_latency, environment, evaluating, size
-from .methods.block_costs import Criterion, OutputError
+from .methods.block_costs import Criterion, WeightError
 from .methods.blockable import Blockable
 from .methods.counted import Counted, counted
 from .methods.microstructure import MicroStructured
@@ -48,7 +48,7 @@ def micro_structure(
     method: MicroStructured,
     calibration: Iterable[Any] | None = None,
     budget: Budget | None = None,
-    criterion: Criterion | None = None,
+    criterion: Criterion = WeightError(),  # noqa: B008 - frozen
     recovery: Compensate | None = Compensate(),  # noqa: B008 - frozen
     dense: nn.Module | None = None,
     evaluate: Evaluate | None = None,
@@ -60,9 +60,9 @@ def micro_structure(
     `model` may be the result of `prune` or of this function, whose plan then goes on: blocks that are zero or unified
     already stay so and count; give the `dense` model that it began with. The shares are the method's; with a
     `budget` of MACs or bytes those of zero blocks follow from it (counted, as methods.md 2.5 has it), and all layers
-    had better compete (``spread=AcrossLayers()``). `calibration` yields a few hundred inputs without labels: blocks
-    are chosen by what the outputs lose (`criterion`), and what is left is solved again (`recovery`). Without
-    calibration data weights are projected, and nothing is repaired. `evaluate` scores a model, higher is better.
+    had better compete (``spread=AcrossLayers()``). `criterion` prices blocks. `calibration` yields a few hundred inputs
+    without labels, on which what is left is solved again (`recovery`); without them weights are projected, and nothing
+    is repaired. `evaluate` scores a model, higher is better.
 
     Raises:
         TraceError: the model cannot be exported.
@@ -87,7 +87,6 @@ def micro_structure(
     args, kwargs = inputs_of(example_inputs)
     inputs = kwargs or args
     calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
-    criterion = criterion or OutputError()
     seconds: dict[str, float] = {}
     with silenced(not progress):
         with timed(seconds, "trace"):
@@ -95,7 +94,7 @@ def micro_structure(
             tensors = state_tensors(graph.program)
             layers = method.layers(start)
         statistics = None
-        if calibration is not None:
+        if calibration is not None and criterion.calibrated:
             with timed(seconds, "statistics"):
                 nodes = [layer.node for layer in graph.layers if layer.weight in layers.partitions]
                 statistics = collect(graph, (), calibration, layers=nodes, patches=True, seed=seed)
@@ -109,8 +108,8 @@ def micro_structure(
         projected = {n: patterns[n].project(t) if n in patterns else t for n, t in tensors.items()}
         final, recovered = projected, None
         with timed(seconds, "recovery"):
-            if recovery is not None and calibration is not None and statistics is not None:
-                final = recovery(graph, patterns, tensors, calibration, statistics.samples, seed)
+            if recovery is not None and calibration is not None:
+                final = recovery(graph, patterns, tensors, calibration, seed)
                 recovered = True
         pruned = _filled(start, projected)
         smaller = _filled(start, final) if recovered else pruned
@@ -146,7 +145,7 @@ def micro_structure(
     recipe = {
         "method": describe(method),
         "budget": None if budget is None else {budget.unit: budget.value},
-        "criterion": describe(criterion) if statistics is not None else None,
+        "criterion": describe(criterion),
         "recovery": describe(recovery) if recovered else None,
         "seed": seed,
     }

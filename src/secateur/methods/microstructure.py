@@ -184,6 +184,13 @@ class MicroStructured:
         """Return what is cut into blocks in a model, and why the rest is not. Raises as `blockable`."""
         return blockable(model, self.block, self.skip, self.blocks)
 
+    def observed(self, model: nn.Module) -> dict[str, BlockPattern]:
+        """Return the patterns that a model's weights obey as they are."""
+        return {
+            name: BlockPattern.observed(partition, model.get_parameter(name))
+            for name, partition in self.layers(model).partitions.items()
+        }
+
     def patterns(
         self,
         model: nn.Module,

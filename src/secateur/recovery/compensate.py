@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.errors import CalibrationError
 from secateur.graph import Graph, Layer
 from secateur.statistics import Calibration, Forward
 from secateur.statistics.outlets import outlet, running_mean
+from secateur.statistics.reduce import in_step, summed
 from secateur.structure import BlockPattern
 
 from .batch_norm import re_estimated
@@ -50,12 +52,16 @@ class Compensate:
         patterns: Mapping[str, BlockPattern],
         dense: Mapping[str, Tensor],
         calibration: Iterable[Any],
-        samples: int,
         seed: int = 0,
     ) -> dict[str, Tensor]:
-        """Return all tensors of the network with patterns; `dense` are those that it is to imitate."""
+        """Return all tensors of the network with patterns; `dense` are those that it is to imitate.
+
+        Raises:
+            CalibrationError: the data are empty, or do not fit the example.
+        """
         projected = {name: pattern.project(dense[name]) for name, pattern in patterns.items()}
         batches = Calibration(calibration, graph.program)
+        samples = counted(batches)
         jobs = self.jobs(graph, patterns)
         current = dict(dense)
         for name in patterns.keys() - {job.layer.weight for job in jobs}:
@@ -109,6 +115,18 @@ class Compensate:
         ]
         fits = [j for j in found if 2 * 8 * len(j.groups) * (j.width + 1) ** 2 <= self.memory]
         return aimed(fits, self.residual)
+
+
+def counted(batches: Calibration) -> int:
+    """Return the number of samples over all processes."""
+    with in_step():
+        own = sum(batches.samples(flat) for flat in batches)
+    total = int(summed(torch.tensor(own)))
+    if not total:
+        raise CalibrationError(
+            "The calibration data are empty in every process: give at least one batch of inputs."
+        )
+    return total
 
 
 def job(graph: Graph, layer: Layer) -> Job:
