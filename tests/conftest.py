@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from secateur import api, measure, sparse
+from secateur import api, measure, sparse, structuring
 
 settings.register_profile("secateur", deadline=None, derandomize=True, database=None)
 settings.load_profile("secateur")
@@ -23,5 +23,5 @@ def one_thread() -> None:
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let prune time two runs instead of two seconds of them."""
     quick = partial(measure.compare_latency, rounds=2, seconds=0, warmup=0)
-    for module in (api, sparse):
+    for module in (api, sparse, structuring):
         monkeypatch.setattr(module, "compare_latency", quick)

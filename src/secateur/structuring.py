@@ -251,7 +251,7 @@ def _plan(
     names = [group[0] for group in tensor_names(smaller)]
     changed = {n: new[n].detach().clone() for n in names if not torch.equal(new[n], old[n])}
     if earlier is None:
-        return Plan({}, (), fingerprint(start), changed, patterns)
+        return Plan({}, (), fingerprint(start), changed, patterns=dict(patterns))
     return replace(earlier.plan, tensors={**earlier.plan.tensors, **changed}, patterns=dict(patterns))
 
 

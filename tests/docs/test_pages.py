@@ -58,6 +58,7 @@ def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pyt
     brief = partial(compare_latency, rounds=2, seconds=0, warmup=0)
     monkeypatch.setattr("secateur.api.compare_latency", brief)
     monkeypatch.setattr("secateur.sparse.compare_latency", brief)
+    monkeypatch.setattr("secateur.structuring.compare_latency", brief)
     torch.manual_seed(0)
     space: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page, "python"):

@@ -23,6 +23,7 @@ from torch import Tensor
 import secateur as sc
 from secateur.errors import CalibrationError
 from secateur.graph import Graph, trace
+from secateur.methods import OutputError
 from secateur.recovery import Distill
 from secateur.recovery.batch_norm import re_estimated
 from secateur.recovery.jobs import masked
@@ -122,6 +123,7 @@ def _cases() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
         f"{name}, {share}": (lines, (name, parts)) for name in NAMES for share, parts in SHARES.items()
     }
     cases["timed"] = (timed, ())
+    cases["structured"] = (structured, (slice(None),))
     return cases | {damage: (pruned, (damage,)) for damage in ("none", *DAMAGE)}
 
 
@@ -206,6 +208,28 @@ def test_a_latency_budget_is_met_in_the_mean_over_processes(together: dict[str, 
     dense, smaller = (a + b for a, b in zip(first["ms"], second["ms"], strict=True))
     assert first["ms"] != second["ms"]
     assert 0.7 <= smaller / dense <= 0.8
+
+
+def structured(batches_of: slice) -> dict[str, Any]:
+    """Make blocks zero and unified, each process on its share of the batches."""
+    case = next(case for case in SMALL if case.name == "residual")
+    data = batches("residual")[batches_of]
+    if dist.is_initialized():
+        data = data[dist.get_rank() :: 2]
+    result = sc.micro_structure(
+        case.model(), case.inputs(2), method=sc.MicroStructured(sc.Block(2, 1), zero=0.5, unify=0.25),
+        calibration=data, criterion=OutputError(), progress=False,
+    )  # fmt: skip
+    states = {f"states of {name}": pattern.states for name, pattern in result.plan.patterns.items()}
+    return dict(result.model.state_dict()) | states
+
+
+def test_blocks_are_the_same_on_both_processes(together: dict[str, list[Any]]) -> None:
+    first, second = together["structured"]
+    assert isinstance(first, dict), first
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    for key, value in structured(slice(None)).items():
+        torch.testing.assert_close(first[key], value, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

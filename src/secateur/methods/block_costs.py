@@ -59,7 +59,8 @@ class OutputError:
     With `repaired`, zeroing a block costs what is left after the best repair by the other weights of its rows
     (optimal brain surgeon: ``w_B ([H^-1]_BB)^-1 w_B^T``), with a ridge of `damping` times the mean diagonal; without,
     ``w_B H_BB w_B^T``. A layer's own outputs are not the network's: on ResNet-20 `WeightError` chooses better
-    (``python benchmarks/microstructure.py --tune``). Weights without moments, and those that several calls share, are priced by `WeightError`.
+    (``python benchmarks/microstructure.py --tune``). Weights without moments, and those that several calls share, are
+    priced by `WeightError`.
     """
 
     repaired: bool = True

@@ -49,7 +49,8 @@ class ADMM:
     epochs, or less once both residuals are below `tolerance`; then its blocks are fixed. The rest of the training
     has zero blocks at zero, and unified ones `tied` (one magnitude, signs fixed) or frozen. Through the epochs of a
     stage `rhos` are taken in turn; `Z` and `U` are renewed every `every` epochs. With ``epochs=0`` weights are
-    projected at once: pruning by magnitude.
+    projected at once: pruning by magnitude. In `prune(..., training=...)` with a validation the best of the sparsest
+    epochs is the result; without zero blocks leave the validation out, or an epoch before the projection may be best.
 
     Raises:
         StructureError: a number is out of range, or stages do not lead up to the structure.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import partial
 from pathlib import PurePath
 from typing import Any
@@ -48,8 +49,12 @@ def describe(value: Any) -> Any:
             return {str(k): describe(v) for k, v in value.items()}
         case PurePath():
             return str(value)
+        case Enum():
+            return value.name
         case tuple() | list() if all(v is None or isinstance(v, bool | int | float | str) for v in value):
             return list(value)
+        case tuple() if len(value) <= 16:  # longer ones may be data
+            return [describe(v) for v in value]
     if is_dataclass(value) and not isinstance(value, type):
         named = {f.name: describe(getattr(value, f.name)) for f in fields(value) if f.compare}
         return {"type": type(value).__name__, **named}
