@@ -1,6 +1,7 @@
-"""Write the results tables of README.md from results/*.csv: python benchmarks/tables.py [--check]
+"""Write the results tables of README.md and docs/results.md from results/*.csv: python benchmarks/tables.py [--check]
 
-Accuracies are means over the calibration seeds with the range; the text between the markers is replaced.
+Accuracies are means over the calibration seeds with the range. Between its markers, ``<!-- name -->`` and
+``<!-- /name -->``, the text of a page is replaced.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import argparse
 import csv
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
-README = Path("README.md")
-ONESHOT = Path("results/oneshot.csv")
+RESULTS = Path("results")
 NAMES = {
     ("snp", "default", "sequential"): "**SNP (default)**",
     ("snp", "default", "none"): "SNP, nothing repaired",
@@ -41,13 +43,24 @@ NAMES = {
 }
 
 
-def oneshot() -> str:
+SHORT = {name: label for name, label in NAMES.items() if name[2] != "none" or name[0] == "torch-pruning"} | {
+    ("magnitude", "l1", "none"): "L1 filters"
+}
+Row = Mapping[str, str]
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of a results file."""
+    with (RESULTS / f"{name}.csv").open(newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def oneshot(names: Mapping[tuple[str, str, str], str]) -> str:
     """Return the table of one-shot accuracies by network, method and budget."""
-    with ONESHOT.open(newline="") as f:
-        rows = list(csv.DictReader(f))
+    found = rows("oneshot")
     lines: list[str] = []
-    for model in dict.fromkeys(r["model"] for r in rows):
-        own = [r for r in rows if r["model"] == model]
+    for model in dict.fromkeys(r["model"] for r in found):
+        own = [r for r in found if r["model"] == model]
         cells: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         latency: dict[tuple[str, str, str], list[float]] = defaultdict(list)
         tuned: dict[tuple[str, str, str], float] = {}
@@ -55,7 +68,7 @@ def oneshot() -> str:
             name = (r["method"], r["variant"], r["recovery"].removesuffix("+finetuned"))
             if r["acc_finetuned"]:
                 tuned[name] = 100 * float(r["acc_finetuned"])
-            elif name in NAMES:
+            elif name in names:
                 cells[name][r["budget"]].append(100 * float(r["acc_recovered"] or r["acc_pruned"]))
                 if r["budget"] == "0.5":
                     latency[name].append(float(r["latency_ratio"]))
@@ -64,38 +77,140 @@ def oneshot() -> str:
         lines += [
             f"{model}, dense {dense:.2f} %, test accuracy, means (ranges) where a cell has several calibration seeds:",
             "",
-            "| method | " + " | ".join(f"{float(b):.0%} of the MACs" for b in budgets)
-            + " | time at 50 % | fine-tuned at 50 % |",
-            "|---|" + "---|" * (len(budgets) + 2),
-        ]  # fmt: skip
-        for name, label in NAMES.items():
-            if name not in cells:
-                continue
-            shown = []
-            for b in budgets:
-                values = cells[name].get(b, [])
-                spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
-                shown.append(f"{mean(values):.2f}{spread}" if values else "")
-            times = f"{mean(latency[name]):.2f}" if latency[name] else ""
-            lines.append(
-                f"| {label} | {' | '.join(shown)} | {times} | {f'{tuned[name]:.2f}' if name in tuned else ''} |"
-            )
-        lines.append("")
+            *_table(
+                [
+                    "method",
+                    *(f"{float(b):.0%} of the MACs" for b in budgets),
+                    "time at 50 %",
+                    "fine-tuned at 50 %",
+                ],
+                [
+                    [
+                        label,
+                        *(_spread(cells[name].get(b, [])) for b in budgets),
+                        f"{mean(latency[name]):.2f}" if latency[name] else "",
+                        f"{tuned[name]:.2f}" if name in tuned else "",
+                    ]
+                    for name, label in names.items()
+                    if name in cells
+                ],
+            ),
+            "",
+        ]
     return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{mean(values):.2f}" + (f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else "")
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
+
+
+def percent(value: str) -> str:
+    """Write a share as per cent."""
+    return f"{float(value):.1%}" if value else ""
+
+
+def accuracy(value: str) -> str:
+    """Write a share as an accuracy."""
+    return f"{100 * float(value):.2f}" if value else ""
+
+
+def short(value: str) -> str:
+    """Write a number with three digits."""
+    return f"{float(value):.3g}" if value else ""
+
+
+Format = Callable[[str], str]
+
+
+def plain(name: str, columns: Mapping[str, tuple[str, Format]]) -> str:
+    """Return a results file as it is, some of its columns, by name: heading and format."""
+    body = [[form(r[column]) for column, (_, form) in columns.items()] for r in rows(name)]
+    return "\n".join([*_table([heading for heading, _ in columns.values()], body), ""])
+
+
+def crossed(name: str, down: str, across: str, value: str) -> str:
+    """Return a results file as a table of accuracies, one column by row and another by column."""
+    found = rows(name)
+    heads = sorted({r[across] for r in found}, key=float)
+    cells: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for r in found:
+        cells[r[down], r[across]].append(100 * float(r[value]))
+    body = [
+        [key, *(_spread(cells.get((key, head), [])) for head in heads)]
+        for key in dict.fromkeys(r[down] for r in found)
+    ]
+    return "\n".join([*_table([down, *heads], body), ""])
+
+
+SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
+    "README.md": {"oneshot": partial(oneshot, SHORT)},
+    "docs/results.md": {
+        "oneshot": partial(oneshot, NAMES),
+        "ablation": partial(
+            plain,
+            "ablation",
+            {
+                "variant": ("variant", str),
+                "acc_pruned": ("pruned", accuracy),
+                "acc_recovered": ("repaired", accuracy),
+                "seconds": ("seconds", short),
+            },
+        ),
+        "calibration": partial(crossed, "calibration_size", "variant", "n_calibration", "acc_recovered"),
+        "latency": partial(
+            plain,
+            "latency",
+            {
+                "model": ("network", str),
+                "share": ("asked for", percent),
+                "measured": ("measured", percent),
+                "error": ("off by", percent),
+                "dense_ms": ("dense, ms", short),
+                "pruned_ms": ("pruned, ms", short),
+                "macs_ratio": ("MACs left", percent),
+            },
+        ),
+        "cost": partial(
+            plain,
+            "cost",
+            {
+                "method": ("method", str),
+                "streams": ("streams", str),
+                "forward": ("plain forward, s", short),
+                "statistics": ("statistics, s", short),
+                "ranking": ("ranking, s", short),
+                "recovery": ("recovery, s", short),
+                "surgery": ("surgery, s", short),
+                "verification": ("verification, s", short),
+                "ratio": ("statistics and solving / forward", short),
+                "peak_mb": ("peak MB", short),
+            },
+        ),
+    },
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail if the README is out of date")
+    parser.add_argument("--check", action="store_true", help="fail if a page is out of date")
     options = parser.parse_args()
-    text = README.read_text()
-    begin, end = "<!-- oneshot -->\n", "<!-- /oneshot -->"
-    before, rest = text.split(begin)
-    _, after = rest.split(end)
-    fresh = before + begin + oneshot() + end + after
-    if options.check and fresh != text:
-        raise SystemExit("README.md is out of date: run python benchmarks/tables.py")
-    README.write_text(fresh)
+    for page, sections in SECTIONS.items():
+        path = Path(page)
+        text = fresh = path.read_text()
+        for name, table in sections.items():
+            begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+            before, rest = fresh.split(begin)
+            _, after = rest.split(end)
+            fresh = before + begin + table() + end + after
+        if options.check and fresh != text:
+            raise SystemExit(f"{page} is out of date: run python benchmarks/tables.py")
+        path.write_text(fresh)
 
 
 if __name__ == "__main__":
