@@ -29,11 +29,13 @@ check: $(TEST) ## Lint, format and types
 coverage: $(BENCH) ## Append missing rows to results/coverage.csv: which models go through (an hour)
 	@$(BIN)/python benchmarks/coverage.py
 
-bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tables of the README
+bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tables of README and docs
 	@$(BIN)/python benchmarks/oneshot.py
 	@$(BIN)/python benchmarks/oneshot.py --finetune
 	@$(BIN)/python benchmarks/latency.py
 	@$(BIN)/python benchmarks/calibration_size.py
+	@$(BIN)/python benchmarks/ablation.py
+	@$(BIN)/python benchmarks/cost.py
 	@$(BIN)/python benchmarks/effnet.py
 	@$(BIN)/python benchmarks/minilm.py
 	@$(BIN)/python benchmarks/decoder.py
