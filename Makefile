@@ -40,6 +40,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/minilm.py
 	@$(BIN)/python benchmarks/decoder.py
 	@$(BIN)/python benchmarks/lenet.py
+	@$(BIN)/python benchmarks/cifar_connections.py
 	@$(BIN)/python benchmarks/nn_relief_speed.py
 	@$(BIN)/python benchmarks/tables.py
 

@@ -136,8 +136,8 @@ class Pace:
         return self.wide[0] * self.wide[1] + self.narrow[0] * self.narrow[1] + self.last
 
 
-PACES = {"lenet300": Pace((3, 2), (4, 4), 20), "lenet5": Pace((2, 2), (4, 4), 16)}
-DENSE_EPOCHS = 6
+PACES = {"lenet300": Pace((4, 3), (6, 6), 40), "lenet5": Pace((3, 2), (6, 4), 30)}
+DENSE_EPOCHS = {"lenet300": 15, "lenet5": 8}
 
 
 def dense(cell: Cell, images: Images) -> nn.Module:
@@ -149,7 +149,7 @@ def dense(cell: Cell, images: Images) -> nn.Module:
         model.load_state_dict(load_file(path))
         return model
     # Gradual magnitude pruning to everything is plain training.
-    options = training(images, cell.optimizer, 1, DENSE_EPOCHS, bf16=True)
+    options = training(images, cell.optimizer, 1, DENSE_EPOCHS[cell.model], bf16=True)
     model = train(model, GradualMagnitude(share=1.0), options, seed=cell.seed).model
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), f"{path}.tmp")
@@ -191,7 +191,7 @@ def row(cell: Cell, images: Images) -> dict[str, object]:
     start = time.perf_counter()
     example = (images.held[0][0][:1],)
     if cell.method == "dense":
-        model, epochs = original, DENSE_EPOCHS
+        model, epochs = original, DENSE_EPOCHS[cell.model]
         units = without_dead_units(original.eval(), example).units_left
     else:
         model, units = pruned(cell, original, images)

@@ -202,3 +202,26 @@ def test_what_is_not_understood_is_no_constant() -> None:
     read = constants_read(graph, tensors_of(model))
     assert all(bool(x.isnan().all()) for x in read.values())
     assert not {"gt", "where", "pow"} & TRANSPARENT
+
+
+class Counting(nn.Module):
+    """Writes into a buffer, and into a value by an operator that is not understood."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        torch.square_(y)
+        return self.out(y + self.seen.add_(y.mean(0)) * 0)
+
+
+def test_finding_constants_does_not_write_into_the_model() -> None:
+    model = Counting().eval()
+    graph = trace(model, torch.ones(2, 3))
+    before = {name: t.clone() for name, t in tensors_of(model).items()}
+    read = constants_read(graph, tensors_of(model))
+    assert bool(read["linear_1"].isnan().all())
+    assert all(torch.equal(t, before[name]) for name, t in tensors_of(model).items())

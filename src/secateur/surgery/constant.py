@@ -47,7 +47,9 @@ def constants_read(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Ten
             free.add(spec.arg.name)
         else:
             names = program.parameters.get(spec.arg.name, (spec.target,))
-            values.append(tensors[names[0]] if names[0] in tensors else others[spec.target])
+            value = tensors[names[0]] if names[0] in tensors else others[spec.target]
+            # A copy: calls that write into what they are given must not write into the model.
+            values.append(value.clone() if isinstance(value, Tensor) else value)
     runner = _Runner(graph, free)
     runner.run(*values)
     return runner.read
@@ -79,7 +81,9 @@ class _Runner(fx.Interpreter):
         node = self.nodes.get(n.name)
         if node is None or node.op not in TRANSPARENT or not self.opaque.isdisjoint(names):
             if node is None or node.writes:
-                pytree.tree_map(_forget, args)
+                for read in n.all_input_nodes:
+                    if read.name in self.free:
+                        pytree.tree_map(_forget, self.env[read])
             result = pytree.tree_map(_unknown, result)
         self._note(n.name, result)
         return result

@@ -1,0 +1,135 @@
+"""Fewer connections of CIFAR-10 networks: python benchmarks/cifar_connections.py [--model ...] [--shares 0.2]
+
+From the trained networks of the zoo, in rounds of pruning and training with shifts and mirroring; then dead units are
+removed. The last 5,000 training images choose the epoch; the test images only score the finished cell. Finished cells
+are appended to results/cifar_connections.csv and those that are there are skipped; a cell that was killed goes on from
+its checkpoint in build/cifar_connections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from table import Table
+from torch import Tensor
+from training import augment
+
+from secateur.data import HELD_OUT, ImageData, calibration, load_images
+from secateur.measure import batches, environment, macs, stored_bytes, top1
+from secateur.removal import without_dead_units
+from secateur.report import zipped_bytes
+from secateur.training import (
+    Checkpoints,
+    GradualMagnitude,
+    IrrelevanceDecay,
+    NNRelief,
+    Training,
+    TrainingMethod,
+    Validation,
+    train,
+)
+from secateur.training.schedules import Cosine
+from secateur.zoo import pretrained
+
+KEYS = ("model", "method", "share", "seed")
+TABLE = Table(
+    Path("results/cifar_connections.csv"), KEYS,
+    (*KEYS, "rounds", "epochs", "acc_dense", "acc_test", "acc_held_out", "params_left_percent", "units_left",
+     "macs_ratio", "bytes_raw", "bytes_zip", "seconds", "commit", "command"),
+)  # fmt: skip
+MODELS = ("resnet20-cifar10", "vgg16bn-quarter-cifar10")
+SHARES = (0.2, 0.1, 0.05)  # of all parameters
+ROUNDS = {0.2: 4, 0.1: 5, 0.05: 6}
+METHODS: dict[str, Callable[[float], TrainingMethod]] = {
+    "NN-relief": lambda share: NNRelief(alpha_conv=0.95, alpha_linear=0.99, empty_layers=True),
+    "irrelevance decay": lambda share: IrrelevanceDecay(gamma=1e-4),
+    "gradual magnitude": lambda share: GradualMagnitude(share=share, vectors=True),
+}
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Training images without the held-out ones, shifted and mirrored anew in every epoch."""
+
+    data: ImageData
+    batch: int = 128
+
+    def __len__(self) -> int:
+        return (len(self.data.train_x) - HELD_OUT) // self.batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        order = torch.randperm(len(self.data.train_x) - HELD_OUT)[: len(self) * self.batch]
+        for index in order.split(self.batch):
+            x = augment(self.data.normalise(self.data.train_x[index]), generator, flip=True)
+            yield x.contiguous(memory_format=torch.channels_last), self.data.train_y[index]
+
+
+def row(name: str, method: str, share: float, seed: int, epochs: int, data: ImageData) -> dict[str, object]:
+    """Return the finished row of a cell."""
+    start = time.perf_counter()
+    original = pretrained(name).to(memory_format=torch.channels_last)
+    held = list(batches(data.normalise(data.train_x[-HELD_OUT:]), data.train_y[-HELD_OUT:], 250))
+    test = list(batches(data.normalise(data.test_x), data.test_y, 250))
+    gradual, rounds = method == "gradual magnitude", ROUNDS[share]  # gradual magnitude has rounds of its own
+    folder = Path("build/cifar_connections") / f"{name}-{method}-{share:g}-{seed}".replace(" ", "-")
+    options = Training(
+        Augmented(data), epochs=epochs * (rounds if gradual else 1), iterations=1 if gradual else rounds,
+        validation=Validation(held), schedule=Cosine(), bf16=True, checkpoints=Checkpoints(folder, resume=True),
+        optimizer=partial(torch.optim.SGD, lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4),
+    )  # fmt: skip
+    found = train(
+        original, METHODS[method](share), options, share=None if gradual else share, seed=seed,
+        calibration=calibration(data, 1000, seed).split(100),
+    )  # fmt: skip
+    example = (held[0][0][:1],)
+    removal = without_dead_units(found.model.eval(), example)
+    model = removal.model
+    left = sum(int(p.count_nonzero()) for p in model.parameters())
+    result = dict(zip(KEYS, (name, method, f"{share:g}", seed), strict=True)) | {
+        "rounds": rounds,
+        "epochs": rounds * epochs,
+        "acc_dense": top1(original, test),
+        "acc_test": top1(model, test),
+        "acc_held_out": found.metric,
+        "params_left_percent": 100 * left / sum(p.numel() for p in original.parameters()),
+        "units_left": removal.units_left,
+        "macs_ratio": macs(model, example) / macs(original, example),
+        "bytes_raw": stored_bytes(model),
+        "bytes_zip": zipped_bytes(model),
+        "seconds": time.perf_counter() - start,
+        "commit": environment().commit,
+        "command": f"python benchmarks/cifar_connections.py --model {name} --methods '{method}' --shares {share:g} "
+        f"--epochs {epochs}",
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
+    parser.add_argument("--epochs", type=int, default=10, help="of each round")
+    options = parser.parse_args()
+    data = load_images("cifar10")
+    for share in options.shares:
+        for name in [options.model] if options.model else MODELS:
+            for method in options.methods:
+                if (name, method, f"{share:g}", "0") in TABLE.present():
+                    continue
+                finished = row(name, method, share, 0, options.epochs, data)
+                TABLE.append(finished)
+                print(f"{name}, {method}, {share:.0%}: {finished['acc_test']:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
