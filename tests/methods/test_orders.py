@@ -14,7 +14,7 @@ from secateur.methods import ZCA, Conditional, Order, Output, Pivot, Ranking, Re
 from secateur.methods.orders import innovations, joint_gram
 
 GRAM_ORDERS: list[Order] = [ZCA(), Conditional(), Variance(), Weights(), Pivot()]
-ORDERS: list[Order] = [*GRAM_ORDERS, Output(), Output(share=0.25)]
+ORDERS: list[Order] = [*GRAM_ORDERS, Output(), Output(share=0.25), Output(limit=0)]
 
 
 def named(order: Order) -> str:
@@ -139,9 +139,12 @@ def test_loss_of_gram_orders_is_the_share_of_variance_that_is_lost(order: Order)
 
 @pytest.mark.parametrize(("readers", "width"), [(1, 1), (1, 3), (2, 1), (3, 2)])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_loss_of_output_is_the_true_least_squares_error(seed: int, readers: int, width: int) -> None:
+@pytest.mark.parametrize("limit", [2048, 0])
+def test_the_loss_of_output_is_the_true_least_squares_error(
+    seed: int, readers: int, width: int, limit: int
+) -> None:
     problem = Problem.draw(seed, 6, width=width, readers=readers)
-    ranking = Output()(problem.readers())
+    ranking = Output(limit=limit)(problem.readers())
     check_form(ranking, 6)
     for k in range(7):
         true = problem.loss(ranking.order[:k])
@@ -211,6 +214,14 @@ def test_readers_with_other_columns_are_compared_by_unit() -> None:
     assert columns.flatten().tolist() == [0, 1, 2, 3]
 
 
+def test_wide_groups_are_ranked_without_updates() -> None:
+    problem = Problem.draw(3, 8, rows=2)
+    order = Output(limit=7)(problem.readers()).order
+    costs = [problem.loss([v for v in range(8) if v != u]) for u in range(8)]
+    assert order[-1] == costs.index(min(costs))
+    assert order[0] == costs.index(max(costs))
+
+
 def test_units_with_fewer_columns_are_padded() -> None:
     problem = Problem.draw(0, 5, width=1)
     x, w = problem.inputs[0], problem.weights[0]
@@ -219,7 +230,7 @@ def test_units_with_fewer_columns_are_padded() -> None:
     for order in ORDERS:
         ranking = order([reader])
         check_form(ranking, 3)
-    ranking = Output()([reader])
+    ranking = Output(limit=0)([reader])
     own = {0: [0], 1: [1, 2], 2: [3, 4]}
     for k in range(1, 4):
         columns = sorted(c for u in ranking.order[:k] for c in own[u])

@@ -10,12 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import ArtefactError
-from secateur.surgery.plan import Fingerprint, Plan, RemoveBranch, SetAttribute, SliceTensor
+from secateur.surgery.plan import Fingerprint, Plan, RemoveBranch, Resize, Retrace, SetAttribute, SliceTensor
 from secateur.surgery.plan_json import plan_from_json, plan_to_json
 
 names = st.text(min_size=1, max_size=12)
 indices = st.lists(st.integers(0, 40), unique=True, min_size=1).map(lambda i: tuple(sorted(i)))
 settings = st.integers(-1000, 1000) | st.lists(st.integers(-9, 9), max_size=4).map(tuple)
+sizes = st.builds(
+    Resize,
+    st.integers(0, 99),
+    st.lists(st.integers(0, 5), max_size=2).map(tuple),
+    st.integers(-9, 99),
+    st.integers(-9, 99),
+)
 edits = st.one_of(
     st.builds(
         SliceTensor,
@@ -26,13 +33,31 @@ edits = st.one_of(
     ),
     st.builds(SetAttribute, names, st.just("groups"), settings, settings),
     st.builds(RemoveBranch, *[st.lists(names, max_size=3).map(tuple)] * 3, st.booleans()),
+    st.builds(Retrace, names, names, st.lists(sizes, max_size=3).map(tuple)),
+)
+inputs = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 9)
+    | st.builds(
+        lambda shape, dtype: {"tensor": shape, "dtype": dtype},
+        st.lists(st.integers(0, 4), max_size=3),
+        st.sampled_from(["float32", "int64", "bool"]),
+    ),
+    lambda inner: st.builds(lambda entries: {"tuple": entries}, st.lists(inner, max_size=3)),
+    max_leaves=4,
 )
 plans = st.builds(
     Plan,
     st.dictionaries(names, indices | st.just(())),
     st.lists(edits, max_size=4).map(tuple),
     st.builds(Fingerprint, names, names),
+    st.just({}),
+    inputs.map(lambda entry: {"tuple": [{"tuple": [entry]}, {"dict": {"other": entry}}]}),
 )
+
+
+INPUTS = {"tuple": [{"tuple": [{"tensor": [2, 3], "dtype": "float32"}]}, {"dict": {"mask": None}}]}
 
 
 def example() -> dict[str, Any]:
@@ -43,8 +68,10 @@ def example() -> dict[str, Any]:
                 SliceTensor(("a.weight", "b.weight"), 0, (0, 2), 3),
                 SetAttribute("a", "groups", 3, 2),
                 RemoveBranch(("b",), ("a",), ("c",), True),
+                Retrace("c", "00", (Resize(2, (1, 0), 12, 9),)),
             ),
             Fingerprint("Net", "00"),
+            example=INPUTS,
         )
     )
 
@@ -75,7 +102,9 @@ WRONG = (None, 1.5, float("inf"), -(2**40), 2**40, {"x": 1}, [[]], True)
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [(p, v) for p in paths(example()) for v in WRONG if at(p) != v], ids=str
+    ("path", "value"),
+    [(p, v) for p in paths(example()) for v in WRONG if at(p) != v and p[:1] != ("example",)],
+    ids=str,
 )
 def test_a_wrong_value_anywhere_is_an_artefact_error(path: tuple[Any, ...], value: Any) -> None:
     data = {"root": example()}
@@ -86,6 +115,22 @@ def test_a_wrong_value_anywhere_is_an_artefact_error(path: tuple[Any, ...], valu
     target[last] = copy.deepcopy(value)
     with pytest.raises(ArtefactError):
         plan_from_json(data["root"], {})
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        None,
+        {"tuple": []},
+        {"tuple": [{"tuple": [{"tensor": [2, -1], "dtype": "float32"}]}, {"dict": {}}]},
+        {"tuple": [{"tuple": [{"tensor": [2**20, 2**20], "dtype": "float32"}]}, {"dict": {}}]},
+        {"tuple": [{"tuple": [{"tensor": [2], "dtype": "object"}]}, {"dict": {}}]},
+        {"tuple": [{"tuple": [{"call": "f"}]}, {"dict": {}}]},
+    ],
+)
+def test_inputs_that_are_none(inputs: Any) -> None:
+    with pytest.raises(ArtefactError, match=r"plan\.example"):
+        plan_from_json(example() | {"example": inputs}, {})
 
 
 def test_an_unknown_key_is_named_with_the_closest_known_one() -> None:

@@ -133,6 +133,8 @@ def _check_patterns(plan: Plan, tensors: Mapping[str, Tensor], manifest: Manifes
 def _fill(model: nn.Module, artefact: Artefact) -> None:
     stored, tied = artefact.tensors, artefact.manifest.tied
     found = tensors_of(model)
+    # Tables that a forward makes anew for another size of input, and keeps: no part of the model's state.
+    passing = dict(model.named_buffers(remove_duplicate=False)).keys() - model.state_dict().keys()
     for group in tensor_names(model):
         keys = {tied.get(name, name) for name in group}
         if len(keys) > 1:
@@ -143,6 +145,9 @@ def _fill(model: nn.Module, artefact: Artefact) -> None:
                 f"{MODEL} has no tensor {key!r}, which the model needs.{did_you_mean(key, stored)}"
             )
         old, new = found[group[0]], stored[key]
+        if old.shape != new.shape and group[0] in passing:
+            _replace_buffer(model, group, new.to(old.device))
+            continue
         if old.shape != new.shape:
             raise ArtefactError(
                 f"{MODEL}: {key} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
@@ -160,6 +165,12 @@ def _fill(model: nn.Module, artefact: Artefact) -> None:
             raise ArtefactError(
                 f"{MODEL} has a tensor {name!r} that the model lacks.{did_you_mean(name, found)}"
             )
+
+
+def _replace_buffer(model: nn.Module, names: tuple[str, ...], value: Tensor) -> None:
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        model.get_submodule(path)._buffers[leaf] = value
 
 
 def _mapping(data: object, name: str) -> Mapping[str, Any]:

@@ -188,15 +188,20 @@ class Output:
     Ties fall to the higher index. Needs memory for one d x d matrix a consumer. Wide groups take a bounded number
     of steps: `share` of the units left (1 at least; more above 512 units) go before all others are updated. They
     are picked one by one, with exact updates, among up to four times as many that cost least at that moment, so
-    that of two equal units only one goes.
+    that of two equal units only one goes. Above `limit` units nothing is updated: units are ordered by what each
+    would cost alone, and the losses along this order, exact ones, come out of one more Cholesky factorisation.
     """
 
     share: float = 1 / 128
+    limit: int = 2048
 
     def __call__(self, readers: Sequence[Reader]) -> Ranking:
         """Rank the units of a group."""
         dead = dead_units(readers)
         states = [_Elimination.start(r) for r in readers]
+        if len(dead) > self.limit:
+            order = _cheapest_first(states, torch.arange(len(dead)), dead).flip(0)
+            return Ranking(tuple(order.tolist()), _losses(readers, order))
         share = min(self.share * max(1.0, (len(dead) / 512) ** 2), 0.25)
         left = torch.arange(len(dead))
         removed: list[int] = []
@@ -217,6 +222,27 @@ class Output:
             removed += gone
             left = left[~torch.isin(left, torch.tensor(gone))]
         return Ranking(tuple(reversed(removed)), torch.tensor(loss, dtype=torch.float64).flip(0))
+
+
+def _losses(readers: Sequence[Reader], order: Tensor) -> Tensor:
+    """Return what the consumers lose when only the first k units of an order are kept, (units + 1,).
+
+    With ``P C P^T = F F^T`` the units are ``P x = F z``, ``z`` white and each ``z_i`` made from the first i units
+    alone. So the best repair of ``W x`` by the first k is ``W P^T F`` applied to the first k of ``z``, and the
+    squares of its other columns are lost.
+    """
+    lost = torch.zeros(len(order) + 1, dtype=torch.float64)
+    for reader in readers:
+        sequence = reader.columns[order]
+        flat = sequence.reshape(-1)
+        real = flat < len(reader.xx)
+        own = flat[real]
+        _, factor = _stabilised(reader.xx[own][:, own])
+        squares = torch.zeros(len(flat), dtype=torch.float64)
+        squares[real] = (reader.weight[:, own] @ factor).square().sum(0)
+        by_unit = squares.view(sequence.shape).sum(1) / max(reader.power, torch.finfo(torch.float64).tiny)
+        lost[:-1] += by_unit.flip(0).cumsum(0).flip(0)
+    return lost
 
 
 def _cheapest_first(states: Sequence[_Elimination], units: Tensor, dead: Tensor) -> Tensor:

@@ -104,6 +104,11 @@ def _from_weight(
             yield "num_features", weight[0]
         case nn.GroupNorm():
             yield "num_channels", weight[0]
+        case _ if (
+            type(module).__name__ == "Conv1D" and len(weight) == 2
+        ):  # of transformers: a linear layer (GPT-2)
+            yield "nx", weight[0]
+            yield "nf", weight[1]
         case nn.Embedding() | nn.EmbeddingBag():
             yield "num_embeddings", weight[0]
             yield "embedding_dim", weight[1]
@@ -121,6 +126,8 @@ def owner_attributes(model: nn.Module, prediction: Prediction) -> Iterator[SetAt
         if node.op == "group_norm" or node.op.startswith("conv"):
             continue
         module = model.get_submodule(node.module)
+        if type(module).__name__ == "Conv1D":
+            continue
         for old, new in _changes(node.args, prediction.arguments(node)):
             for attribute, value in vars(module).items():
                 if plain(value) == old and not attribute.startswith("_") and not _NEVER.search(attribute):

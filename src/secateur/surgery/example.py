@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from secateur.errors import SurgeryError
 
 __all__ = ["describe", "rebuild"]
 
+MAX_ELEMENTS = 2**28
 _PLAIN = (int, float, bool, str)
 _DTYPES = {str(d).removeprefix("torch."): d for d in (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -48,8 +50,10 @@ def rebuild(data: Any, device: torch.device) -> Any:
     if data is None or isinstance(data, _PLAIN):
         return data
     match data:
-        case {"tensor": list(shape), "dtype": str(dtype)} if dtype in _DTYPES and all(
-            type(n) is int and 0 <= n < 2**31 for n in shape
+        case {"tensor": list(shape), "dtype": str(dtype)} if (
+            dtype in _DTYPES
+            and all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in shape)
+            and math.prod(shape) <= MAX_ELEMENTS
         ):
             return torch.ones((), dtype=_DTYPES[dtype], device=device).expand(shape).contiguous()
         case {"list": list(entries)}:

@@ -76,17 +76,18 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
     made_for = keys(entries["made_for"], "plan.made_for", "model", "digest")
     kept = mapping(entries["kept"], "plan.kept")
     patterns = mapping(entries.get("patterns", {}), "plan.patterns")
+    edits = listed(entries["edits"], "plan.edits", _edit_from_json)
     return Plan(
         kept={
             named(group, "a group of plan.kept"): index(units, f"plan.kept[{group!r}]", MAX_SIZE, empty=True)
             for group, units in kept.items()
         },
-        edits=listed(entries["edits"], "plan.edits", _edit_from_json),
+        edits=edits,
         made_for=Fingerprint(
             named(made_for["model"], "plan.made_for.model"), named(made_for["digest"], "plan.made_for.digest")
         ),
         tensors=dict(tensors),
-        example=_example(entries.get("example")),
+        example=_example(entries.get("example"), edits),
         patterns={
             named(name, "a parameter of plan.patterns"): pattern_from_json(
                 pattern, f"plan.patterns[{name!r:.60}]"
@@ -96,12 +97,18 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
     )
 
 
-def _example(data: object) -> Any:
-    try:
-        rebuild(data, torch.device("meta"))
-    except (SurgeryError, RecursionError) as error:
-        raise ArtefactError(f"plan.example: {error}") from None
-    return data
+def _example(data: object, edits: tuple[Edit, ...]) -> Any:
+    """Check the description of the inputs: a tuple of those by position and a mapping of those by name."""
+    if data is None and not any(isinstance(edit, Retrace) for edit in edits):
+        return None
+    match data:
+        case {"tuple": [{"tuple": _}, {"dict": _}]}:
+            try:
+                rebuild(data, torch.device("meta"))
+            except (SurgeryError, RecursionError) as error:
+                raise ArtefactError(f"plan.example: {error}") from None
+            return data
+    raise ArtefactError(f"plan.example must describe arguments by position and by name, not be {short(data)}")
 
 
 def _edit_to_json(edit: Edit) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MethodType
@@ -58,6 +59,8 @@ class Traced:
         leaves, form = pytree.tree_flatten((args, kwargs))
         name = type(module).__name__
         if form != self.takes:
+            leaves, form = pytree.tree_flatten(self._as_traced(module, args, kwargs))
+        if form != self.takes:
             raise SurgeryError(
                 f"this pruned {name} takes arguments in the form in which it was traced only: {self.takes}"
             )
@@ -83,6 +86,24 @@ class Traced:
         # Not as a module: an export of the whole model would take it for one that it does not know.
         made = self.calls.forward(module.training, device, *tensors, *constants, *given)
         return pytree.tree_unflatten(list(made), self.returns)
+
+    def _as_traced(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the arguments by position and by name as those were that were traced, with the same defaults."""
+        positional, named = self.takes.children()
+        signature = inspect.signature(type(module).forward)
+        given = signature.bind(module, *args, **kwargs)
+        given.apply_defaults()
+        values = list(given.arguments.items())[1:]
+        first = [value for _, value in values[: positional.num_children]]
+        others = {name: value for name, value in values[positional.num_children :] if name in named.context}
+        left_out = [
+            p for name, p in signature.parameters.items() if name in dict(values) and name not in others
+        ]
+        for parameter in left_out[positional.num_children :]:
+            value = given.arguments[parameter.name]
+            if value is not parameter.default and value not in ((), {}):
+                return args, kwargs  # an argument that was not there when it was traced
+        return tuple(first), {name: others[name] for name in named.context if name in others}
 
 
 def _find(module: nn.Module, name: str) -> Tensor:
