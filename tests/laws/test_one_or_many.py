@@ -28,7 +28,8 @@ from secateur.recovery import Distill
 from secateur.recovery.batch_norm import re_estimated
 from secateur.recovery.jobs import masked
 from secateur.selection import Constraints, select
-from secateur.statistics import Calibration, Statistics, collect
+from secateur.statistics import Calibration, Norm, Statistics, collect, state_tensors
+from secateur.statistics.activity import activity
 from secateur.statistics.gradients import random_projection
 
 TIMEOUT = datetime.timedelta(seconds=60)  # of a collective: a process that waits in vain fails the test
@@ -124,6 +125,7 @@ def _cases() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
     }
     cases["timed"] = (timed, ())
     cases["structured"] = (structured, (slice(None),))
+    cases |= {f"NN-relief, {norm}": (relieved_in_two, (norm,)) for norm in Norm}
     return cases | {damage: (pruned, (damage,)) for damage in ("none", *DAMAGE)}
 
 
@@ -157,6 +159,38 @@ def test_two_processes_make_what_one_makes(name: str, share: str, together: dict
 
 def _dense(name: str) -> dict[str, Tensor]:
     return dict(next(case for case in SMALL if case.name == name).model().state_dict())
+
+
+def relieved(norm: Norm, chosen: Sequence[int]) -> dict[str, Any]:
+    """Return the scores and masks of NN-relief on some of the batches."""
+    case = next(case for case in SMALL if case.name == "residual")
+    model, data = case.model(), [batches("residual")[i] for i in chosen]
+    graph = trace(model, data[0])
+    found = activity(graph, graph.layers, state_tensors(graph.program), data, norm)
+    scores = {node: value.inputs for node, value in found.contributions.items()}
+    method = sc.NNRelief(0.8, 0.8, norm=norm, samples=48, empty_layers=True)
+    masks = method.prune(model, sc.Masks.full(model), None, data)
+    return {"samples": found.samples, "scores": scores | dict(found.shares), "masks": dict(masks)}
+
+
+def relieved_in_two(norm: Norm) -> dict[str, Any]:
+    return relieved(norm, range(dist.get_rank(), 6, 2))
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+def test_nn_relief_scores_and_cuts_as_one_process_does(norm: Norm, together: dict[str, list[Any]]) -> None:
+    expected = relieved(norm, range(6))
+    for found in together[f"NN-relief, {norm}"]:
+        assert isinstance(found, dict), found
+        assert found["samples"] == expected["samples"] == 48
+        for node, scores in expected["scores"].items():
+            torch.testing.assert_close(found["scores"][node], scores)
+        assert all(torch.equal(mask, found["masks"][name]) for name, mask in expected["masks"].items())
+    assert (
+        0
+        < sum(int(m.sum()) for m in expected["masks"].values())
+        < sum(m.numel() for m in expected["masks"].values())
+    )
 
 
 def pruned(damage: str) -> dict[str, Any]:

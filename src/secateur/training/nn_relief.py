@@ -17,7 +17,7 @@ from secateur.graph.unread import sweep
 from secateur.statistics.activity import WORKSPACE, Activity, Contributions, Norm, activity
 from secateur.statistics.forward import state_tensors
 from secateur.statistics.outlets import outlet
-from secateur.statistics.reduce import processes
+from secateur.statistics.reduce import in_step, processes
 from secateur.statistics.weights import as_stored
 
 from .hooks import Attached, attach
@@ -123,15 +123,11 @@ class NNRelief:
             TrainingError: a layer loses all its weights, and `empty_layers` is false.
         """
         inner = unwrap(model)
-        inputs = list(_first(batches, -(-self.samples // processes())))
-        if not inputs:
-            raise CalibrationError("There are no batches to score connections on: give at least one.")
-        example = inputs[0]
-        graph = (
-            trace(inner, **example)
-            if isinstance(example, Mapping)
-            else trace(inner, *(example if isinstance(example, tuple | list) else (example,)))
-        )
+        with in_step():
+            inputs = list(_first(batches, -(-self.samples // processes())))
+            if not inputs:
+                raise CalibrationError("There are no batches to score connections on: give at least one.")
+            graph = _traced(inner, inputs[0])
         layers = [layer for layer in graph.layers if layer.weight in masks]
         tensors = _masked(state_tensors(graph.program), masks)
 
@@ -283,6 +279,12 @@ def _refuse_empty(layers: Iterable[Layer], before: Masks, after: Masks) -> None:
 
 def _masked(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.masked_fill(~masks[n].to(t.device), 0) if n in masks else t for n, t in tensors.items()}
+
+
+def _traced(model: nn.Module, inputs: Any) -> Graph:
+    if isinstance(inputs, Mapping):
+        return trace(model, **inputs)
+    return trace(model, *(inputs if isinstance(inputs, tuple | list) else (inputs,)))
 
 
 def _first(batches: Iterable[Any], samples: int) -> Iterator[Any]:
