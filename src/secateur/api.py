@@ -277,7 +277,7 @@ def plan(model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tenso
         for dim in range(value.ndim):
             value = value.index_select(dim, torch.from_numpy(graph.surviving(name, dim, kept)))
         repaired[name] = value.contiguous()
-    return make_plan(model, graph, kept, {**draft.tensors, **repaired})
+    return replace(draft, tensors={**draft.tensors, **repaired})
 
 
 def _with(model: nn.Module, graph: Graph, tensors: Mapping[str, Tensor], names: set[str]) -> nn.Module:
