@@ -1,0 +1,82 @@
+"""Modules whose forward becomes their traced calls: how they may be called, and what a plan for another model says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from models import randomise
+from torch import Tensor, nn
+
+from secateur.errors import SurgeryError
+from secateur.graph import trace
+from secateur.surgery import Plan, Retrace, apply, make_plan, mask, verify
+
+
+class Inner(nn.Module):
+    """Repeats the width of its first layer as a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor, scale: float = 2.0, bias: Tensor | None = None) -> Tensor:
+        y = torch.relu(self.up(x)).reshape(x.shape[0], 2, 2, 8).flatten(1, 2) * scale
+        y = self.down(y).reshape(x.shape)
+        return y if bias is None else y + bias
+
+
+class Outer(nn.Module):
+    def __init__(self, times: int = 1) -> None:
+        super().__init__()
+        self.inner, self.last, self.times = Inner(), nn.Linear(6, 3), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = x + self.inner(x, scale=0.5)
+        return self.last(x)
+
+
+def cut(model: nn.Module) -> tuple[Plan, nn.Module]:
+    x = torch.randn(2, 4, 6)
+    graph = trace(model, x)
+    kept = {"inner.up": (0, 2, 5)}
+    plan = make_plan(model, graph, kept)
+    smaller = apply(model, plan)
+    assert verify(mask(model, graph, kept), smaller, graph, kept, (x.repeat(2, 1, 1),)).relative < 1e-5
+    return plan, smaller
+
+
+def test_the_module_that_repeats_a_size_is_traced_alone() -> None:
+    model = randomise(Outer(), 0).eval()
+    plan, smaller = cut(model)
+    assert [edit.module for edit in plan.edits if isinstance(edit, Retrace)] == ["inner"]
+    seen: list[int] = []
+    smaller.inner.register_forward_hook(lambda *_: seen.append(1))
+    smaller(torch.randn(1, 4, 6))
+    assert seen == [1]
+
+
+def test_a_module_that_is_called_twice_is_traced_with_the_one_around_it() -> None:
+    plan, smaller = cut(randomise(Outer(times=2), 0).eval())
+    assert [edit.module for edit in plan.edits if isinstance(edit, Retrace)] == [""]
+    assert isinstance(smaller, Outer)
+
+
+def test_arguments_may_be_given_by_position_or_name_but_not_others() -> None:
+    inner = cut(randomise(Outer(), 0).eval())[1].inner
+    x = torch.randn(3, 4, 6)
+    expected = inner(x, scale=0.5)
+    assert torch.equal(inner(x, 0.5), expected)
+    assert torch.equal(inner(bias=None, scale=0.5, x=x), expected)
+    with pytest.raises(SurgeryError, match=r"was traced with 0\.5"):
+        inner(x)
+    with pytest.raises(SurgeryError, match="in the form in which it was traced"):
+        inner(x, 0.5, torch.ones(6))
+
+
+def test_a_model_that_makes_other_calls_is_told_apart() -> None:
+    model = randomise(Outer(), 0).eval()
+    plan, _ = cut(model)
+    other = [replace(e, digest="0" * 64) if isinstance(e, Retrace) else e for e in plan.edits]
+    with pytest.raises(SurgeryError, match="inner makes other calls than when the plan was made"):
+        apply(model, replace(plan, edits=tuple(other)))
