@@ -64,7 +64,7 @@ assert not heavy, heavy
         assert "secateur" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "prune", "inspect", "measure", "report", "export"])
+@pytest.mark.parametrize("command", ["demo", "prune", "inspect", "measure", "report", "export", "pack", "unpack"])
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
     assert f"secateur {command}" in capsys.readouterr().out
@@ -80,6 +80,10 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
         ("measure", "zoo:lenet5", "--rounds", "1"),
         ("measure", "zoo:lenet5", "--model", "zoo:lenet5"),
         ("inspect", "zoo:lenet5", "--colour"),
+        ("pack",),
+        ("pack", "half", "--bits", "5"),
+        ("pack", "half", "--exclude", "fc*"),
+        ("unpack",),
     ],
 )
 def test_wrong_usage_exits_with_two(
@@ -99,6 +103,10 @@ def test_wrong_usage_exits_with_two(
         (("inspect", "no_such_module_anywhere:build"), "Cannot import"),
         (("measure", "zoo:lenet5", "--seconds", "0", "--data", "cifar-10"), "Did you mean 'cifar10'?"),
         (("prune", "none.yaml"), "none.yaml"),
+        (("pack", "none"), "no artefact at none"),
+        (("pack", "bad.yaml"), "is not a safetensors file"),
+        (("unpack", "none"), "no packed file at none"),
+        (("unpack", "bad.yaml"), "not a packed one"),
         (("prune", "bad.yaml"), "Did you mean 'budget'?"),
         (("prune", "bad.yaml", "--set", "budget"), "KEY=VALUE"),
         (("prune", "bad.yaml", "--set", "budgt=null", "--set", "keep.f1=0.5"), "Did you mean 'budget'?"),
@@ -267,3 +275,37 @@ def test_report_of_what_is_no_artefact(here: Path, capsys: pytest.CaptureFixture
     assert "no artefact" in capsys.readouterr().err
     assert not (here / "report.html").exists()
     assert run("report") == 2
+
+
+def test_pack_measure_report_and_unpack(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "half.yaml").write_text(RECIPE)
+    assert run("prune", "half.yaml") == 0
+    capsys.readouterr()
+    packed = run_json(capsys, "pack", "half")
+    assert packed["path"] == "half.sec"
+    assert packed["bytes"] == (here / "half.sec").stat().st_size
+    assert all(t["bits"] is None for t in packed["tensors"])
+    found = run_json(capsys, "unpack", "half.sec", "-o", "again")
+    assert found["output"] == "again"
+    for name in ("model.safetensors", "plan.json", "recipe.yaml", "report.json"):
+        assert (here / "again" / name).read_bytes() == (here / "half" / name).read_bytes()
+    assert run_json(capsys, "report", "half.sec")["reports"]["half.sec"] == json.loads(
+        (here / "half" / "report.json").read_text()
+    )
+    timing = ("--rounds", "2", "--seconds", "0")
+    arguments = ("--model", "mine_for_cli:build", "--input", "2,6", *timing)
+    both = [run_json(capsys, "measure", where, *arguments) for where in ("half", "half.sec")]
+    assert both[0].keys() == both[1].keys()
+
+
+def test_pack_shows_a_table_and_what_was_lost(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "half.yaml").write_text(RECIPE)
+    assert run("prune", "half.yaml") == 0
+    assert run("pack", "half", "-o", "small.sec", "--bits", "8", "--smallest") == 0
+    text = capsys.readouterr().out
+    assert "8 bit" in text
+    assert "Packed into small.sec." in text
+    assert run("unpack", "small.sec", "-o", "model.safetensors") == 0  # an artefact is a folder, of any name
+    assert (here / "model.safetensors" / "plan.json").exists()
+    assert run("unpack", "small.sec") == 0
+    assert "rel. error" in capsys.readouterr().out

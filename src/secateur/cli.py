@@ -205,7 +205,8 @@ def inspect(
 @app.command()
 def measure(
     target: Annotated[
-        str, typer.Argument(metavar="MODEL|ARTEFACT", help="A model as for inspect, or a saved folder.")
+        str,
+        typer.Argument(metavar="MODEL|ARTEFACT", help="A model as for inspect, or a saved folder or file."),
     ],
     model: Annotated[str | None, typer.Option(help="The dense model of an artefact.")] = None,
     input_shape: INPUT = None,
@@ -228,14 +229,14 @@ def measure(
     from .measuring import How, measure_artefact, measure_model
 
     timing = How(rounds, seconds, threads)
-    if Path(target).is_dir():
+    if Path(target).exists():
         if model is None:
             raise typer.BadParameter("an artefact is measured against its dense model: add --model NAME")
         network, example = _network(model, input_shape)
         found, text = measure_artefact(Path(target), network, example, data, timing)
     else:
         if model is not None:
-            raise typer.BadParameter(f"--model goes with an artefact, and there is no folder {target}")
+            raise typer.BadParameter(f"--model goes with an artefact, and there is none at {target}")
         network, example = _network(target, input_shape)
         found, text = measure_model(network, example, data, timing)
     if as_json:
@@ -247,7 +248,8 @@ def measure(
 @app.command()
 def report(
     artefacts: Annotated[
-        list[Path], typer.Argument(metavar="ARTEFACT...", help="Saved folders; several are compared.")
+        list[Path],
+        typer.Argument(metavar="ARTEFACT...", help="Saved folders or packed files; several are compared."),
     ],
     output: Annotated[
         Path | None, typer.Option(help="File of the page; without it report.html here.", show_default=False)

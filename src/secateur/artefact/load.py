@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
@@ -26,7 +27,7 @@ from .files import find, parse_json, parse_yaml, read_text, regular_file
 from .manifest import MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
 from .packed import PackedFile
 
-__all__ = ["load", "read"]
+__all__ = ["document", "load", "read"]
 
 
 def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) -> nn.Module:
@@ -66,6 +67,19 @@ def read(path: str | PathLike[str]) -> Artefact:
     manifest, plan = Manifest.from_json(parse_json(read_text(folder, PLAN), PLAN))
     tensors = _tensors(folder, manifest)
     return _artefact(manifest, plan, tensors, read_text(folder, RECIPE), read_text(folder, REPORT))
+
+
+def document(path: str | PathLike[str], name: str) -> str:
+    """Return a text of an artefact, folder or packed file, such as report.json; tensors are not read.
+
+    Raises:
+        ArtefactError: there is none, or it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return read_text(find(path), name)
+    with PackedFile(path, limit=sys.maxsize) as file:
+        return file.text(name)
 
 
 def _read_packed(path: Path) -> Artefact:

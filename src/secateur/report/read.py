@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from os import PathLike
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..artefact.files import find, parse_json, parse_yaml, read_text
+from ..artefact.files import parse_json, parse_yaml
+from ..artefact.load import document
 from ..artefact.manifest import RECIPE, REPORT
 from ..errors import ArtefactError
 from .report import Report
@@ -26,15 +26,14 @@ class _File(BaseModel):
     report: Report
 
 
-def read_report(folder: str | PathLike[str]) -> Report:
+def read_report(path: str | PathLike[str]) -> Report:
     """Return the report of an artefact with its recipe; the model is not touched.
 
     Raises:
         ArtefactError: a file is missing, truncated, hostile or of another version; the message names the entry.
     """
-    path = find(Path(folder))
-    recipe = parse_yaml(read_text(path, RECIPE), RECIPE)
-    return report_from_json(parse_json(read_text(path, REPORT), REPORT), recipe)
+    recipe = parse_yaml(document(path, RECIPE), RECIPE)
+    return report_from_json(parse_json(document(path, REPORT), REPORT), recipe)
 
 
 def report_from_json(data: object, recipe: object = None) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
 
 Bytes = NDArray[np.uint8]
 Bits = NDArray[np.bool_]
+_LOCAL = threading.local()  # compressors by level: one must not be used by two threads at once
 ESCAPE = 255  # a gap byte that only skips so many zeros
 
 
@@ -144,7 +146,12 @@ def _from_gaps(stored: memoryview, count: int) -> Bits:
 
 def compress(data: bytes, level: int) -> bytes:
     """Return one zstandard frame that states its content size and has no checksum."""
-    return zstandard.ZstdCompressor(level=level, write_checksum=False).compress(data)
+    made: dict[str, Any] = _LOCAL.__dict__
+    key = f"level {level}"
+    if key not in made:  # most streams are small: making the compressor would take longer than using it
+        made[key] = zstandard.ZstdCompressor(level=level, write_checksum=False)
+    frame: bytes = made[key].compress(data)
+    return frame
 
 
 def decompress(stored: memoryview | bytes, size: int, *, exact: bool = True) -> bytes:

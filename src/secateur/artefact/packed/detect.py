@@ -18,7 +18,7 @@ Words = NDArray[Any]
 
 MAX_BLOCK = 256  # elements
 MAX_SIDE = 32
-SAMPLE = 1 << 19  # elements that are looked at, in stripes of MAX_SIDE rows
+SAMPLE = 1 << 16  # elements that are looked at, about, in two stripes of MAX_SIDE rows or more
 SMALL = 16  # elements of tensors that are not looked at
 WORTH = 0.99  # of the dense size: what a candidate must save
 NEAR = 1.01  # candidates whose estimate is this near to the best are all tried
@@ -104,13 +104,14 @@ def detect(magnitudes: Words, value_bits: float, signed: bool) -> list[Blocks | 
             _Level(np.ones(inputs.shape, np.bool_), inputs),
             lambda r, c: Blocks(((0,), dims, (1,)), (r, 1, c)),
         )
-    near = sorted((f for f in search.found if f[0] <= NEAR * search.best), key=lambda f: f[0])
-    return [blocks for _, blocks in near[:3]] or [None]
+    # Of views that cut the same blocks one is enough: their estimates are the same.
+    near = {(bits, blocks.size): blocks for bits, blocks in search.found if bits <= NEAR * search.best}
+    return [near[key] for key in sorted(near)[:3]] or [None]
 
 
 def _sample(magnitudes: Words) -> Words:
     rows = len(magnitudes)
-    stripes = SAMPLE * rows // magnitudes.size // MAX_SIDE or 1
+    stripes = max(2, SAMPLE * rows // magnitudes.size // MAX_SIDE)
     if stripes * MAX_SIDE >= rows:
         return magnitudes
     starts = np.arange(stripes) * (rows // MAX_SIDE // stripes) * MAX_SIDE

@@ -142,16 +142,10 @@ def pack(
         tensors = _safetensors(Path(source))
     else:
         tensors, documents = _artefact(find(Path(source)))
-    write_packed(
-        path,
-        tensors,
-        tied=tied,
-        documents=documents,
-        quantise=quantise,
-        blocks=blocks,
-        smallest=smallest,
+    header = write_packed(
+        path, tensors, tied=tied, documents=documents, quantise=quantise, blocks=blocks, smallest=smallest
     )
-    return describe(path)
+    return _described(path, header)
 
 
 def describe(path: str | PathLike[str]) -> Packed:
@@ -161,25 +155,27 @@ def describe(path: str | PathLike[str]) -> Packed:
         ArtefactError: as `PackedFile`.
     """
     with PackedFile(path, limit=sys.maxsize) as file:  # no tensor is read
-        header = file.header
-    found = {index: record for record in header.records for index in record.tensors}
-    tensors = []
-    for i, info in enumerate(header.tensors):
-        record = found[i]
-        total = sum(header.tensors[j].bytes for j in record.tensors)
-        share = info.bytes / total if total else 1 / len(record.tensors)
-        tensors.append(
-            PackedTensor(
+        return _described(file.path, file.header)
+
+
+def _described(path: Path, header: Header) -> Packed:
+    found: dict[int, PackedTensor] = {}
+    for record in header.records:
+        infos = [header.tensors[i] for i in record.tensors]
+        total, coding = sum(info.bytes for info in infos), _coding(record)
+        for i, info in zip(record.tensors, infos, strict=True):
+            share = info.bytes / total if total else 1 / len(infos)
+            found[i] = PackedTensor(
                 info.name,
                 info.kind.name,
                 info.shape,
-                _coding(record, header),
+                coding,
                 info.bytes,
                 record.size * share,
                 record.quantised,
             )
-        )
-    return Packed(Path(path), tuple(tensors), sum(t.dense_bytes for t in tensors), Path(path).stat().st_size)
+    tensors = tuple(found[i] for i in range(len(found)))
+    return Packed(path, tensors, sum(t.dense_bytes for t in tensors), path.stat().st_size)
 
 
 def unpack_to(path: str | PathLike[str], target: str | PathLike[str], *, limit: int | None = None) -> Path:
@@ -243,7 +239,7 @@ def _artefact(folder: Path) -> tuple[dict[str, Tensor], dict[str, bytes]]:
     }
 
 
-def _coding(record: Record, header: Header) -> str:
+def _coding(record: Record) -> str:
     roles = {part.role for part in record.parts}
     if record.layout is None:
         text = "dense"

@@ -31,10 +31,11 @@ def encode_bytes(data: NDArray[np.uint8], bound: int) -> bytes | None:
     symbols = np.flatnonzero(counts)
     if len(symbols) < 2:
         return None
-    frequencies = _frequencies(counts[symbols])
-    bits = -(counts[symbols] * np.log2(frequencies / TOTAL)).sum()
-    if bits / 8 + 3 * len(symbols) >= bound:
+    counts = counts[symbols]
+    entropy = float(len(data) * np.log2(len(data)) - (counts * np.log2(counts)).sum())
+    if entropy / 8 + 3 * len(symbols) >= bound:
         return None
+    frequencies = _frequencies(counts)
     index = np.zeros(256, np.int32)
     index[symbols] = np.arange(len(symbols))
     head = (

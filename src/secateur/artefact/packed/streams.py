@@ -111,7 +111,10 @@ def decode(
             places = _Places(~nonzero, inside)
             places.put(blocks, _bits(negative, places.count(layout.size)))
     kept = nonzero
-    if (states := _take_one(left, Role.UNIFIED)) and (signs := _take_one(left, Role.SIGNS)) and signed:
+    if states := _take_one(left, Role.UNIFIED):
+        signs = _take_one(left, Role.SIGNS)
+        if signs is None or not signed:
+            raise ArtefactError("a stream of unified has no signs beside it, or values without signs")
         unified = np.zeros(count, np.bool_)
         unified[nonzero] = _bits(states, int(np.count_nonzero(nonzero)))
         kept = nonzero & ~unified

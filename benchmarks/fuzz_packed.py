@@ -1,0 +1,336 @@
+"""Corrupted packed files: python benchmarks/fuzz_packed.py [--files 100000] [--seed 0]
+
+Takes small packed files of every kind of coding, damages them, and unpacks them. Some damage is blind: bytes changed,
+cut, added, moved, spliced in from another file. Some is by somebody who knows the format: entries of the header or
+the content of streams are changed, and all digests are made right again, so that the checks behind them are reached.
+Allowed are an `ArtefactError`; the right tensors; and, where digests were made right, other tensors of the declared
+shapes and types. Anything else is counted as an offence and shown: another exception, other shapes, a run of over ten
+seconds, a process that dies. Files are read in child processes, so that a crash is seen and the peak of memory is
+theirs; `limit` is what files may declare. A row goes to results/fuzz_packed.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from table import Table
+from torch import Tensor
+
+import secateur as sc
+from secateur.artefact.packed.coders import compress, decompress
+from secateur.artefact.packed.read import MAGIC, PREFIX, header_digest
+from secateur.artefact.packed.records import digest
+from secateur.artefact.packed.write import write_packed
+from secateur.errors import ArtefactError
+from secateur.measure import environment
+
+KEYS = ("files", "seed", "limit")
+TABLE = Table(
+    Path("results/fuzz_packed.csv"),
+    KEYS,
+    (*KEYS, "errors", "right", "other_valid", "offences", "error_kinds", "peak_bytes", "seconds", "commit", "torch",
+     "command"),
+)  # fmt: skip
+LIMIT = 1 << 26  # bytes that files may declare
+BATCH = 2000  # files of one task
+SLOW = 10.0  # seconds
+NUMBERS = (
+    -1,
+    0,
+    1,
+    2,
+    3,
+    7,
+    255,
+    1 << 16,
+    (1 << 31) - 1,
+    1 << 42,
+    1 << 64,
+    1e308,
+    -0.5,
+    True,
+    None,
+    "",
+    "x",
+    [],
+    {},
+)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A valid file and what it holds."""
+
+    data: bytes
+    tensors: dict[str, Tensor]
+
+
+def seeds(folder: Path) -> list[Seed]:
+    """Make files that have every layout, coder, quantisation and data type among them."""
+    torch.manual_seed(0)
+    mask = torch.rand(8, 24)
+    values = torch.randn(64, 24) * 0.1
+    zeros = values * (mask < 0.3).repeat_interleave(8, 0)
+    unified = torch.where((mask > 0.6).repeat_interleave(8, 0), values.sign() * 0.25, zeros)
+    negative = torch.where((mask < 0.5).repeat_interleave(8, 0), values, torch.tensor(-0.0))
+    kernels = torch.randn(12, 5, 3, 3) * (torch.rand(12, 5, 1, 1) < 0.4)
+    contents: Sequence[tuple[dict[str, Tensor], dict[str, Any]]] = [
+        ({"dense": values, "bias": torch.randn(64), "steps": torch.tensor(7)}, {}),
+        ({"zeros": zeros, "bias": torch.randn(9)}, {}),
+        ({"unified": unified, "kernels": kernels}, {"smallest": True}),
+        ({"negative": negative, "half": zeros.half(), "brain": unified.bfloat16()}, {}),
+        ({"sparse": values * (torch.rand(64, 24) < 0.1), "mask": torch.rand(70, 33) < 0.2}, {}),
+        ({"unified": unified, "dense": values}, {"quantise": sc.Quantise(4)}),
+        ({"zeros": zeros, "dense": values}, {"quantise": sc.Quantise(8), "smallest": True}),
+        ({"zeros": zeros}, {"quantise": sc.Quantise(16)}),
+        ({"whole": torch.arange(2000) % 7, "complex": torch.randn(40, 30, dtype=torch.complex64)}, {}),
+        ({"empty": torch.zeros(0, 3), "one": torch.tensor(1.5), "double": zeros.double()}, {}),
+        ({"tied": zeros}, {"tied": {"again": "tied"}, "documents": {"plan.json": b"{}" * 50, "note": b""}}),
+    ]
+    found = []
+    for tensors, options in contents:
+        write_packed(folder / "seed", tensors, **options)
+        found.append(Seed((folder / "seed").read_bytes(), sc.unpack(folder / "seed")))
+    return found
+
+
+def blind(rng: random.Random, data: bytes, others: Sequence[Seed]) -> bytes:
+    """Damage bytes without knowing what they are."""
+    changed = bytearray(data)
+    at = rng.randrange(len(data))
+    # Half of the time where the prefix and the header are.
+    if rng.random() < 0.5:
+        at = rng.randrange(min(len(data), 400))
+    length = min(rng.choice((1, 2, 4, 16, 100, 1000)), len(data) - at)
+    other = rng.choice(others).data
+    match rng.randrange(8):
+        case 0:
+            changed[at] ^= 1 << rng.randrange(8)
+        case 1:
+            changed[at : at + length] = rng.randbytes(length)
+        case 2:
+            del changed[at:]
+        case 3:
+            del changed[at : at + length]
+        case 4:
+            changed[at:at] = rng.randbytes(length)
+        case 5:
+            changed += rng.randbytes(length)
+        case 6:
+            start = rng.randrange(len(other))
+            changed[at : at + length] = other[start : start + length]
+        case _:
+            changed = bytearray(data[:at] + other[rng.randrange(len(other)) :])
+    return bytes(changed)
+
+
+def informed(rng: random.Random, data: bytes, _: Sequence[Seed]) -> bytes:
+    """Change entries of the header, or streams, and make every digest right again."""
+    _, version, stored, plain, _ = PREFIX.unpack_from(data)
+    end = PREFIX.size + stored
+    header, body = json.loads(decompress(data[PREFIX.size : end], plain)), bytearray(data[end:])
+    what = rng.random()
+    if what < 0.5:
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            change_entry(rng, header)
+    if what > 0.4 and body:
+        for _ in range(rng.choice((1, 2, 5))):
+            at = rng.randrange(len(body))
+            if rng.random() < 0.3:
+                body[at : at + 8] = rng.randbytes(len(body[at : at + 8]))
+            else:
+                body[at] = rng.choice((0, 255, body[at] ^ (1 << rng.randrange(8))))
+    resign(header, body)
+    text = json.dumps(header).encode()
+    frame = compress(text, 1)
+    prefix = struct.pack("<8sIII", MAGIC, version, len(frame), len(text))
+    return prefix + header_digest(prefix, frame) + frame + bytes(body)
+
+
+def change_entry(rng: random.Random, header: Any) -> None:
+    """Change, remove, copy or move one random entry somewhere within the header."""
+    place = header
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            return
+        key = rng.choice(keys)
+        if isinstance(place[key], dict | list) and place[key] and rng.random() < 0.85:
+            place = place[key]
+            continue
+        break
+    old = place[key]
+    match rng.randrange(6):
+        case 0:
+            del place[key]
+        case 1 if isinstance(place, list):
+            place.insert(rng.randrange(len(place) + 1), old)
+        case 2 if isinstance(place, list):
+            rng.shuffle(place)
+        case 3 if isinstance(old, int):
+            place[key] = old + rng.choice((-9, -1, 1, 1, 8))
+        case 4 if isinstance(old, str):
+            place[key] = rng.choice(
+                ("raw", "zstd", "range", "gaps", "values", "nonzero", "unified", "signs", "negative",
+                 "magnitudes", "scales", "F32", "F64", "BOOL", "U8", "C64", "BF16")
+            )  # fmt: skip
+        case _:
+            place[key] = rng.choice(NUMBERS)
+
+
+def resign(header: Any, body: bytearray) -> None:
+    """Write the digests of what the parts of the header now cover, as far as it still has parts."""
+    try:
+        start = 0
+        for record in header["records"]:
+            end = start + sum(part[2] for part in record["parts"])
+            record["digest"] = digest(bytes(body[start:end])).hex()
+            start = end
+        for document in header["documents"]:
+            document[3] = digest(bytes(body[start : start + document[2]])).hex()
+            start += document[2]
+    except (LookupError, TypeError, ValueError):
+        pass  # then it is refused for that
+
+
+def outcome(path: Path, seed: Seed, data: bytes, trusted: bool) -> str:
+    """Unpack a damaged file; return what came of it. Everything that is not allowed begins with an exclamation mark."""
+    path.write_bytes(data)
+    start = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, SLOW)
+    try:
+        with sc.PackedFile(path, limit=LIMIT) as file:
+            found = file.all()
+            for name in file.documents:
+                file.text(name)
+            declared = {info.name: info for info in file.header.tensors}
+    except ArtefactError as error:
+        return kind(str(error))
+    except Exception:
+        return "! " + traceback.format_exc(limit=-3)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if time.perf_counter() - start > SLOW:
+        return "! slow"
+    for name, info in declared.items():
+        if tuple(found[name].shape) != info.shape or found[name].dtype != info.kind.dtype:
+            return f"! {name} is not what the header declares"
+    same = found.keys() == seed.tensors.keys() and all(
+        found[n].dtype == t.dtype and found[n].shape == t.shape and torch.equal(raw(found[n]), raw(t))
+        for n, t in seed.tensors.items()
+    )
+    if same:
+        return "right"
+    return "! damage went unseen" if trusted else "other"
+
+
+def raw(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def kind(message: str) -> str:
+    """Return the class of an error by the words of its message."""
+    for words, name in (
+        ("not a packed one", "foreign"), ("truncated", "truncated"), ("too long", "too long"),
+        ("header was changed", "header digest"), ("changed or damaged", "record digest"), ("version", "version"),
+        ("more than the limit", "limit"), ("zstandard frame", "zstandard"), ("range", "range code"),
+        ("stream", "streams"), ("declares more", "sizes"),
+    ):  # fmt: skip
+        if words in message:
+            return f"error: {name}"
+    return "error: header entry"
+
+
+def alarm(_: int, __: object) -> NoReturn:
+    raise TimeoutError("it takes too long")
+
+
+def batch(seed: int, count: int) -> tuple[Counter[str], int]:
+    """Damage and read so many files in this process; return the outcomes and its peak of memory above the start."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGALRM, alarm)
+    memory = Path("/dev/shm")
+    outcomes: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        start = seeds(Path(folder))
+        rng = random.Random(seed)
+        before = resident()
+        for _ in range(count):
+            chosen, way = rng.choice(start), rng.choice((blind, informed))
+            changed = way(rng, chosen.data, start)
+            trusted = way is blind and changed != chosen.data and changed not in {s.data for s in start}
+            outcomes[outcome(Path(folder) / "file", chosen, changed, trusted)] += 1
+    return outcomes, resident() - before
+
+
+def resident() -> int:
+    """Return the peak of this process's memory, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def batches(files: int, seed: int) -> Iterator[tuple[Counter[str], int]]:
+    """Run all files in child processes, a fresh one each time; a child that dies is an offence."""
+    for start in range(0, files, BATCH):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as child:
+            try:
+                yield child.submit(batch, seed + start, min(BATCH, files - start)).result()
+            except BrokenProcessPool:
+                yield Counter({f"! a process died in the batch of seed {seed + start}": 1}), 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=TABLE.path)
+    options = parser.parse_args()
+    table = Table(options.output, TABLE.keys, TABLE.columns)
+    keys = {"files": str(options.files), "seed": str(options.seed), "limit": str(LIMIT)}
+    if tuple(keys.values()) in table.present():
+        return
+    outcomes: Counter[str] = Counter()
+    peak, start, done = 0, time.perf_counter(), 0
+    for found, memory in batches(options.files, options.seed):
+        outcomes += found
+        peak, done = max(peak, memory), done + sum(found.values())
+        print(f"\r{done} of {options.files} files", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    offences = {name: count for name, count in outcomes.items() if name.startswith("!")}
+    errors = {name[7:]: count for name, count in outcomes.items() if name.startswith("error")}
+    for name, count in sorted(offences.items()):
+        print(f"{count} times: {name}")
+    env = environment()
+    table.append(keys | {
+        "errors": sum(errors.values()), "right": outcomes["right"], "other_valid": outcomes["other"],
+        "offences": sum(offences.values()),
+        "error_kinds": "; ".join(f"{name} {count}" for name, count in sorted(errors.items())),
+        "peak_bytes": peak, "seconds": time.perf_counter() - start, "commit": env.commit, "torch": env.torch,
+        "command": f"python benchmarks/fuzz_packed.py --files {options.files} --seed {options.seed}",
+    })  # fmt: skip
+    print(f"{sum(errors.values())} errors, {outcomes['right']} right, {outcomes['other']} other valid files, "
+          f"{sum(offences.values())} offences; peak {peak / 1e6:.0f} MB")  # fmt: skip
+    if offences:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
