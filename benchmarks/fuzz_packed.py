@@ -24,7 +24,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,8 @@ TABLE = Table(
      "command"),
 )  # fmt: skip
 LIMIT = 1 << 26  # bytes that files may declare
-BATCH = 2000  # files of one task
+BATCH = 5000  # files of one child process
+WORKERS = 2
 SLOW = 10.0  # seconds
 NUMBERS = (
     -1,
@@ -288,13 +289,17 @@ def resident() -> int:
 
 
 def batches(files: int, seed: int) -> Iterator[tuple[Counter[str], int]]:
-    """Run all files in child processes, a fresh one each time; a child that dies is an offence."""
-    for start in range(0, files, BATCH):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as child:
+    """Run all files in child processes, a fresh one for each batch; a child that dies is an offence."""
+
+    def run(start: int) -> tuple[Counter[str], int]:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
             try:
-                yield child.submit(batch, seed + start, min(BATCH, files - start)).result()
+                return child.submit(batch, seed + start, min(BATCH, files - start)).result()
             except BrokenProcessPool:
-                yield Counter({f"! a process died in the batch of seed {seed + start}": 1}), 0
+                return Counter({f"! a process died in the batch of seed {seed + start}": 1}), 0
+
+    with ThreadPoolExecutor(WORKERS) as threads:
+        yield from threads.map(run, range(0, files, BATCH))
 
 
 def main() -> None:

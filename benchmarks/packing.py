@@ -38,7 +38,7 @@ TABLE = Table(
     (*KEYS, "tensors", "dense_bytes", "bytes", "ratio", "encode_mb_s", "decode_mb_s", "relative_error", "commit",
      "torch", "cpu", "threads", "command"),
 )  # fmt: skip
-MODELS = ("resnet20-cifar10", "vgg16bn-quarter-cifar10", "lenet5", "linear-4096")
+MODELS = ("resnet20-cifar10", "vgg16bn-quarter-cifar10", "lenet5", "linear-2048")
 #       block, share of zero blocks, share of unified ones
 FORMS = {
     "dense": None,
@@ -52,8 +52,8 @@ FORMS = {
 def network(name: str) -> Tensors:
     """Return the tensors of a network."""
     torch.manual_seed(0)
-    if name == "linear-4096":  # tails as trained weights have them
-        return {"weight": torch.distributions.Laplace(0.0, 0.01).sample((4096, 4096))}
+    if name == "linear-2048":  # tails as trained weights have them
+        return {"weight": torch.distributions.Laplace(0.0, 0.01).sample((2048, 2048))}
     model = lenet5() if name == "lenet5" else pretrained(name)
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
-    parser.add_argument("--seconds", type=float, default=1.0, help="timed at least so long, each way")
+    parser.add_argument("--seconds", type=float, default=0.3, help="timed at least so long, each way")
     parser.add_argument("--output", type=Path, default=TABLE.path)
     options = parser.parse_args()
     torch.set_num_threads(1)

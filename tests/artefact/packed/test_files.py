@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import secateur as sc
-from secateur.artefact.packed import describe, read, unpack_to
+from secateur.artefact.packed import Blocks, describe, read, unpack_to
 from secateur.artefact.packed.coders import compress, decompress
 from secateur.artefact.packed.header import Header, header_from_json, header_to_json
 from secateur.errors import ArtefactError
@@ -125,6 +125,25 @@ def test_what_cannot_be_packed(source: Any, message: str, tmp_path: Path) -> Non
     assert not (tmp_path / "x.sec").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "layout", "message"),
+    [
+        (
+            "weigth",
+            Blocks(((0,), (1,)), (8, 1)),
+            r"blocks names 'weigth', which is no tensor.*Did you mean 'weight'",
+        ),
+        ("weight", Blocks(((0,),), (8,)), "each of the 2 dimensions of weight once"),
+        ("weight", Blocks(((0,), (1,)), (8,)), "one size for each axis"),
+        ("weight", Blocks(((0,), (1,)), (9, 1)), r"larger than weight, which is \(8, 4\)"),
+        ("weight", Blocks(((0,), (1,)), (0, 1)), "one size for each axis"),
+    ],
+)
+def test_named_blocks_must_fit(name: str, layout: Blocks, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=message):
+        sc.pack({"weight": torch.ones(8, 4)}, tmp_path / "x.sec", blocks={name: layout})
+
+
 def test_quantise_knows_its_bits() -> None:
     with pytest.raises(ValueError, match="16, 8 and 4"):
         sc.Quantise(5)
@@ -214,6 +233,7 @@ def change(header: dict[str, Any], path: str, value: Any) -> None:
         ("records.0.quantised", [5, 1, 0.1, 0.1], "5 bits"),
         ("records.0.quantised", [8, 1, -1, 0.1], "at least 0"),
         ("records.0.quantised", [8], "four numbers"),
+        ("records.0.quantised", [8, 65, 0.1, 0.1], "an integer from 1 to 64"),
         ("tied", {"new": "nowhere"}, "does not lead"),
         ("tied", {"a.weight": "a.bias"}, "does not lead"),
         ("tied", [], "must be an object"),

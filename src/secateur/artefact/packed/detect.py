@@ -17,6 +17,7 @@ __all__ = ["detect"]
 Words = NDArray[Any]
 
 MAX_BLOCK = 256  # elements
+MAX_KERNELS = 1 << 14  # elements of a block of whole kernels
 MAX_SIDE = 32
 SAMPLE = 1 << 16  # elements that are looked at, about, in two stripes of MAX_SIDE rows or more
 SMALL = 16  # elements of tensors that are not looked at
@@ -50,6 +51,8 @@ class _Search:
 
     def weigh(self, blocks: Blocks, level: _Level) -> bool:
         """Note a candidate; return whether larger blocks, which are constant only where these are, may be better."""
+        if blocks.size > MAX_KERNELS:
+            return False
         count, size = level.constant.size, self.elements / level.constant.size
         constant = int(np.count_nonzero(level.constant))
         zero = int(np.count_nonzero(level.constant & (level.heads == 0)))

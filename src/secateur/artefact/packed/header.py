@@ -24,6 +24,7 @@ __all__ = [
     "Quantised",
     "Record",
     "TensorInfo",
+    "check_layout",
     "header_from_json",
     "header_to_json",
 ]
@@ -198,11 +199,11 @@ def _record(data: object, where: str, tensors: Sequence[TensorInfo]) -> Record:
     if len(kinds) > 1:
         raise ArtefactError(f"{where} has tensors of several data types")
     layout = _layout(entries, where, tensors[of[0]]) if {"axes", "block"} & set(entries) else None
-    quantised = _quantised(entries["quantised"], f"{where}.quantised") if "quantised" in entries else None
+    quantised = None
+    if "quantised" in entries:
+        quantised = _quantised(entries["quantised"], f"{where}.quantised", tensors[of[0]])
     if len(of) > 1 and (layout or quantised):
         raise ArtefactError(f"{where} has several tensors, which have no blocks and are not quantised")
-    if quantised and not tensors[of[0]].kind.signed:
-        raise ArtefactError(f"{where}.quantised: only floating-point tensors are")
     parts = _list(entries["parts"], f"{where}.parts", _part, MAX_PARTS)
     return Record(of, layout, quantised, parts, _digest(entries["digest"], f"{where}.digest"))
 
@@ -211,33 +212,46 @@ def _layout(entries: Mapping[str, Any], where: str, tensor: TensorInfo) -> Block
     for key in ("axes", "block"):
         if key not in entries:
             raise ArtefactError(f"{where} has no entry {key!r}")
-    shape = tensor.word_shape
-    rank = len(shape)
     axes = _list(
         entries["axes"],
         f"{where}.axes",
         lambda dims, at: _list(dims, at, lambda dim, here: _integer(dim, here, 0, MAX_DIMS), MAX_DIMS + 1),
         MAX_DIMS + 1,
     )
-    if sorted(dim for dims in axes for dim in dims) != list(range(rank)):
-        raise ArtefactError(f"{where}.axes does not have each of the {rank} dimensions of {tensor.name} once")
     block = _list(
         entries["block"], f"{where}.block", lambda n, at: _integer(n, at, 1, MAX_BLOCK), MAX_DIMS + 1
     )
     layout = Blocks(axes, block)
-    if len(block) != len(axes) or layout.size > MAX_BLOCK:
-        raise ArtefactError(
-            f"{where}.block has not one size for each axis, or more than {MAX_BLOCK} elements"
-        )
-    if any(step > max(1, size) for step, size in zip(block, layout.view(shape), strict=True)):
-        raise ArtefactError(f"{where}.block is larger than {tensor.name}")
+    check_layout(layout, tensor, where)
     return layout
 
 
-def _quantised(data: object, where: str) -> Quantised:
+def check_layout(layout: Blocks, tensor: TensorInfo, where: str) -> None:
+    """Check that blocks fit a tensor.
+
+    Raises:
+        ArtefactError: they do not.
+    """
+    shape = tensor.word_shape
+    if sorted(dim for dims in layout.axes for dim in dims) != list(range(len(shape))):
+        raise ArtefactError(
+            f"{where}.axes does not have each of the {len(shape)} dimensions of {tensor.name} once"
+        )
+    if len(layout.block) != len(layout.axes) or not 1 <= layout.size <= MAX_BLOCK:
+        raise ArtefactError(
+            f"{where}.block has not one size for each axis, or more than {MAX_BLOCK} elements"
+        )
+    view = layout.view(shape)
+    if any(not 1 <= step <= max(1, size) for step, size in zip(layout.block, view, strict=True)):
+        raise ArtefactError(f"{where}.block is larger than {tensor.name}, which is {view} in this view")
+
+
+def _quantised(data: object, where: str, tensor: TensorInfo) -> Quantised:
+    if not tensor.kind.signed or not tensor.elements or not tensor.shape:
+        raise ArtefactError(f"{where}: only floating-point tensors with dimensions and values are")
     if not isinstance(data, list) or len(data) != 4:
         raise ArtefactError(f"{where} must be four numbers")
-    bits, rows = _integer(data[0], where, 4, 16), _integer(data[1], where, 1, MAX_BLOCK)
+    bits, rows = _integer(data[0], where, 4, 16), _integer(data[1], where, 1, tensor.shape[0])
     errors = data[2:]
     if bits not in (4, 8, 16):
         raise ArtefactError(f"{where}: values of {bits} bits are not known")

@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.errors import ArtefactError
-
 from .header import Quantised
 
 __all__ = ["Codes", "Quantise", "dequantise", "quantise"]
@@ -79,19 +77,6 @@ def dequantise(words: NDArray[Any], scales: NDArray[np.float32], bits: int, rows
     flat = values.reshape(len(words), -1)
     flat *= np.repeat(scales, rows)[: len(flat), None]
     return torch.from_numpy(values)
-
-
-def scale_count(shape: tuple[int, ...], bits: int, rows: int) -> int:
-    """Return how many scales a tensor has.
-
-    Raises:
-        ArtefactError: it has none, and needs some.
-    """
-    if bits == 16:
-        return 0
-    if not shape:
-        raise ArtefactError("a single value is not quantised")
-    return -(-shape[0] // rows)
 
 
 def _fit(values: NDArray[np.float64], top: int, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -19,7 +19,7 @@ from .blocks import Blocks
 from .coders import Effort
 from .detect import detect
 from .header import DIGEST, Quantised, Record, TensorInfo
-from .quantise import Quantise, dequantise, quantise, scale_count
+from .quantise import Quantise, dequantise, quantise
 from .streams import Role, Stream, decode, decode_values, encode, encode_values
 from .words import KINDS, Kind, from_words, kind_of, to_words
 
@@ -38,11 +38,6 @@ class Encoded:
     streams: Sequence[Stream]
     layout: Blocks | None = None
     quantised: Quantised | None = None
-
-    @property
-    def size(self) -> int:
-        """Stored bytes."""
-        return sum(len(stream.data) for stream in self.streams)
 
     def record(self, tensors: tuple[int, ...]) -> Record:
         """Return the header's entry for these tensors."""
@@ -109,9 +104,9 @@ def decode_record(record: Record, tensors: Sequence[TensorInfo], stored: memoryv
 def _decode_quantised(
     record: Record, quantised: Quantised, tensor: TensorInfo, streams: Sequence[Stream]
 ) -> Tensor:
-    count = scale_count(tensor.shape, quantised.bits, quantised.rows)
     scales = np.empty(0, np.float32)
-    if count:
+    if quantised.bits < 16:
+        count = -(-tensor.shape[0] // quantised.rows)
         words = decode_values([s for s in streams if s.role is Role.SCALES], count, SCALE)
         scales = from_words(words, KINDS["F32"], (count,)).numpy()
     rest = [stream for stream in streams if stream.role is not Role.SCALES]

@@ -11,12 +11,22 @@ from pathlib import Path
 
 from torch import Tensor
 
-from secateur.errors import ArtefactError
+from secateur.errors import ArtefactError, did_you_mean
 from secateur.progress import track
 
 from .blocks import Blocks
 from .coders import SMALLEST, Effort, compress
-from .header import MAX_HEADER, MAX_NAME, MAX_TENSORS, Document, Header, Record, TensorInfo, header_to_json
+from .header import (
+    MAX_HEADER,
+    MAX_NAME,
+    MAX_TENSORS,
+    Document,
+    Header,
+    Record,
+    TensorInfo,
+    check_layout,
+    header_to_json,
+)
 from .quantise import Quantise
 from .read import MAGIC, PREFIX, VERSION, header_digest
 from .records import Encoded, digest, encode_small, encode_tensor
@@ -53,6 +63,7 @@ def write_packed(
     names = list(tensors)
     _check_names([*names, *(tied or ())])
     infos = tuple(TensorInfo(n, kind_of(t, n), tuple(t.shape)) for n, t in tensors.items())
+    _check_blocks(infos, blocks or {})
     coded: list[_Coded] = []
     groups = _groups(infos, quantise, blocks or {})
     for group in track(groups, "packing"):
@@ -113,6 +124,14 @@ def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if not isinstance(name, str) or len(name) > MAX_NAME:
             raise ArtefactError(f"{name!r:.60} is no name of at most {MAX_NAME} characters")
+
+
+def _check_blocks(infos: Sequence[TensorInfo], blocks: Mapping[str, Blocks]) -> None:
+    known = {info.name: info for info in infos}
+    for name, layout in blocks.items():
+        if name not in known:
+            raise ArtefactError(f"blocks names {name!r}, which is no tensor.{did_you_mean(name, known)}")
+        check_layout(layout, known[name], f"blocks[{name!r}]")
 
 
 def _beginning(header: Header) -> tuple[bytes, bytes]:
