@@ -235,6 +235,7 @@ def change(header: dict[str, Any], path: str, value: Any) -> None:
         ("records.0.quantised", [8], "four numbers"),
         ("records.0.quantised", [8, 65, 0.1, 0.1], "an integer from 1 to 64"),
         ("tied", {"new": "nowhere"}, "does not lead"),
+        ("tied", {"new": {}}, "does not lead"),
         ("tied", {"a.weight": "a.bias"}, "does not lead"),
         ("tied", [], "must be an object"),
         ("documents", [["plan.json", 1 << 40, 1, "00" * 16]], "an integer from 0"),

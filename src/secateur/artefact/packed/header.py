@@ -163,7 +163,7 @@ def header_from_json(text: bytes) -> Header:
         raise ArtefactError("the header has more tied names than tensors may be")
     for name, target in tied.items():
         _name(name, "a name in tied")
-        if name in names or target not in names:
+        if name in names or not isinstance(target, str) or target not in names:
             raise ArtefactError(f"tied[{name!r:.60}] does not lead from a new name to a tensor")
     documents = _list(entries["documents"], "documents", _document, MAX_DOCUMENTS)
     if len({document.name for document in documents}) < len(documents):
