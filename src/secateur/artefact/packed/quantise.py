@@ -75,7 +75,8 @@ def dequantise(words: NDArray[Any], scales: NDArray[np.float32], bits: int, rows
     values = (words >> np.uint8(1)).astype(np.float32)
     np.negative(values, out=values, where=(words & 1).astype(bool))
     flat = values.reshape(len(words), -1)
-    flat *= np.repeat(scales, rows)[: len(flat), None]
+    with np.errstate(over="ignore", invalid="ignore"):  # a file may hold any scales
+        flat *= np.repeat(scales, rows)[: len(flat), None]
     return torch.from_numpy(values)
 
 
