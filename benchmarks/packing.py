@@ -2,10 +2,10 @@
 
 Every cell takes trained weights of the zoo (or one large layer of random ones), gives them a structure by projection,
 and stores the same tensors with the same values in each format: bytes of the file, and MB of dense tensors a second
-in and out of it, one thread, files in memory where the system has such a folder. What comes back is compared: exact
-formats must be equal bit by bit; for quantised ones the relative error over all weights is written. Nothing is
-retrained, so these rows are about files, not accuracy. Rows are appended to results/packing.csv; those that are there
-are skipped. The machine has to be quiet.
+in and out of it. Speeds are of processor time on one thread, as all of this runs on one and the machine has other
+work; files are in memory where the system has such a folder. What comes back is compared: exact formats must be equal
+bit by bit; for quantised ones the relative error over all weights is written. Nothing is retrained, so these rows are
+about files, not accuracy. Rows are appended to results/packing.csv; those that are there are skipped.
 """
 
 from __future__ import annotations
@@ -147,17 +147,17 @@ FORMATS: Mapping[str, tuple[Callable[[Tensors, Path], None], Callable[[Path], Te
 
 
 def seconds(run: Callable[[], object], least: float) -> float:
-    """Return the median time of some runs, after one that is not counted; what takes long runs once."""
-    start = time.perf_counter()
+    """Return the median processor time of some runs, after one that is not counted; what takes long runs once."""
+    start = time.process_time()
     run()
-    first = time.perf_counter() - start
+    first = time.process_time() - start
     if first > least:
         return first
     times = []
     while sum(times) < least or len(times) < 3:
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times)
 
 

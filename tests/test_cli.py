@@ -64,7 +64,9 @@ assert not heavy, heavy
         assert "secateur" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "prune", "inspect", "measure", "report", "export", "pack", "unpack"])
+@pytest.mark.parametrize(
+    "command", ["demo", "prune", "inspect", "measure", "report", "export", "pack", "unpack"]
+)
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
     assert f"secateur {command}" in capsys.readouterr().out

@@ -51,7 +51,7 @@ class Effort:
     """
 
     levels: tuple[int, ...] = (1,)  # of zstandard: higher ones find chance matches in noise, and lose by them
-    share: float = 0.25
+    share: float = 0.1
     gain: float = 0.97  # range coding of bytes must reach this part of the next best
 
 

@@ -18,11 +18,11 @@ Words = NDArray[Any]
 
 MAX_BLOCK = 256  # elements
 MAX_KERNELS = 1 << 14  # elements of a block of whole kernels
-MAX_SIDE = 32
-SAMPLE = 1 << 16  # elements that are looked at, about, in two stripes of MAX_SIDE rows or more
+MAX_SIDE = 16
+SAMPLE = 1 << 15  # elements that are looked at, about, in two stripes of MAX_SIDE rows or more
 SMALL = 16  # elements of tensors that are not looked at
 WORTH = 0.99  # of the dense size: what a candidate must save
-NEAR = 1.01  # candidates whose estimate is this near to the best are all tried
+NEAR = 1.01  # candidates whose estimate is this near to the best are tried, at most two
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class _Search:
             return False
         count, size = level.constant.size, self.elements / level.constant.size
         constant = int(np.count_nonzero(level.constant))
+        if (
+            1 - constant / count
+        ) * self.dense >= self.best:  # what is not constant alone takes more than the best
+            return False
         zero = int(np.count_nonzero(level.constant & (level.heads == 0)))
         unified = constant - zero if self.signed and blocks.size > 1 else 0
         kept = count - zero - unified
@@ -63,20 +67,22 @@ class _Search:
         if bits < WORTH * self.dense:
             self.found.append((bits, blocks))
             self.best = min(self.best, bits)
-        return (1 - constant / count) * self.dense < self.best
+        return True
 
     def grow(self, level: _Level, make: Callable[[int, int], Blocks]) -> None:
         """Double the sides of blocks: first along the first axis alone, then from each of these along the last."""
-        tall, r, going = [(1, level)], 1, True
-        while going and level.heads.shape[0] > 1 and r < MAX_SIDE:
+        tall, r = [(1, level)], 1
+        while level.heads.shape[0] > 1 and r < MAX_SIDE:
             level, r = level.halved(0), 2 * r
-            going = self.weigh(make(r, 1), level)
+            if not self.weigh(make(r, 1), level):
+                break
             tall.append((r, level))
         for r, level in tall:
-            c, going = 1, True
-            while going and level.heads.shape[-1] > 1 and c < MAX_SIDE and r * c < MAX_BLOCK:
+            c = 1
+            while level.heads.shape[-1] > 1 and c < MAX_SIDE and r * c < MAX_BLOCK:
                 level, c = level.halved(-1), 2 * c
-                going = self.weigh(make(r, c), level)
+                if not self.weigh(make(r, c), level):
+                    break
 
 
 def detect(magnitudes: Words, value_bits: float, signed: bool) -> list[Blocks | None]:
@@ -109,7 +115,7 @@ def detect(magnitudes: Words, value_bits: float, signed: bool) -> list[Blocks | 
         )
     # Of views that cut the same blocks one is enough: their estimates are the same.
     near = {(bits, blocks.size): blocks for bits, blocks in search.found if bits <= NEAR * search.best}
-    return [near[key] for key in sorted(near)[:3]] or [None]
+    return [near[key] for key in sorted(near)[:2]] or [None]
 
 
 def _sample(magnitudes: Words) -> Words:

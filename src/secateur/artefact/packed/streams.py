@@ -192,7 +192,8 @@ class _Places:
     def of(self, blocks: Words) -> Words:
         """Return the elements."""
         if self.inside is not None:
-            return blocks[self.inside & self.chosen]
+            rows = zip(blocks, self.inside, strict=True)
+            return np.concatenate([row[self.chosen & inside] for row, inside in rows])
         return blocks.reshape(-1) if self.chosen.all() else blocks.compress(self.chosen, axis=1).reshape(-1)
 
     def count(self, size: int) -> int:
