@@ -53,7 +53,7 @@ LIMIT = 1 << 26  # bytes that files may declare
 BATCH = 5000  # files of one child process
 WORKERS = 2
 SLOW = 10.0  # seconds
-NUMBERS = (
+NUMBERS: tuple[Any, ...] = (
     -1,
     0,
     1,
@@ -143,7 +143,7 @@ def blind(rng: random.Random, data: bytes, others: Sequence[Seed]) -> bytes:
     return bytes(changed)
 
 
-def informed(rng: random.Random, data: bytes, _: Sequence[Seed]) -> bytes:
+def informed(rng: random.Random, data: bytes, _others: Sequence[Seed]) -> bytes:
     """Change entries of the header, or streams, and make every digest right again."""
     _, version, stored, plain, _ = PREFIX.unpack_from(data)
     end = PREFIX.size + stored
