@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from secateur.errors import TrainingError
-from secateur.training import Global, LayerWise, Masks
+from secateur.training import (
+    Global,
+    GradualMagnitude,
+    IrrelevanceDecay,
+    LayerWise,
+    Lobster,
+    Masks,
+    WeightDecay,
+)
 from secateur.training.crop import crop_fraction, magnitudes
 
 Scores = dict[str, Tensor]
@@ -106,3 +114,17 @@ def test_shares_out_of_range(scope: Global | LayerWise, share: float) -> None:
     masks = Masks({"a": torch.ones(2, dtype=torch.bool)})
     with pytest.raises(TrainingError, match="share="):
         scope(masks, {"a": torch.rand(2)}, share)
+
+
+@pytest.mark.parametrize("kind", [IrrelevanceDecay, WeightDecay, Lobster, GradualMagnitude])
+def test_a_layer_that_would_be_empty_is_refused_by_name(kind: type[IrrelevanceDecay]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with torch.no_grad():
+        model[0].weight.mul_(1e-6)
+    with pytest.raises(TrainingError, match=r"left of '0.weight'.*empty_layers=True"):
+        kind().prune(model, Masks(), 0.3, ())
+    allowed = kind(empty_layers=True).prune(model, Masks(), 0.3, ())
+    assert not allowed["0.weight"].any()
+    assert kind().prune(model, allowed, 0.2, ()) <= allowed  # it was empty before
+    assert kind(exclude=("0.weight",)).prune(model, Masks(), 0.7, ())["1.weight"].any()

@@ -14,7 +14,7 @@ from secateur.errors import TrainingError
 from .masks import Masks
 from .parameters import parameters
 
-__all__ = ["Global", "LayerWise", "Scope", "crop_fraction", "magnitudes", "require"]
+__all__ = ["Global", "LayerWise", "Scope", "crop_fraction", "magnitudes", "refuse_empty", "require"]
 
 
 class Scope(Protocol):
@@ -78,6 +78,20 @@ def magnitudes(model: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Return the absolute values of parameters by name."""
     known = parameters(model)
     return {name: known[name].detach().abs() for name in names}
+
+
+def refuse_empty(before: Masks, after: Masks) -> None:
+    """Refuse masks that take all of a weight: its layer would compute a constant.
+
+    Raises:
+        TrainingError: a parameter of two dimensions or more had entries before, and has none after.
+    """
+    for name, mask in after.items():
+        if mask.dim() > 1 and not mask.any() and (name not in before or before[name].any()):
+            raise TrainingError(
+                f"Nothing would be left of {name!r}: keep a larger share, leave it out by `exclude`, or allow it with "
+                "empty_layers=True."
+            )
 
 
 def require(holds: bool, option: str, value: object, where: str) -> None:

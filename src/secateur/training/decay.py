@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from secateur.errors import TrainingError
 from secateur.patterns import Pattern
 
-from .crop import Global, crop_fraction, magnitudes, require
+from .crop import Global, crop_fraction, magnitudes, refuse_empty, require
 from .hooks import Attached, Rule, Step, attach
 from .masks import Masks
 from .parameters import choose
@@ -95,6 +95,7 @@ class IrrelevanceDecay:
     crop: float = 0.1
     only: tuple[Pattern, ...] = ()
     exclude: tuple[Pattern, ...] = ()
+    empty_layers: bool = False
 
     def __post_init__(self) -> None:
         _check(self.gamma, self.crop)
@@ -121,8 +122,12 @@ class IrrelevanceDecay:
         return _attached(model, optimizer, masks, names, _Decay(decay, names, self.schedule, steps))
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
-        """Crop the smallest weights, all layers together: to `share` of all entries, or the fraction `crop`."""
-        return _cropped(model, masks, share, self.crop, choose(model, self.only, self.exclude))
+        """Crop the smallest weights, all layers together: to `share` of all entries, or the fraction `crop`.
+
+        Raises:
+            TrainingError: a layer loses all its weights, and `empty_layers` is false; `share` is out of range.
+        """
+        return _cropped(model, masks, share, self)
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ class WeightDecay:
     crop: float = 0.1
     only: tuple[Pattern, ...] = ()
     exclude: tuple[Pattern, ...] = ()
+    empty_layers: bool = False
 
     def __post_init__(self) -> None:
         _check(self.gamma, self.crop)
@@ -164,8 +170,12 @@ class WeightDecay:
         return _attached(model, optimizer, masks, names, _Decay(decay, names, self.schedule, steps))
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
-        """Crop the smallest weights, all layers together: to `share` of all entries, or the fraction `crop`."""
-        return _cropped(model, masks, share, self.crop, choose(model, self.only, self.exclude))
+        """Crop the smallest weights, all layers together: to `share` of all entries, or the fraction `crop`.
+
+        Raises:
+            TrainingError: a layer loses all its weights, and `empty_layers` is false; `share` is out of range.
+        """
+        return _cropped(model, masks, share, self)
 
 
 class _Decay(Rule):
@@ -193,11 +203,14 @@ def _attached(
 
 
 def _cropped(
-    model: nn.Module, masks: Masks, share: float | None, crop: float, names: tuple[str, ...]
+    model: nn.Module, masks: Masks, share: float | None, method: IrrelevanceDecay | WeightDecay
 ) -> Masks:
-    masks = masks & Masks.full(model, names)
-    scores = magnitudes(model, names)
-    return crop_fraction(masks, scores, crop) if share is None else Global()(masks, scores, share)
+    names = choose(model, method.only, method.exclude)
+    masks, scores = masks & Masks.full(model, names), magnitudes(model, names)
+    smaller = crop_fraction(masks, scores, method.crop) if share is None else Global()(masks, scores, share)
+    if not method.empty_layers:
+        refuse_empty(masks, smaller)
+    return smaller
 
 
 def _check(gamma: float, crop: float) -> None:

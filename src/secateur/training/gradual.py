@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from secateur.errors import TrainingError
 from secateur.patterns import Pattern
 
-from .crop import Global, Scope, magnitudes, require
+from .crop import Global, Scope, magnitudes, refuse_empty, require
 from .hooks import Attached, Rule, Step, attach
 from .masks import Masks
 from .parameters import choose, parameters
@@ -46,6 +46,7 @@ class GradualMagnitude:
     vectors: bool = False
     only: tuple[Pattern, ...] = ()
     exclude: tuple[Pattern, ...] = ()
+    empty_layers: bool = False
 
     def __post_init__(self) -> None:
         require(0 < self.share <= 1, "share", self.share, "in (0, 1]")
@@ -83,10 +84,19 @@ class GradualMagnitude:
         return attach(model, optimizer, masks=start, rule=_Schedule(self, model, start.share, steps))
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
-        """Drop the smallest weights at once, to `share`; without a share the schedule alone prunes, in training."""
+        """Drop the smallest weights at once, to `share`; without a share the schedule alone prunes, in training.
+
+        Raises:
+            TrainingError: a layer loses all its weights, and `empty_layers` is false; `share` is out of range.
+        """
         names = self._names(model)
         masks = masks & Masks.full(model, names)
-        return masks if share is None else self.scope(masks, magnitudes(model, names), share)
+        if share is None:
+            return masks
+        smaller = self.scope(masks, magnitudes(model, names), share)
+        if not self.empty_layers:
+            refuse_empty(masks, smaller)
+        return smaller
 
     def _names(self, model: nn.Module) -> tuple[str, ...]:
         known = parameters(model)

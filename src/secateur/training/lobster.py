@@ -20,7 +20,7 @@ from secateur.recovery.finetune import pairs
 from secateur.statistics import Loss
 from secateur.statistics.reduce import summed
 
-from .crop import Global, magnitudes, require
+from .crop import Global, magnitudes, refuse_empty, require
 from .hooks import Attached, Rule, Step, attach
 from .masks import Masks
 from .parameters import choose, parameters, unwrap
@@ -46,6 +46,7 @@ class Lobster:
     loss: Loss = F.cross_entropy
     only: tuple[Pattern, ...] = ()
     exclude: tuple[Pattern, ...] = ()
+    empty_layers: bool = False
 
     def __post_init__(self) -> None:
         require(0 <= self.strength <= 1, "strength", self.strength, "in 0..1")
@@ -69,19 +70,30 @@ class Lobster:
 
         Raises:
             DataError: without a share, the batches are empty or no (inputs, labels).
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite; a layer loses all its weights, and `empty_layers` is false.
         """
         names = choose(model, self.only, self.exclude)
         masks, scores = masks & Masks.full(model, names), magnitudes(model, names)
-        if share is not None:
-            return Global()(masks, scores, share)
+        found = (
+            self._within_tolerance(model, masks, scores, batches)
+            if share is None
+            else Global()(masks, scores, share)
+        )
+        if not self.empty_layers:
+            refuse_empty(masks, found)
+        return found
+
+    def _within_tolerance(
+        self, model: nn.Module, masks: Masks, scores: Mapping[str, Tensor], batches: Iterable[Any]
+    ) -> Masks:
+        """Return the masks of the largest threshold that the loss bears."""
 
         def above(threshold: float) -> Masks:
             return masks & Masks({name: score >= threshold for name, score in scores.items()})
 
         base = self._mean_loss(model, masks, batches)
         bound = (1 + self.tolerance) * base
-        left = torch.cat([scores[n][masks[n].to(scores[n].device)] for n in names])
+        left = torch.cat([s[masks[n].to(s.device)] for n, s in scores.items()])
         low, high, threshold = 0.0, math.inf, float(left.mean())
         found, reached = masks, base
         # The authors stop within 5 % of the bound, or when the threshold stands still; so does a count that does.
