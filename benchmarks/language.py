@@ -49,7 +49,7 @@ from secateur.training import (
 )
 
 PIECES, LENGTH, WIDTH, LAYERS, HEADS, BATCH = 4096, 128, 96, 2, 4, 32
-DENSE_EPOCHS, LENGTHS = 6, (2, 1)  # of half the chunks each; of pruning, and of tuning with masks fixed
+DENSE_EPOCHS, LENGTHS = 4, (1, 1)  # of half the chunks each; of pruning, and of tuning with masks fixed
 RATE = 1e-3
 VERSES = "af12b21d3ab389e8"
 PROVENANCE = ("seconds", "commit", "torch", "cpu", "threads", "command")
@@ -83,7 +83,7 @@ TUNING = Table(
 FOLDER = Path("runs/language")
 
 # What irrelevance decay crops at a time follows from the share: the last crop comes at this part of the pruning epochs.
-CROP_EVERY, CROPS_END = 20, 0.75
+CROP_EVERY, CROPS_END = 10, 0.75
 METHODS = ("irrelevance", "magnitude")
 STRENGTHS = ((1e-4, 1.0), (1e-3, 1e-4))  # gamma and alpha
 
@@ -101,8 +101,8 @@ class Block(nn.Module):
         q, k, v = self.attention(self.before(x)).view(n, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
         read = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + self.drop(self.merge(read))
-        update: Tensor = self.narrow(F.gelu(self.widen(self.between(x))))
-        return x + self.drop(update)
+        result: Tensor = x + self.drop(self.narrow(F.gelu(self.widen(self.between(x)))))
+        return result
 
 
 class Decoder(nn.Module):
@@ -185,7 +185,6 @@ def run(
     """Train with a method; the result is the sparsest network that validates best."""
     order = torch.Generator().manual_seed(seed)
     half = RandomSampler(data["train"], num_samples=len(data["train"]) // 2, generator=order)
-    folder.mkdir(parents=True, exist_ok=True)
     dense, watched = share == 1.0, TensorDataset(*data["validation"][:128])
     training = Training(
         DataLoader(data["train"], BATCH, sampler=half, drop_last=True, generator=order),
