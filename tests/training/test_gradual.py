@@ -24,7 +24,7 @@ def step(model: nn.Module, optimizer: Optimizer, seed: int) -> None:
 def test_the_share_follows_the_cubic_schedule() -> None:
     model = network()
     optimizer = SGD(model.parameters(), 0.1, 0.9)
-    method = GradualMagnitude(0.1, every=5, begin=0.1, end=0.8)
+    method = GradualMagnitude(0.1, every=5, begin=0.1, end=0.8, empty_layers=True)
     shares = []
     with method.attach(model, optimizer, steps=100) as run:
         assert list(run.masks) == ["0.weight", "3.weight"]
@@ -54,7 +54,7 @@ def test_layer_by_layer_each_keeps_its_share() -> None:
 
 
 def test_it_starts_from_what_is_masked_already_and_resumes() -> None:
-    method = GradualMagnitude(0.2, every=3)
+    method = GradualMagnitude(0.2, every=3, empty_layers=True)
     start = method.prune(network(), Masks(), 0.6, ())
     assert start.share == pytest.approx(0.6)
     assert method.prune(network(), start, None, ()) == start
