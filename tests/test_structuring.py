@@ -193,6 +193,8 @@ def test_bad_input_is_refused() -> None:
         structured(case, method=sc.MicroStructured(sc.Block(2, 1), shares={"nowhere": sc.Shares(0.5)}))
     with pytest.raises(CalibrationError):
         structured(case, calibration=[])
+    with pytest.raises(TypeError, match="micro_structure"):
+        sc.prune(case.model(), case.inputs(), method=BOTH, budget=sc.Budget(macs=0.5), calibration=data(case))  # type: ignore[call-overload]
 
 
 def test_layers_have_shares_of_their_own() -> None:

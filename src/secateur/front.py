@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import api
 from .api import Evaluate, Result
 from .measure import Timer
-from .methods import Method
+from .methods import Method, MicroStructured
 from .recovery import Distill
 from .selection import Budget
 from .sparse import SparseResult, prune_in_training
@@ -73,8 +73,13 @@ def prune(
     `secateur.sparse.prune_in_training`.
 
     Raises:
-        TypeError: the method needs `training`, or has no use for it.
+        TypeError: the method needs `training`, or has no use for it, or is one for `micro_structure`.
     """
+    if isinstance(method, MicroStructured):
+        raise TypeError(
+            "MicroStructured keeps every unit: call sc.micro_structure(model, x, method=...), or train towards it with "
+            "method=sc.ADMM(...)."
+        )
     trains = hasattr(method, "attach")
     if trains and training is None:
         raise TypeError(

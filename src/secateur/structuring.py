@@ -59,10 +59,10 @@ def micro_structure(
 
     `model` may be the result of `prune` or of this function, whose plan then goes on: blocks that are zero or unified
     already stay so and count; give the `dense` model that it began with. The shares are the method's; with a
-    `budget` of MACs or bytes those of zero blocks follow from it (counted, as methods.md 2.5 has it), and all layers
-    had better compete (``spread=AcrossLayers()``). `criterion` prices blocks. `calibration` yields a few hundred inputs
-    without labels, on which what is left is solved again (`recovery`); without them weights are projected, and nothing
-    is repaired. `evaluate` scores a model, higher is better.
+    `budget` of MACs or bytes those of zero blocks follow from it (counted, as shares of what the given model's shapes
+    take dense), and all layers had better compete (``spread=AcrossLayers()``). `criterion` prices blocks.
+    `calibration` yields a few hundred inputs without labels, on which what is left is solved again (`recovery`);
+    without them weights are projected, and nothing is repaired. `evaluate` scores a model, higher is better.
 
     Raises:
         TraceError: the model cannot be exported.

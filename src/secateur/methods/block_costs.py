@@ -37,7 +37,7 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True)
 class WeightError:
-    """The squared error of the weights, as in the Euclidean projection (methods.md 2.4)."""
+    """The squared error of the weights, as in the Euclidean projection."""
 
     calibrated = False
 

@@ -16,7 +16,7 @@ __all__ = ["Counted", "counted"]
 
 @dataclass(frozen=True)
 class Counted:
-    """Shares of the dense network, all its parameters and layers included (methods.md 2.5).
+    """Shares of a dense network of the same shapes, all parameters and layers included.
 
     ``stored_bits`` has two bits a block for its state, ``coded_bits`` the entropy of the states. ``operations`` are
     multiplications of one sample: not time, which only kernels that know the blocks can save.

@@ -123,7 +123,10 @@ class Report:
                 table.add_row(name, f"{a:,}", f"{b:,}", f"{b / a:.3f}" if a else "-")
         if self.structure:
             c = self.structure
-            for name, share in (("bits, counted", c.stored_bits), ("multiplications, counted", c.operations)):
+            for name, share in (
+                ("bits, counted, of the same shapes", c.stored_bits),
+                ("multiplications, counted, of the same shapes", c.operations),
+            ):
                 table.add_row(name, "", "", f"{share:.3f}")
         if self.latency:
             t = self.latency

@@ -20,7 +20,7 @@ class LayerBlocks:
 
 @dataclass(frozen=True)
 class Structured:
-    """Shares of the dense network's bits and multiplications, its other parts included, and the blocks by layer.
+    """Shares of the bits and multiplications of a dense network of the same shapes, all included; blocks by layer.
 
     Counted, not measured: torch stores and multiplies zeros and unified weights like any others.
     """

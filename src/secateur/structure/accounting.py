@@ -1,4 +1,4 @@
-"""What a pattern costs to store and to compute, before any coding and on no particular machine (methods.md 2.5)."""
+"""What a pattern costs to store and to compute, before any coding and on no particular machine."""
 
 from __future__ import annotations
 

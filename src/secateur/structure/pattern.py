@@ -101,7 +101,7 @@ class BlockPattern:
     def project(self, weight: Tensor) -> Tensor:
         """Return the nearest weight that obeys the pattern, in the Euclidean norm.
 
-        Zero blocks become 0, unified ones sign(w) times the mean of |w| (methods.md 2.4).
+        Zero blocks become 0, unified ones sign(w) times the mean of |w|.
         """
         return self.with_magnitudes(weight, self.magnitudes(weight))
 

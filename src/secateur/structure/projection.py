@@ -1,4 +1,4 @@
-"""The exact Euclidean projection of a weight onto patterns with given shares (methods.md 2.4)."""
+"""The exact Euclidean projection of a weight onto patterns with given shares."""
 
 from __future__ import annotations
 
