@@ -46,6 +46,8 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/engines.py
 	@$(BIN)/python benchmarks/packing.py
 	@$(BIN)/python benchmarks/fuzz_packed.py
+	@$(BIN)/python benchmarks/microstructure.py
+	@$(BIN)/python benchmarks/microstructure_training.py
 	@$(BIN)/python benchmarks/tables.py
 
 docs: $(DOCS) ## Build the documents into build/docs; a broken link or reference is an error

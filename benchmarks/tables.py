@@ -148,6 +148,65 @@ def crossed(name: str, down: str, across: str, value: str) -> str:
     return "\n".join([*_table([down, *heads], body), ""])
 
 
+def blocks() -> str:
+    """Return accuracies of micro-structures without training, by network and structure: a column for each method."""
+    found = [r for r in rows("microstructure") if r["training"] == "none"]
+    lines: list[str] = []
+    for model in dict.fromkeys(r["model"] for r in found):
+        own = [r for r in found if r["model"] == model]
+        methods = list(dict.fromkeys(r["method"] for r in own))
+        structures: dict[tuple[str, float, float], dict[str, Row]] = defaultdict(dict)
+        for r in own:
+            structures[r["block"], float(r["zero_ratio"]), float(r["unified_ratio"])][r["method"]] = r
+        body = []
+        for (block, zero, unified), cells in sorted(
+            structures.items(), key=lambda item: item[0][1:] + item[0][:1]
+        ):
+            first = next(iter(cells.values()))
+            body.append(
+                [
+                    block,
+                    percent(str(zero)),
+                    percent(str(unified)),
+                    *(accuracy(cells[m]["acc_final"]) if m in cells else "" for m in methods),
+                    percent(first["stored_bits_ratio"]),
+                    percent(first["operations_ratio"]),
+                    percent(str(float(first["packed_bytes"]) / float(first["safetensors_bytes"]))),
+                ]
+            )
+        head = [
+            "blocks",
+            "zero",
+            "unified",
+            *methods,
+            "bits counted",
+            "multiplications counted",
+            "packed file",
+        ]
+        lines += [f"{model}, dense {accuracy(own[0]['acc_dense'])} %:", "", *_table(head, body), ""]
+    return "\n".join(lines)
+
+
+def trained_blocks() -> str:
+    """Return the networks that were trained towards blocks, ADMM beside magnitude of the same epochs."""
+    columns: Mapping[str, tuple[str, Format]] = {
+        "model": ("network", str),
+        "method": ("method", str),
+        "block": ("blocks", str),
+        "zero_ratio": ("zero", percent),
+        "unified_ratio": ("unified", percent),
+        "training": ("epochs, ADMM + after", str),
+        "acc_dense": ("dense", accuracy),
+        "acc_final": ("accuracy", accuracy),
+        "stored_bits_ratio": ("bits counted", percent),
+        "packed_bytes": ("packed, bytes", str),
+        "safetensors_bytes": ("safetensors, bytes", str),
+    }
+    found = [r for r in rows("microstructure") if r["training"] != "none"]
+    body = [[form(r[column]) for column, (_, form) in columns.items()] for r in found]
+    return "\n".join([*_table([heading for heading, _ in columns.values()], body), ""])
+
+
 SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"oneshot": partial(oneshot, SHORT)},
     "docs/results.md": {
@@ -176,6 +235,8 @@ SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
                 "macs_ratio": ("MACs left", percent),
             },
         ),
+        "blocks": blocks,
+        "trained blocks": trained_blocks,
         "cost": partial(
             plain,
             "cost",
