@@ -62,15 +62,18 @@ class Joint:
 
     def __call__(self, costs: Costs, zeros: int, unified: int) -> Tensor:
         """Return the states, int8 (blocks,)."""
-        if not unified:
-            return PruneFirst()(costs, zeros, 0)
+        if not unified or not zeros:
+            return PruneFirst()(costs, zeros, unified)
         changed = zeros + unified
         possible = costs.zero[costs.zero.isfinite()]  # an infinite cost forbids
         least, most = 0.0, 2 * float(possible.max().clamp_min(1e-300)) if len(possible) else 1.0
         low, high = _at(costs, least, changed), _at(costs, most, changed)
         while least < (middle := (least + most) / 2) < most:
             states = _at(costs, middle, changed)
-            if int((states == ZERO).sum()) > zeros:
+            found = int((states == ZERO).sum())
+            if found == zeros:
+                return states
+            if found > zeros:
                 most, high = middle, states
             else:
                 least, low = middle, states
