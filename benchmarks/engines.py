@@ -31,7 +31,7 @@ from secateur.measure.latency import interleaved
 FOLDER = Path("runs/engines")
 BUDGETS = (0.7, 0.5)
 BATCHES = (1, 32)
-# Widths in multiples of 16 are what ONNX Runtime's blocked convolutions take; heads come in twelves.
+# ONNX Runtime's convolutions seem to want blocks of channels; heads come in twelves.
 MULTIPLES: dict[str, tuple[int, ...]] = {"efficientnet-lite0": (1, 16), "all-minilm-l6-v2": (1,)}
 TABLE = Table(
     Path("results/engines.csv"),
