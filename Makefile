@@ -10,7 +10,7 @@ DOCS := $(VENV)/.docs
 NATIVE := $(wildcard native/*.h native/*.cpp native/*.py)  # compiled by the install, where there is a compiler
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench coverage docs clean
+.PHONY: help demo test check bench sanitize coverage docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,7 +48,15 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/fuzz_packed.py
 	@$(BIN)/python benchmarks/microstructure.py
 	@$(BIN)/python benchmarks/microstructure_training.py
+	@$(BIN)/python benchmarks/runtime_layers.py --minutes 600
+	@SECATEUR_EXAMPLES=10000 $(BIN)/python -m pytest tests/runtime/test_kernels.py --timeout 7200
 	@$(BIN)/python benchmarks/tables.py
+
+sanitize: $(TEST) ## Run the kernels' tests under the address and undefined-behaviour sanitizers
+	@$(BIN)/python native/build.py --sanitize --into build/sanitized
+	@SECATEUR_TEST_KERNELS=build/sanitized ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  $(BIN)/python -m pytest tests/runtime/test_kernels.py --timeout 3600
 
 docs: $(DOCS) ## Build the documents into build/docs; a broken link or reference is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

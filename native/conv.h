@@ -37,15 +37,15 @@ inline void lay(const Conv& c, const float* x, float* to) {
     for (int i = 0; i < c.phase_rows; i++, d += c.pitch) {
       const int h = i * c.stride_h + a;
       if (h < 0 || h >= c.height) {
-        std::memset(d, 0, c.pitch * sizeof(float));
+        clear(d, c.pitch);
         continue;
       }
       const float* s = x + long(h) * c.width + b;
-      std::memset(d, 0, begin * sizeof(float));
-      if (c.stride_w == 1) std::memcpy(d + begin, s + begin, (end - begin) * sizeof(float));
+      clear(d, begin);
+      if (c.stride_w == 1) copy(s + begin, d + begin, end - begin);
       else
         for (int k = begin; k < end; k++) d[k] = s[long(k) * c.stride_w];
-      std::memset(d + end, 0, (c.pitch - end) * sizeof(float));
+      clear(d + end, c.pitch - end);
     }
     std::memset(d, 0, (to + c.phase_plane - d) * sizeof(float));
   }
@@ -79,11 +79,11 @@ inline void convolve(const Matrix& m, const Conv& c, const ConvSizes& z, const f
   const Epilogue e{m.activation, m.add_last != 0};
   const long pixels = long(c.out_height) * c.out_width;
   if (c.direct) {
-    Span s{in, z.plane, c.taps, y, pixels, pixels, residual};
+    Span s{in, 1, y, pixels, pixels, residual};
     multiply(m, e, s, begin, end, z.channels * z.plane * long(sizeof(float)));
     return;
   }
-  Span s{in, z.plane, c.taps, out, z.lanes, z.lanes};
+  Span s{in, 1, out, z.lanes, z.lanes};
   multiply(m, residual ? Epilogue{} : e, s, begin, end, z.channels * z.plane * long(sizeof(float)));
   for (int b = begin; b < end; b++)
     for (int r = m.first[b]; r < m.first[b] + m.count[b]; r++)
@@ -91,7 +91,7 @@ inline void convolve(const Matrix& m, const Conv& c, const ConvSizes& z, const f
         const long at = r * pixels + long(h) * c.out_width;
         const float* from = out + r * z.lanes + long(h) * c.pitch;
         if (residual) finish(from, residual + at, y + at, c.out_width, e);
-        else std::memcpy(y + at, from, c.out_width * sizeof(float));
+        else copy(from, y + at, c.out_width);
       }
 }
 

@@ -9,11 +9,7 @@ namespace {
 
 enum Activation : int32_t { NONE, RELU, RELU6, SILU, GELU, GELU_TANH, HARDSWISH };
 
-// The comparisons are written such that NaN stays NaN.
-INLINE Vector clamp(Vector v, Vector low, Vector high) {
-  v = v < low ? low : v;
-  return v > high ? high : v;
-}
+INLINE Vector clamp(Vector v, Vector low, Vector high) { return smaller(high, larger(low, v)); }
 
 // exp(x) to about 2 ulp: x = n ln 2 + r, exp(r) by its series, 2^n by the exponent's bits.
 INLINE Vector exponential(Vector x) {
@@ -49,7 +45,7 @@ INLINE Vector sigmoid(Vector x) { return 1.0f / (exponential(-x) + 1.0f); }
 
 INLINE Vector activate(Vector x, int activation) {
   switch (activation) {
-    case RELU: return x < 0.0f ? all(0.0f) : x;
+    case RELU: return larger(all(0.0f), x);
     case RELU6: return clamp(x, all(0.0f), all(6.0f));
     case SILU: return x * sigmoid(x);
     case GELU: return x * 0.5f * (error_function(x * 0.70710678f) + 1.0f);

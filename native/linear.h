@@ -33,7 +33,7 @@ void few_rows(const Matrix& m, const float* x, float* y, int begin, int end) {
     each<ROWS * U>([&](auto i) FLAT { a[i] = typename C::type{}; });
     const auto entry = [&](auto u, long j) FLAT {
       const auto w = C::load(m.values + j * HEIGHT);
-      each<ROWS>([&](auto n) FLAT { a[n * U + u] += w * x[long(n) * m.columns + (m.column[j] >> TAP_BITS)]; });
+      each<ROWS>([&](auto n) FLAT { a[n * U + u] += w * x[long(n) * m.columns + m.offset[j]]; });
     };
     long j = m.start[b];
     const long stop = m.start[b + 1];
@@ -90,7 +90,7 @@ inline void strips(const Matrix& m, const float* x, long lanes, const float* res
     const int from = m.first[begin];
     while (next < end && m.first[next] + m.count[next] - from <= STRIP) next++;
     const long width = m.first[next - 1] + m.count[next - 1] - from;
-    multiply(m, residual ? Epilogue{} : e, Span{x, lanes, NO_TAPS, out - from * lanes, lanes, lanes}, begin, next,
+    multiply(m, residual ? Epilogue{} : e, Span{x, lanes, out - from * lanes, lanes, lanes}, begin, next,
              long(m.columns) * lanes * long(sizeof(float)));
     transpose(out, lanes, y + from, m.rows, width, rows);
     if (residual)

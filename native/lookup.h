@@ -2,9 +2,6 @@
 // look the signed sum of the 4 inputs up.
 #pragma once
 #include "linear.h"
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
 
 extern "C" struct Lookup {
   int32_t rows, columns, blocks;

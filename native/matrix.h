@@ -20,7 +20,7 @@ struct Matrix {
   const int32_t* first;   // [blocks] first row
   const int32_t* count;   // [blocks] rows that exist
   const int32_t* start;   // [blocks + 1] range of entries
-  const uint32_t* column; // [entries] input plane << TAP_BITS | tap
+  const int32_t* offset;  // [entries] inputs, or offsets into the laid planes of a convolution
   const float* values;    // [entries][height]
   const float* bias;      // [blocks][height]
 };
@@ -32,14 +32,11 @@ struct Conv {
   int32_t phase_rows, pitch, phase_plane;  // rows, floats of a row, floats of a plane
   int32_t direct;        // the input is read, and the output written, where it lies
   const int32_t* phase;  // [phases][2]
-  const int32_t* taps;   // offset of what each tap reads from the pixel's place in its channel
 };
 }
 
 namespace {
 
-constexpr int TAP_BITS = 8, TAP_MASK = 255;
-constexpr int32_t NO_TAPS[1] = {0};
 constexpr long SERIAL_WORK = 1 << 20;  // multiply-accumulates that are not worth waking a thread for
 constexpr long L1_BYTES = 32 << 10, L2_BYTES = 512 << 10;
 

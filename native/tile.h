@@ -1,4 +1,4 @@
-// Sparse matrix times planes: y[row][lane] = sum over entries of value[row] * x[channel][tap + lane].
+// Sparse matrix times planes: y[row][lane] = sum over entries of value[row] * x[offset + lane].
 #pragma once
 #include <algorithm>
 
@@ -10,8 +10,7 @@ namespace {
 // Lanes are neighbouring pixels of a plane or samples of a batch: for all of them an entry is the same.
 struct Span {
   const float* x;
-  long plane;           // floats from channel to channel of x
-  const int32_t* taps;  // floats from a pixel to what each tap reads
+  long scale;    // floats of x per unit of an offset
   float* y;
   long y_plane;  // floats from row to row of y
   long lanes;    // at least LANES
@@ -34,13 +33,14 @@ INLINE void tile(const Matrix& m, const Epilogue& e, const Span& s, int block, i
   constexpr int RT = Shape<HEIGHT>::rows;
   constexpr int U = RT * NV >= 8 ? 1 : (7 + RT * NV) / (RT * NV);  // sums per result that hide the latency of FMA
   const long n = m.start[block + 1] - m.start[block];
-  const uint32_t* c = m.column + m.start[block];
+  const int32_t* o = m.offset + m.start[block];
   const float* w = m.values + long(m.start[block]) * HEIGHT + row;
   const float *x = s.x + q, *end = x + last;
   Vector a[U * RT * NV];
-  each<U * RT * NV>([&](auto i) FLAT { a[i] = Vector{}; });
+  const float* bias = m.bias + long(block) * HEIGHT + row;
+  each<U * RT * NV>([&](auto i) FLAT { a[i] = i < RT * NV ? all(bias[i % (RT * NV) / NV]) : Vector{}; });
   const auto entry = [&](auto u, long j) FLAT {
-    const long at = (c[j] >> TAP_BITS) * s.plane + s.taps[c[j] & TAP_MASK];
+    const long at = o[j] * s.scale;
     Vector v[NV];
     each<NV - 1>([&](auto i) FLAT { v[i] = load(x + at + i * LANES); });
     v[NV - 1] = load(end + at);
@@ -54,15 +54,24 @@ INLINE void tile(const Matrix& m, const Epilogue& e, const Span& s, int block, i
   if constexpr (U > 1)
     for (; j < n; j++) entry(std::integral_constant<int, 0>{}, j);
 
-  const int rows = std::min(RT, m.count[block] - row);
-  const float* bias = m.bias + long(block) * HEIGHT + row;
   const long to = (m.first[block] + row) * s.y_plane + q;
-  each<RT>([&](auto r) FLAT {
-    each<NV>([&](auto i) FLAT {
-      each<U - 1>([&](auto u) FLAT { a[r * NV + i] += a[((u + 1) * RT + r) * NV + i]; });
-      a[r * NV + i] += bias[r];
-    });
+  each<RT * NV>([&](auto i) FLAT {
+    each<U - 1>([&](auto u) FLAT { a[i] += a[(u + 1) * RT * NV + i]; });
   });
+  const int rows = std::min(RT, m.count[block] - row);
+  if (rows == RT && e.clamps() && !s.residual && !s.keep) {  // the usual case, without a question for each store
+    float* y = s.y + to;
+    if (e.activation != NONE) {
+      const Vector low = all(e.low()), high = all(e.high());
+      each<RT * NV>([&](auto i) FLAT { a[i] = clamp(a[i], low, high); });
+    }
+    each<RT>([&](auto r) FLAT {
+      each<NV - 1>([&](auto i) FLAT { store(y + i * LANES, a[r * NV + i]); });
+      store(y + last, a[r * NV + NV - 1]);
+      y += s.y_plane;
+    });
+    return;
+  }
   if (e.clamps() && !e.add_last) {
     const Vector low = all(e.low()), high = all(e.high());
     each<RT>([&](auto r) FLAT {

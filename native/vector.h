@@ -3,6 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
 
 #define FLAT __attribute__((always_inline))
 #define INLINE inline FLAT
@@ -31,6 +34,20 @@ typedef int32_t LooseBits __attribute__((vector_size(4 * LANES), aligned(4), may
 
 INLINE Vector load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
 INLINE void store(float* p, Vector v) { *reinterpret_cast<Loose*>(p) = v; }
+// The second, where one is not a number.
+#if defined(__AVX512F__)
+INLINE Vector larger(Vector a, Vector b) { return _mm512_max_ps(a, b); }
+INLINE Vector smaller(Vector a, Vector b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX__)
+INLINE Vector larger(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+INLINE Vector smaller(Vector a, Vector b) { return _mm256_min_ps(a, b); }
+#elif defined(__SSE__)
+INLINE Vector larger(Vector a, Vector b) { return _mm_max_ps(a, b); }
+INLINE Vector smaller(Vector a, Vector b) { return _mm_min_ps(a, b); }
+#else
+INLINE Vector larger(Vector a, Vector b) { return b < a ? a : b; }
+INLINE Vector smaller(Vector a, Vector b) { return b > a ? a : b; }
+#endif
 INLINE Vector all(float s) { return s - Vector{}; }  // s - 0 is s, also for -0
 
 // f(0), f(1), ... with constants: loops over registers must not stay loops.
@@ -77,6 +94,27 @@ inline void transpose(const float* from, long from_stride, float* to, long to_st
       transpose_square(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
   for (long i = 0; i < rows; i++)
     for (long j = i < r ? c : 0; j < columns; j++) to[j * to_stride + i] = from[i * from_stride + j];
+}
+
+// Rows of pixels are short, so the calls of memcpy and memset would take longer than what they do.
+template <int N>
+INLINE bool copy_ends(const float* from, float* to, long n) {
+  typedef float Part __attribute__((vector_size(4 * N), aligned(4), may_alias));
+  if (n < N) return false;
+  long i = 0;
+  for (; i + N < n; i += N) *reinterpret_cast<Part*>(to + i) = *reinterpret_cast<const Part*>(from + i);
+  *reinterpret_cast<Part*>(to + n - N) = *reinterpret_cast<const Part*>(from + n - N);
+  return true;
+}
+INLINE void copy(const float* from, float* to, long n) {
+  if (copy_ends<LANES>(from, to, n) || copy_ends<4>(from, to, n)) return;
+  for (long i = 0; i < n; i++) to[i] = from[i];
+}
+INLINE void clear(float* to, long n) {
+  long i = 0;
+  for (; i + LANES <= n; i += LANES) store(to + i, Vector{});
+#pragma GCC unroll 1
+  for (; i < n; i++) to[i] = 0;
 }
 
 }  // namespace

@@ -11,9 +11,10 @@ import pytest
 
 from secateur.errors import KernelError
 from secateur.runtime import INSTRUCTION_SETS
-from secateur.runtime.library import VARIABLE, Library, find_library
+from secateur.runtime.library import FOLDER, VARIABLE, Library, find_library
 
 ROOT = Path(__file__).parents[2]
+KERNELS = Path(os.environ.get("SECATEUR_TEST_KERNELS", FOLDER))  # those with sanitizers (make sanitize)
 
 
 def builder() -> ModuleType:
@@ -47,9 +48,11 @@ def compiled() -> None:
 def library(request: pytest.FixtureRequest) -> Library:
     """Give the kernels of each instruction set that this processor has."""
     try:
-        found = find_library(request.param).library
+        found = find_library(request.param, KERNELS).library
     except KernelError:
-        found = find_library("portable").library  # what this processor cannot run is run once more, portable
+        found = find_library(
+            "portable", KERNELS
+        ).library  # what this processor cannot run is run once more, portable
     assert found is not None
     return found
 

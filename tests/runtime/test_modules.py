@@ -61,7 +61,9 @@ def test_export_compile_and_reload() -> None:
     exported = torch.export.export(packed, (IMAGES,), dynamic_shapes=({0: batch},))
     assert "secateur.sparse_conv2d" in str(exported.graph)
     assert torch.equal(exported.module()(IMAGES), expected)
-    assert torch.equal(exported.module()(IMAGES[:3]), expected[:3])
+    torch.testing.assert_close(
+        exported.module()(IMAGES[:3]), expected[:3]
+    )  # few rows are summed in another order
     buffer = io.BytesIO()
     torch.export.save(exported, buffer)
     buffer.seek(0)

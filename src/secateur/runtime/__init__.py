@@ -1,5 +1,6 @@
 """Runtime: compiled CPU kernels for weights with zero or unified blocks, and the layers that use them."""
 
+from .compiled import Compiled, compile
 from .library import INSTRUCTION_SETS, find_library, kernels
 from .modules import SparseConv2d, SparseLinear
 from .packing import HEIGHTS, Activation, Packed, best_height, pack, unpack
@@ -9,10 +10,12 @@ __all__ = [
     "HEIGHTS",
     "INSTRUCTION_SETS",
     "Activation",
+    "Compiled",
     "Packed",
     "SparseConv2d",
     "SparseLinear",
     "best_height",
+    "compile",
     "find_library",
     "kernels",
     "pack",

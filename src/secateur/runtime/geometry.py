@@ -11,6 +11,7 @@ from torch import Tensor
 from secateur.errors import KernelError
 
 from .library import Conv
+from .packing import TAP_BITS
 
 __all__ = ["Geometry", "Window", "geometry"]
 
@@ -57,13 +58,19 @@ class Window:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A window on an input of one size, for the kernels. The structure points into the tensors beside it."""
+    """A window on an input of one size, for the kernels. The structure points into `phase`."""
 
     conv: Conv
     out_height: int
     out_width: int
     phase: Tensor
-    taps: Tensor
+    taps: Tensor  # offset of what each tap reads from its pixel's place in the channel
+
+    def offsets(self, column: Tensor) -> Tensor:
+        """Return where in the laid planes a packed matrix's entries read."""
+        plane = self.conv.phases * self.conv.phase_plane
+        channel, tap = column >> TAP_BITS, column & (1 << TAP_BITS) - 1
+        return torch.add(channel * plane, self.taps[tap.long()])
 
 
 @lru_cache(maxsize=4096)
@@ -96,6 +103,6 @@ def geometry(window: Window, height: int, width: int) -> Geometry:
     offsets = torch.tensor(taps, dtype=torch.int32)
     conv = Conv(
         height, width, out_height, out_width, sh, sw, top, left, len(phases), phase_rows, pitch, plane,
-        int(whole and not any(window.padding) and height * width >= LANES), phase.data_ptr(), offsets.data_ptr(),
+        int(whole and not any(window.padding) and height * width >= LANES), phase.data_ptr(),
     )  # fmt: skip
     return Geometry(conv, out_height, out_width, phase, offsets)

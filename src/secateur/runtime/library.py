@@ -14,7 +14,7 @@ from secateur.errors import KernelError, did_you_mean
 
 __all__ = ["ABI", "INSTRUCTION_SETS", "Conv", "Library", "Lookup", "Matrix", "find_library", "kernels"]
 
-ABI = 1
+ABI = 2
 """Version of the C interface (native/build.py compiles it in)."""
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
@@ -34,7 +34,7 @@ class Matrix(ctypes.Structure):
             (name, c_int32)
             for name in ("rows", "columns", "height", "blocks", "planes", "activation", "add_last")
         ),
-        *((name, c_void_p) for name in ("first", "count", "start", "column", "values", "bias")),
+        *((name, c_void_p) for name in ("first", "count", "start", "offset", "values", "bias")),
     ]
 
 
@@ -49,7 +49,6 @@ class Conv(ctypes.Structure):
         ),
         ("direct", c_int32),
         ("phase", c_void_p),
-        ("taps", c_void_p),
     ]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .dense import dense_conv, dense_linear, warn_once
 from .geometry import Window
@@ -19,8 +20,7 @@ from .unified import unpack_unified
 
 __all__ = ["dense_bias", "dense_weight", "found_library", "sparse_conv2d", "sparse_linear"]
 
-_CACHED = 4096
-_prepared: OrderedDict[tuple[int, ...], Prepared] = OrderedDict()
+_prepared: MutableMapping[Tensor, tuple[tuple[int, ...], Prepared]] = WeakTensorKeyDictionary()
 
 
 def found_library() -> Found:
@@ -40,18 +40,19 @@ def dense_bias(packed: Packed) -> Tensor:
 
 
 def _prepare(packed: Packed, taps: int, activation: int, add_last: bool) -> Prepared:
-    """Return the C structure, from the last calls where it was the same: all that it holds is in the key."""
-    pointers = (t.data_ptr() for t in packed.tensors().values())
+    """Return the matrix as it was prepared for the last calls with the same tensors, the objects and their memory."""
+    tensors = packed.tensors()
     key = (
-        *pointers, packed.rows, packed.columns, packed.height, len(packed.first), packed.entries, packed.planes, taps,
-        activation, int(add_last),
+        *(t.data_ptr() for t in tensors.values()), packed.rows, packed.columns, packed.planes, taps, activation,
+        int(add_last),
     )  # fmt: skip
-    if key not in _prepared:
-        made = prepare(packed, taps, Activation(activation), add_last)
-        _prepared[key] = replace(made, packed=None)  # the caller has the tensors
-        if len(_prepared) > _CACHED:
-            _prepared.popitem(last=False)
-    return _prepared[key]
+    known = _prepared.get(packed.column)
+    if known is None or known[0] != key:
+        # Views: they keep the memory, and not the tensor with which this entry ends.
+        views: dict[str, Any] = {name: t.detach() for name, t in tensors.items()}
+        known = key, prepare(replace(packed, **views), taps, Activation(activation), add_last)
+        _prepared[packed.column] = known
+    return known[1]
 
 
 @torch.library.custom_op("secateur::sparse_linear", mutates_args=())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,25 +11,65 @@ from torch import Tensor
 from secateur.errors import KernelError
 
 from .geometry import Window, geometry
-from .library import Library, Matrix
-from .packing import Activation, Packed, check_packed
+from .library import Conv, Library, Matrix
+from .packing import TAP_BITS, Activation, Packed, check_packed
 
-__all__ = ["Prepared", "checked", "prepare", "run_conv", "run_linear", "succeed"]
+FORMS = 64  # of one layer
+
+__all__ = ["Form", "Prepared", "checked", "prepare", "run_conv", "run_linear", "succeed"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """The C structure of a packed matrix for inputs of one form, and the offsets to which it points."""
+
+    matrix: Matrix
+    pointer: ctypes._Pointer[Matrix]
+    offsets: Tensor
+    conv: Conv | None = None
+    out_size: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The C structure of a packed matrix. It points into the matrix's tensors, which must live as long."""
+    """A packed matrix that was checked, and its C structures by window and input size, made at first use."""
 
-    matrix: Matrix
-    pointer: ctypes._Pointer[Matrix]
-    packed: Packed | None  # keeps the tensors; None where the caller does
+    packed: Packed
+    activation: Activation
+    add_last: bool
+    forms: dict[tuple[Window, int, int] | None, Form] = field(default_factory=dict)
+
+    def form(self, window: Window | None = None, height: int = 0, width: int = 0) -> Form:
+        """Return the structure for a linear layer, or for a convolution on images of height x width pixels.
+
+        Raises:
+            KernelError: the images are too small or too large.
+        """
+        key = None if window is None else (window, height, width)
+        found = self.forms.get(key)
+        if found is None:
+            if len(self.forms) >= FORMS:  # inputs of ever new sizes
+                self.forms.clear()
+            found = self.forms[key] = self._make(window, height, width)
+        return found
+
+    def _make(self, window: Window | None, height: int, width: int) -> Form:
+        packed = self.packed
+        place = None if window is None else geometry(window, height, width)
+        offsets = packed.column >> TAP_BITS if place is None else place.offsets(packed.column)
+        tensors = (packed.first, packed.count, packed.start, offsets, packed.values, packed.bias)
+        matrix = Matrix(
+            packed.rows, packed.columns, packed.height, len(packed.first), packed.planes, int(self.activation),
+            int(self.add_last), *(t.data_ptr() for t in tensors),
+        )  # fmt: skip
+        out = (0, 0) if place is None else (place.out_height, place.out_width)
+        return Form(matrix, ctypes.pointer(matrix), offsets, None if place is None else place.conv, out)
 
 
 def prepare(
     packed: Packed, taps: int = 1, activation: Activation = Activation.NONE, add_last: bool = False
 ) -> Prepared:
-    """Check a packed matrix, whatever file it comes from, and make the C structure that applies it.
+    """Check a packed matrix, whatever file it comes from, and make ready to apply it.
 
     A residual that is given to a call is added in front of the activation, or behind it if `add_last`.
 
@@ -37,12 +77,7 @@ def prepare(
         KernelError: it is not one that `pack` makes for a kernel of so many taps.
     """
     check_packed(packed, taps)
-    tensors = packed.tensors()
-    matrix = Matrix(
-        packed.rows, packed.columns, packed.height, len(packed.first), packed.planes, int(activation), int(add_last),
-        *(tensors[name].data_ptr() for name in ("first", "count", "start", "column", "values", "bias")),
-    )  # fmt: skip
-    return Prepared(matrix, ctypes.pointer(matrix), packed)
+    return Prepared(packed, activation, add_last)
 
 
 def run_linear(library: Library, prepared: Prepared, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -51,20 +86,19 @@ def run_linear(library: Library, prepared: Prepared, x: Tensor, residual: Tensor
     Raises:
         KernelError: wrong dtype, device or shape.
     """
-    matrix = prepared.matrix
+    packed = prepared.packed
     x = checked(x, "input")
-    if x.dim() == 0 or x.shape[-1] != matrix.columns:
+    if x.dim() == 0 or x.shape[-1] != packed.columns:
         raise KernelError(
-            f"The input has shape {tuple(x.shape)}; a layer of {matrix.columns} inputs was packed."
+            f"The input has shape {tuple(x.shape)}; a layer of {packed.columns} inputs was packed."
         )
-    y = x.new_empty((*x.shape[:-1], matrix.rows))
+    y = x.new_empty((*x.shape[:-1], packed.rows))
     if y.numel():
         residual = None if residual is None else checked(residual, "residual", y.shape)
-        rows = x.numel() // matrix.columns
         succeed(
             library.handle.secateur_linear(
-                prepared.pointer, x.data_ptr(), None if residual is None else residual.data_ptr(), y.data_ptr(), rows,
-                torch.get_num_threads(),
+                prepared.form().pointer, x.data_ptr(), None if residual is None else residual.data_ptr(),
+                y.data_ptr(), x.numel() // packed.columns, torch.get_num_threads(),
             )
         )  # fmt: skip
     return y
@@ -78,19 +112,19 @@ def run_conv(
     Raises:
         KernelError: wrong dtype, device or shape, or an input smaller than the kernel.
     """
-    matrix = prepared.matrix
+    packed = prepared.packed
     x = checked(x, "input")
-    if x.dim() not in (3, 4) or x.shape[-3] != matrix.columns:
+    if x.dim() not in (3, 4) or x.shape[-3] != packed.columns:
         raise KernelError(
-            f"The input has shape {tuple(x.shape)}; a convolution of {matrix.columns} input channels was packed."
+            f"The input has shape {tuple(x.shape)}; a convolution of {packed.columns} input channels was packed."
         )
-    form = geometry(window, x.shape[-2], x.shape[-1])
-    y = x.new_empty((*x.shape[:-3], matrix.rows, form.out_height, form.out_width))
+    form = prepared.form(window, x.shape[-2], x.shape[-1])
+    y = x.new_empty((*x.shape[:-3], packed.rows, *form.out_size))
     if y.numel():
         residual = None if residual is None else checked(residual, "residual", y.shape)
         succeed(
             library.handle.secateur_conv(
-                prepared.pointer, form.conv, x.data_ptr(), None if residual is None else residual.data_ptr(),
+                form.pointer, form.conv, x.data_ptr(), None if residual is None else residual.data_ptr(),
                 y.data_ptr(), x.shape[0] if x.dim() == 4 else 1, torch.get_num_threads(),
             )
         )  # fmt: skip

@@ -1,0 +1,120 @@
+"""Choosing: for each layer the fastest of the sparse kernels and torch's dense operators, by timing them in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import KernelError
+
+from .dense import dense_conv, dense_linear
+from .fuse import FusedLayer
+from .modules import SparseConv2d, SparseLinear
+from .packing import Packed, pack
+from .unified import pack_unified
+
+__all__ = ["Choice", "Dense", "candidates", "key_of", "time_candidates"]
+
+WORTH = 0.9  # of the weights; a layer that stores more of them is left dense
+RUNS, SECONDS = 7, 0.03
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one layer, and what each candidate took."""
+
+    layer: str
+    kernel: str  # "dense", "8x1", "unified 1x4", ...
+    stored: float  # share of the weights that the fastest sparse kernel reads
+    ms: Mapping[str, float]
+
+
+class Dense(nn.Module):
+    """A fused layer in torch's own operators."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: FusedLayer) -> None:
+        super().__init__()
+        self.layer = (layer.window, layer.groups, layer.activation, layer.add_last)
+        self.register_buffer("weight", layer.weight)
+        self.register_buffer(
+            "bias", layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+        )
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Apply the layer, the residual sum and the activation."""
+        window, groups, activation, add_last = self.layer
+        if window is None:
+            return dense_linear(x, self.weight, self.bias, activation, residual, add_last)
+        return dense_conv(x, self.weight, self.bias, window, groups, activation, residual, add_last)
+
+
+def candidates(layer: FusedLayer) -> dict[str, nn.Module]:
+    """Return the ways to run a layer by name, "dense" first; sparse ones where they save enough."""
+    found: dict[str, nn.Module] = {"dense": Dense(layer)}
+    if layer.groups > 1 and layer.groups == len(layer.weight):
+        return found  # depthwise: nothing to share between outputs
+    total = layer.weight.numel()
+    try:
+        blocks = pack(layer.weight, layer.bias, groups=layer.groups)
+    except KernelError:
+        return found
+    if blocks.values.numel() < WORTH * total:
+        found[f"{blocks.height}x1"] = _sparse(layer, blocks)
+    if layer.groups == 1:
+        unified = pack_unified(layer.weight, layer.bias)
+        # A product with a shared sum costs about what two and a half of a tall block do.
+        if unified.planes == 8 and 2.5 * unified.entries < min(blocks.values.numel(), WORTH * total):
+            found["unified 1x4"] = _sparse(layer, unified)
+    return found
+
+
+def _sparse(layer: FusedLayer, packed: Packed) -> nn.Module:
+    if layer.window is None:
+        return SparseLinear(packed, layer.activation, layer.add_last)
+    return SparseConv2d(packed, layer.window, layer.groups, layer.activation, layer.add_last)
+
+
+def key_of(
+    layer: FusedLayer, name: str, module: nn.Module, shape: Sequence[int], instruction_set: str
+) -> str:
+    """Return a text that two calls share only if they take the same time."""
+    parts = [
+        "conv2d" if layer.window else "linear", f"input={tuple(shape)}", f"weight={tuple(layer.weight.shape)}",
+        f"window={layer.window}", f"groups={layer.groups}", layer.activation.name,
+        f"residual={layer.residual is not None}", name,
+    ]  # fmt: skip
+    if isinstance(module, SparseLinear | SparseConv2d):
+        parts += [f"entries={module.column.numel()}", instruction_set]
+    return " ".join(parts)
+
+
+@torch.inference_mode()
+def time_candidates(
+    layer: FusedLayer, modules: Mapping[str, nn.Module], shape: Sequence[int]
+) -> dict[str, float]:
+    """Return the median milliseconds of each candidate on a random input, run in turns."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(tuple(shape), generator=rng)
+    inputs: tuple[Tensor, ...] = (x,)
+    if layer.residual is not None:
+        inputs = (x, torch.rand(next(iter(modules.values()))(x).shape, generator=rng))
+    times: dict[str, list[float]] = {name: [] for name in modules}
+    for module in modules.values():
+        module(*inputs)
+    begin = time.perf_counter()
+    while len(times["dense"]) < RUNS or time.perf_counter() - begin < SECONDS * len(modules):
+        for name, module in modules.items():
+            start = time.perf_counter()
+            module(*inputs)
+            times[name].append(1000 * (time.perf_counter() - start))
+        if len(times["dense"]) >= 200:
+            break
+    return {name: statistics.median(t) for name, t in times.items()}

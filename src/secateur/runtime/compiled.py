@@ -1,0 +1,192 @@
+"""Compile: a whole network, each layer fused and run by the fastest of the sparse kernels and torch."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from secateur.errors import KernelError
+from secateur.graph.export import export_program
+from secateur.measure.environment import environment
+from secateur.measure.store import Conditions, cache_folder, read_times, write_times
+from secateur.modes import evaluating
+from secateur.progress import track
+
+from .choose import Choice, candidates, key_of, time_candidates
+from .fuse import FusedLayer, find_layers
+from .modules import SparseConv2d, SparseLinear
+from .ops import found_library
+
+__all__ = ["Compiled", "compile"]
+
+TOLERANCE = 1e-4
+
+
+class Compiled(nn.Module):
+    """A network for inference; `choices` says by what each of its layers is run. Made by `compile`."""
+
+    def __init__(self, program: nn.Module, choices: tuple[Choice, ...], reason: str) -> None:
+        super().__init__()
+        self.program, self.choices, self.reason = program, choices, reason
+
+    @torch.inference_mode()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network, with the arguments and the result of the model that was compiled."""
+        return self.program(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Compiled:
+        """Stay in evaluation mode: norms are folded.
+
+        Raises:
+            KernelError: `mode` is True.
+        """
+        if mode:
+            raise KernelError(
+                "A compiled network is for inference. Remedy: train the model that it was made from."
+            )
+        return self
+
+    def __repr__(self) -> str:
+        lines = [self.reason] if self.reason else []
+        wide = max([5, *(len(c.layer) for c in self.choices)])
+        lines.append(f"{'layer':{wide}}  runs as       stored  milliseconds")
+        for choice in self.choices:
+            times = ", ".join(f"{name} {ms:.3f}" for name, ms in choice.ms.items()) or "not timed"
+            lines.append(f"{choice.layer:{wide}}  {choice.kernel:12}  {choice.stored:6.1%}  {times}")
+        return "\n".join(lines)
+
+
+def compile(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any],
+    *,
+    folder: Path | None = None,
+) -> Compiled:
+    """Compile a network for inference on this processor, with the threads that torch has now.
+
+    BatchNorms are folded, activations and residual sums fused; layers with zero or unified blocks run in the compiled
+    kernels where these are faster on inputs of the example's size, all else runs in torch. `example_inputs` is one
+    tensor, or the positional or the keyword inputs; the batch stays free where the model allows it. Times of layers
+    are kept in `folder` (default: the user's cache) and not taken again. The result computes the same as the model,
+    within 1e-4 of the largest output: that is checked on the example.
+
+    Raises:
+        TraceError: the model cannot be exported.
+        KernelError: the result differs from the model's.
+
+    >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    >>> fast = compile(model, torch.ones(2, 8))
+    >>> torch.allclose(fast(torch.ones(5, 8)), model(torch.ones(5, 8)), atol=1e-5)
+    True
+    """
+    args, kwargs = _arguments(example_inputs)
+    program = export_program(model, args, kwargs)
+    # Without writes into tensors, a call may move behind another.
+    module: Any = program.exported.run_decompositions({}).module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    found = found_library()
+    instruction_set = "" if found.library is None else found.library.instruction_set
+    layers = list(find_layers(module))
+    example = next((x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()), None)
+    batch = 1 if example is None else example.shape[0]
+    here = environment()
+    times = _Times(folder or cache_folder(), Conditions(here.cpu, here.torch, here.threads, batch))
+    choices = []
+    for i, layer in enumerate(track(layers, "choosing kernels")):
+        shape = _shape(layer, program.batch, batch)
+        ways = candidates(layer) if found.library is not None else dict(list(candidates(layer).items())[:1])
+        took = times.of(layer, ways, shape, instruction_set) if len(ways) > 1 else {}
+        best = min(took, key=lambda name: took[name]) if took else "dense"
+        _replace(module, layer, ways[best], f"secateur_{i}")
+        stored = [w.values.numel() for w in ways.values() if isinstance(w, SparseLinear | SparseConv2d)]
+        choices.append(
+            Choice(layer.name, best, min([layer.weight.numel(), *stored]) / layer.weight.numel(), took)
+        )
+    times.keep()
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    _drop_unused(module)
+    module.recompile()
+    compiled = Compiled(module, tuple(choices), found.reason)
+    _verify(model, compiled, args, kwargs)
+    return compiled
+
+
+class _Times:
+    """Times of layers, from the folder where they are known."""
+
+    def __init__(self, folder: Path, conditions: Conditions) -> None:
+        self.folder, self.conditions = folder, conditions
+        self.known, self.fresh = read_times(folder, conditions), dict[str, float]()
+
+    def of(
+        self, layer: FusedLayer, ways: Mapping[str, nn.Module], shape: Sequence[int], instruction_set: str
+    ) -> dict[str, float]:
+        keys = {name: key_of(layer, name, way, shape, instruction_set) for name, way in ways.items()}
+        if any(key not in self.known for key in keys.values()):
+            took = time_candidates(layer, ways, shape)
+            self.fresh |= {keys[name]: ms for name, ms in took.items()}
+            self.known |= self.fresh
+        return {name: self.known[key] for name, key in keys.items()}
+
+    def keep(self) -> None:
+        if self.fresh:
+            try:
+                write_times(self.folder, self.conditions, self.fresh)
+            except OSError as error:
+                warnings.warn(f"Times cannot be kept in {self.folder}: {error}", stacklevel=3)
+
+
+def _arguments(inputs: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+
+
+def _shape(layer: FusedLayer, traced: int, batch: int) -> list[int]:
+    """Return the shape of a layer's input for the example: where the traced batch stands, the batch that is wanted."""
+    sizes: list[Any] = list(layer.input.meta["val"].shape)
+    return [int(n) if isinstance(n, int) else max(1, round(int(n.node.hint) * batch / traced)) for n in sizes]
+
+
+def _replace(module: GraphModule, layer: FusedLayer, way: nn.Module, name: str) -> None:
+    module.add_submodule(name, way)
+    with module.graph.inserting_before(layer.last):
+        inputs = (layer.input,) if layer.residual is None else (layer.input, layer.residual)
+        call = module.graph.call_module(name, inputs)
+    call.meta = dict(layer.last.meta)
+    layer.last.replace_all_uses_with(call)
+
+
+def _drop_unused(module: GraphModule) -> None:
+    """Forget parameters and buffers that no call reads: the packed layers have their own."""
+    for node in [n for n in module.graph.nodes if n.op == "get_attr" and not n.users]:
+        module.graph.erase_node(node)
+    read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    kept = tuple(str(n.target) for n in module.graph.nodes if n.op == "call_module")
+    for name, _ in [*module.named_parameters(), *module.named_buffers()]:
+        if name not in read and not name.startswith(kept):
+            owner, _, leaf = name.rpartition(".")
+            delattr(module.get_submodule(owner), leaf)
+
+
+def _verify(model: nn.Module, compiled: Compiled, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    with evaluating(model), torch.inference_mode():
+        wanted = pytree.tree_leaves(model(*copy.deepcopy(args), **copy.deepcopy(dict(kwargs))))
+        given = pytree.tree_leaves(compiled(*args, **kwargs))
+    for expected, found in zip(wanted, given, strict=True):
+        if isinstance(expected, Tensor) and expected.is_floating_point() and expected.numel():
+            error = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-30))
+            if not error <= TOLERANCE:
+                raise KernelError(
+                    f"The compiled {type(model).__name__} differs from the model by {error:.1e} of its largest output. "
+                    "Remedy: check that the model is deterministic in eval mode; else please report it."
+                )

@@ -1,0 +1,178 @@
+"""Fusing: a linear layer or convolution of an exported graph with the norm, activation and residual sum behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from .geometry import Window
+from .packing import Activation
+
+__all__ = ["FusedLayer", "find_layers"]
+
+aten = torch.ops.aten
+_RELUS: dict[Any, Activation] = {
+    aten.relu.default: Activation.RELU,
+    aten.relu6.default: Activation.RELU6,
+    aten.silu.default: Activation.SILU,
+    aten.hardswish.default: Activation.HARDSWISH,
+}
+
+
+@dataclass(frozen=True)
+class FusedLayer:
+    """A layer and what is computed with it: the nodes from `node` to `last` become one call at the place of `last`."""
+
+    name: str  # path of its module, or its node
+    node: Node
+    last: Node
+    weight: Tensor  # with the norm's scale in it
+    bias: Tensor | None
+    window: Window | None  # None for a linear layer
+    groups: int = 1
+    activation: Activation = Activation.NONE
+    residual: Node | None = None
+    add_last: bool = False
+
+    @property
+    def input(self) -> Node:
+        """The node that it reads."""
+        found = self.node.args[0]
+        assert isinstance(found, Node)
+        return found
+
+
+def find_layers(module: GraphModule) -> Iterator[FusedLayer]:
+    """Yield the linear layers and two-dimensional convolutions with float32 weights, each with all it can take in.
+
+    The graph has to be free of writes into tensors (`ExportedProgram.run_decompositions` makes it so).
+    """
+    taken: set[Node] = set()
+    for node in module.graph.nodes:
+        call = _call(module, node)
+        if call is None:
+            continue
+        weight, bias, window, groups = call
+        last = node
+        norm = _only_user(last)
+        if window is not None and norm is not None and norm.target is aten.batch_norm.default:
+            folded = _folded(module, norm, weight, bias)
+            if folded is not None:
+                (weight, bias), last = folded, norm
+        last, activation, residual, add_last = _behind(last, taken)
+        taken.add(last)
+        yield FusedLayer(
+            name=_name(node), node=node, last=last, weight=weight, bias=bias, window=window, groups=groups,
+            activation=activation, residual=residual, add_last=add_last,
+        )  # fmt: skip
+
+
+def _call(module: GraphModule, node: Node) -> tuple[Tensor, Tensor | None, Window | None, int] | None:
+    """Return weight, bias, window and groups of a layer that can be fused, else None."""
+    if node.target not in (aten.linear.default, aten.conv2d.default, aten.conv2d.padding):
+        return None
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    arguments: dict[str, Any] = {**dict(zip(names, node.args)), **node.kwargs}
+    weight, bias = constant(module, arguments["weight"]), constant(module, arguments.get("bias"))
+    if not isinstance(arguments["input"], Node) or weight is None:
+        return None
+    if arguments.get("bias") is not None and bias is None:
+        return None
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        return None
+    if node.target is aten.linear.default:
+        return (weight, bias, None, 1) if weight.dim() == 2 else None
+    kernel, dilation = (weight.shape[2], weight.shape[3]), _pair(arguments.get("dilation", 1))
+    padding = arguments.get("padding", 0)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel)]
+        sides = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
+    else:
+        high, wide = (0, 0) if padding == "valid" else _pair(padding)
+        sides = (high, high, wide, wide)
+    window = Window(kernel, _pair(arguments.get("stride", 1)), sides, dilation)
+    return weight, bias, window, int(arguments.get("groups", 1))
+
+
+def constant(module: GraphModule, argument: Any) -> Tensor | None:
+    """Return the parameter or buffer that a node stands for, or None."""
+    if not isinstance(argument, Node) or argument.op != "get_attr":
+        return None
+    found: Any = module
+    for part in str(argument.target).split("."):
+        found = getattr(found, part, None)
+    return found.detach() if isinstance(found, Tensor) else None
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return int(values[0]), int(values[-1])
+
+
+def _only_user(node: Node) -> Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _folded(
+    module: GraphModule, norm: Node, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """Return weight and bias with an evaluating BatchNorm in them; in float64, for its scales may be large."""
+    _, gain, shift, mean, variance, training, _, epsilon = norm.args[:8]
+    gain, shift, mean, variance = (constant(module, a) for a in (gain, shift, mean, variance))
+    if training or mean is None or variance is None or not isinstance(epsilon, int | float):
+        return None
+    scale = (variance.double() + epsilon).rsqrt() * (1.0 if gain is None else gain.double())
+    moved = (0.0 if bias is None else bias.double()) - mean.double()
+    fused = moved * scale + (0.0 if shift is None else shift.double())
+    return (weight.double() * scale.reshape(-1, *[1] * (weight.dim() - 1))).float(), fused.float()
+
+
+def _behind(node: Node, taken: set[Node]) -> tuple[Node, Activation, Node | None, bool]:
+    """Follow the only user of a layer: sum then activation, or activation then sum."""
+    last, activation, residual, add_last = node, Activation.NONE, None, False
+    for _ in range(2):
+        user = _only_user(last)
+        if user is None:
+            break
+        other = _summand(user, last)
+        if other is not None and residual is None:
+            residual, last, add_last = other, user, activation != Activation.NONE
+        elif activation == Activation.NONE and _activation(user) is not None:
+            activation, last = _activation(user) or Activation.NONE, user
+            if residual is not None:
+                break
+        else:
+            break
+    return last, activation, residual, add_last
+
+
+def _activation(node: Node) -> Activation | None:
+    if node.target is aten.gelu.default:
+        return Activation.GELU_TANH if node.kwargs.get("approximate") == "tanh" else Activation.GELU
+    if node.target is aten.hardtanh.default:
+        return Activation.RELU6 if tuple(node.args[1:]) == (0.0, 6.0) else None
+    return _RELUS.get(node.target)
+
+
+def _summand(node: Node, own: Node) -> Node | None:
+    """Return what a sum adds to `own`, if it is a tensor of the same shape."""
+    if node.target is not aten.add.Tensor or node.kwargs:
+        return None
+    left, right = node.args[:2]
+    other = right if left is own else left
+    if not isinstance(other, Node) or other is own:
+        return None
+    a, b = own.meta.get("val"), other.meta.get("val")
+    same = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and b.dtype == torch.float32
+    return other if same else None
+
+
+def _name(node: Node) -> str:
+    frames = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return frames[-1] if frames and frames[-1] else node.name
