@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Training,
         Validation,
         WeightDecay,
+        hold_out,
     )
 
 __all__ = [
@@ -91,6 +92,7 @@ __all__ = [
     "WeightDecay",
     "distillation_loss",
     "finetune",
+    "hold_out",
     "load",
     "micro_structure",
     "pack",
@@ -143,6 +145,7 @@ _HOMES = {
         "Training",
         "Validation",
         "WeightDecay",
+        "hold_out",
     ),
 }
 

@@ -137,6 +137,9 @@ def prune(
     ] = None,
     as_json: JSON = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that trains where it was interrupted.")
+    ] = False,
 ) -> None:
     """Prune the model of a recipe, measure it, and save it.
 
@@ -153,6 +156,8 @@ def prune(
       secateur prune half.yaml --set keep.layer1.*=0.75 --set uniform=true
 
       secateur prune resnet20-cifar10 --json
+
+      secateur prune resnet20-cifar10-sparse --resume
     """
     from .recipes import load_recipe
 
@@ -165,7 +170,9 @@ def prune(
     parsed = load_recipe(_shipped(recipe) if not path.exists() else path, settings)
     from .recipes.run import run
 
-    result = run(parsed, progress=not (quiet or as_json))
+    result = run(parsed, progress=not (quiet or as_json), resume=resume)
+    if not _first_process():
+        return
     if parsed.output is not None:
         result.save(parsed.output)
     if as_json:
@@ -477,6 +484,13 @@ def _shipped(name: str) -> Path:
 
     path = Path(str(files("secateur.recipes") / "shipped" / f"{name.removesuffix('.yaml')}.yaml"))
     return path if path.is_file() else Path(name)
+
+
+def _first_process() -> bool:
+    """Whether this is the process that saves and speaks, where several were started."""
+    import torch.distributed as dist
+
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def _say(message: str) -> None:

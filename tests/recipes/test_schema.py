@@ -73,8 +73,10 @@ def test_mistakes_are_named_with_their_path(change: dict[str, Any], message: str
 
 
 def test_missing_keys_are_all_named() -> None:
-    with pytest.raises(RecipeError, match=r"'model' is missing.*'data' is missing.*'budget' is missing"):
+    with pytest.raises(RecipeError, match=r"'model' is missing.*'data' is missing"):
         parse_recipe({})
+    with pytest.raises(RecipeError, match="'budget' is missing"):
+        parse_recipe({"model": "zoo:resnet20-cifar10", "data": "cifar10"})
 
 
 def test_a_file_with_overrides(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Reference data sets."""
 
+from .batches import Shuffled, shift_and_mirror, shifted
 from .bundled import DemoData, demo_data
 from .images import (
     DATASETS,
@@ -18,6 +19,7 @@ __all__ = [
     "HELD_OUT",
     "DemoData",
     "ImageData",
+    "Shuffled",
     "cache_folder",
     "calibration",
     "calibration_index",
@@ -25,4 +27,6 @@ __all__ = [
     "held_out",
     "load_images",
     "normalise",
+    "shift_and_mirror",
+    "shifted",
 ]

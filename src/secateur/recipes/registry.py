@@ -43,10 +43,16 @@ EXTRAS = {"torchvision": "vision", "timm": "timm"}
 
 @dataclass(frozen=True)
 class Samples:
-    """Calibration batches, and a way to score a model where labels are known."""
+    """Calibration batches, and a way to score a model where labels are known.
+
+    Methods that train also need `training`, batches of (inputs, labels), and `validation`, such batches out of the
+    training set or a function that scores a model on them.
+    """
 
     calibration: Iterable[Any]
     evaluate: Callable[[nn.Module], float] | None = None
+    training: Iterable[Any] | None = None
+    validation: Iterable[Any] | Callable[[nn.Module], float] | None = None
 
 
 def resolve_model(spec: ModelSpec) -> nn.Module:

@@ -38,12 +38,16 @@ from .schema import (
     TaylorSpec,
     TypeName,
 )
+from .training import training_method_of, training_of
+from .training_schema import TrainingMethodSpec
 
 __all__ = ["method_of", "run"]
 
 
-def run(recipe: Recipe, *, progress: bool = True) -> Result:
-    """Prune what the recipe names; nothing is saved.
+def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Result:
+    """Prune what the recipe names; nothing is saved, but a run that trains keeps checkpoints.
+
+    With `resume` such a run goes on where it was.
 
     Raises:
         SecateurError: a name is unknown, data or weights are missing, or pruning fails.
@@ -54,23 +58,41 @@ def run(recipe: Recipe, *, progress: bool = True) -> Result:
         calibration = samples.calibration
         if isinstance(calibration, Iterator):  # it is gone through more than once
             calibration = list(calibration)
-        result = prune(
-            model,
-            _example(recipe, calibration),
-            method=method_of(recipe.method),
-            budget=Budget(**recipe.budget.model_dump()),
-            calibration=calibration,
-            exclude=tuple(resolve_type(e) if isinstance(e, TypeName) else e for e in recipe.exclude),
-            keep=recipe.keep,
-            round_to=recipe.round_to,
-            floor=recipe.floor,
-            uniform=recipe.uniform,
-            streams=recipe.streams,
-            distill=Distill(**recipe.distill.model_dump()) if recipe.distill else None,
-            evaluate=resolve_evaluate(recipe.evaluate) if recipe.evaluate else samples.evaluate,
-            progress=progress,
-            seed=recipe.seed,
-        )
+        evaluate = resolve_evaluate(recipe.evaluate) if recipe.evaluate else samples.evaluate
+        budget = None if recipe.budget is None else Budget(**recipe.budget.model_dump())
+        if isinstance(recipe.method, TrainingMethodSpec):
+            result: Result = prune(
+                model,
+                _example(recipe, calibration),
+                method=training_method_of(recipe.method),
+                training=training_of(recipe, model, samples, resume),
+                budget=budget,
+                calibration=calibration,
+                evaluate=evaluate,
+                progress=progress,
+                seed=recipe.seed,
+            )
+        else:
+            if resume:
+                raise RecipeError(f"{recipe.method.name} does not train: there is nothing to resume.")
+            assert budget is not None
+            result = prune(
+                model,
+                _example(recipe, calibration),
+                method=method_of(recipe.method),
+                budget=budget,
+                calibration=calibration,
+                exclude=tuple(resolve_type(e) if isinstance(e, TypeName) else e for e in recipe.exclude),
+                keep=recipe.keep,
+                round_to=recipe.round_to,
+                floor=recipe.floor,
+                uniform=recipe.uniform,
+                streams=recipe.streams,
+                distill=Distill(**recipe.distill.model_dump()) if recipe.distill else None,
+                evaluate=evaluate,
+                progress=progress,
+                seed=recipe.seed,
+            )
     # As it was given, so that the artefact's own recipe.yaml can be run again.
     given = recipe.model_dump(mode="json", exclude_none=True)
     return replace(result, report=replace(result.report, model=recipe.model.name, recipe=given))

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from ..errors import RecipeError, did_you_mean
-from . import text
+from . import text, training_schema
+from .strict import Positive, Seed, Strict, named
+from .training_schema import TrainingMethodSpec, TrainingSpec
 
 __all__ = [
     "BatchNormScaleSpec",
@@ -29,20 +31,8 @@ __all__ = [
     "parse_recipe",
 ]
 
-Positive = Annotated[int, Field(ge=1, strict=True)]
-Seed = Annotated[int, Field(ge=0, strict=True)]
 
-
-def _named(value: Any) -> Any:
-    """Let a plain name stand for a mapping that has only a name."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """The network: ``torchvision:NAME``, ``timm:NAME``, ``zoo:NAME`` or ``module:callable``."""
 
     name: str
@@ -50,7 +40,7 @@ class ModelSpec(_Strict):
     weights: Path | None = None  # safetensors of its state dict
 
 
-class DataSpec(_Strict):
+class DataSpec(Strict):
     """Calibration data: a registry name, the path of an .npz file, or ``module:callable``."""
 
     name: str
@@ -61,7 +51,7 @@ class DataSpec(_Strict):
     folder: Path | None = None  # where a registry data set lies already
 
 
-class BudgetSpec(_Strict):
+class BudgetSpec(Strict):
     """Exactly one target. Up to 1.0 a share that is kept, above 1 an absolute number; milliseconds have their own."""
 
     macs: Annotated[float, Field(gt=0, strict=True)] | None = None
@@ -70,6 +60,7 @@ class BudgetSpec(_Strict):
     bytes: Annotated[float, Field(gt=0, strict=True)] | None = None
     latency: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
     latency_ms: Annotated[float, Field(gt=0, strict=True)] | None = None
+    weights: Annotated[float, Field(gt=0, strict=True)] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> BudgetSpec:
@@ -82,7 +73,7 @@ class BudgetSpec(_Strict):
         return self
 
 
-class SNPSpec(_Strict):
+class SNPSpec(Strict):
     """Subspace node pruning with the default improvements; order and recovery can be exchanged."""
 
     name: Literal["snp"]
@@ -91,13 +82,13 @@ class SNPSpec(_Strict):
     sweeps: Annotated[int, Field(ge=3, strict=True)] = 8  # passes over the calibration data, at most
 
 
-class SNPPaperSpec(_Strict):
+class SNPPaperSpec(Strict):
     """Subspace node pruning as published."""
 
     name: Literal["snp-paper"]
 
 
-class MagnitudeSpec(_Strict):
+class MagnitudeSpec(Strict):
     """Filter norms: L1 or L2, with or without least-squares recovery."""
 
     name: Literal["magnitude"]
@@ -105,7 +96,7 @@ class MagnitudeSpec(_Strict):
     recover: bool = True
 
 
-class RandomSpec(_Strict):
+class RandomSpec(Strict):
     """Random units, with or without least-squares recovery."""
 
     name: Literal["random"]
@@ -113,14 +104,14 @@ class RandomSpec(_Strict):
     recover: bool = True
 
 
-class BatchNormScaleSpec(_Strict):
+class BatchNormScaleSpec(Strict):
     """BatchNorm gains, with or without least-squares recovery."""
 
     name: Literal["batch-norm-scale"]
     recover: bool = True
 
 
-class TaylorSpec(_Strict):
+class TaylorSpec(Strict):
     """First-order change of a loss, or of the outputs, with or without least-squares recovery."""
 
     name: Literal["taylor"]
@@ -131,7 +122,7 @@ class TaylorSpec(_Strict):
 MethodSpec = SNPSpec | SNPPaperSpec | MagnitudeSpec | RandomSpec | BatchNormScaleSpec | TaylorSpec
 
 
-class DistillSpec(_Strict):
+class DistillSpec(Strict):
     """Gradient steps after recovery, without labels: see `secateur.Distill`."""
 
     steps: Positive = 200
@@ -140,23 +131,24 @@ class DistillSpec(_Strict):
     seconds: Annotated[float, Field(gt=0, strict=True)] | None = None  # ends the run as well, by the clock
 
 
-class TypeName(_Strict):
+class TypeName(Strict):
     """All layers of a class: a name in torch.nn, or ``module:Class``."""
 
     type: str
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """A whole run. A recipe is trusted like code: it may name callables of yours, which are then called."""
 
-    model: Annotated[ModelSpec, BeforeValidator(_named)]
+    model: Annotated[ModelSpec, BeforeValidator(named)]
     example: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None  # shape of one input batch
-    data: Annotated[DataSpec, BeforeValidator(_named)]
+    data: Annotated[DataSpec, BeforeValidator(named)]
     evaluate: str | None = None  # module:callable, called with a model; a higher value is better
-    method: Annotated[Annotated[MethodSpec, Field(discriminator="name")], BeforeValidator(_named)] = SNPSpec(
-        name="snp"
-    )
-    budget: BudgetSpec
+    method: Annotated[
+        Annotated[MethodSpec | TrainingMethodSpec, Field(discriminator="name")], BeforeValidator(named)
+    ] = SNPSpec(name="snp")
+    budget: BudgetSpec | None = None  # methods that train may go without
+    training: TrainingSpec | None = None
     exclude: tuple[str | TypeName, ...] = ()  # module paths as globs, or classes
     keep: dict[str, Annotated[float, Field(gt=0, strict=True)]] = Field(
         default_factory=dict
@@ -169,6 +161,24 @@ class Recipe(_Strict):
     output: Path | None = None
     seed: Seed = 0
     threads: Positive | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Recipe:
+        trains = isinstance(self.method, TrainingMethodSpec)
+        if trains != (self.training is not None):
+            raise ValueError(
+                f"{self.method.name} prunes while it trains: say how under the key 'training'"
+                if trains
+                else f"{self.method.name} prunes without training: leave the key 'training' out"
+            )
+        if not trains:
+            if self.budget is None:
+                raise ValueError("the key 'budget' is missing")
+            return self
+        given = self.model_fields_set & _WITHOUT_TRAINING
+        if unused := [key for key in sorted(given) if getattr(self, key)]:
+            raise ValueError(f"{self.method.name} has no use for the key {unused[0]!r}: leave it out")
+        return self
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -200,6 +210,7 @@ def parse_recipe(data: dict[str, Any]) -> Recipe:
         ) from e
 
 
+_WITHOUT_TRAINING = {"exclude", "keep", "uniform", "streams", "distill"}
 _METHODS: dict[str, type[BaseModel]] = {
     "snp": SNPSpec,
     "snp-paper": SNPPaperSpec,
@@ -207,6 +218,11 @@ _METHODS: dict[str, type[BaseModel]] = {
     "random": RandomSpec,
     "batch-norm-scale": BatchNormScaleSpec,
     "taylor": TaylorSpec,
+    "irrelevance-decay": training_schema.IrrelevanceDecaySpec,
+    "weight-decay": training_schema.WeightDecaySpec,
+    "gradual-magnitude": training_schema.GradualMagnitudeSpec,
+    "lobster": training_schema.LobsterSpec,
+    "nn-relief": training_schema.NNReliefSpec,
 }
 _INNER: dict[str, type[BaseModel]] = {
     "model": ModelSpec,
@@ -214,12 +230,15 @@ _INNER: dict[str, type[BaseModel]] = {
     "budget": BudgetSpec,
     "distill": DistillSpec,
     "exclude": TypeName,
+    "training": TrainingSpec,
 }
 
 
 def _describe(error: Any) -> str:
     """Say one of pydantic's errors as a sentence."""
     location = [str(part) for part in error["loc"] if part not in ("TypeName", "str")]
+    if not location:
+        return f"{error['ctx']['error']}."
     known: type[BaseModel] = Recipe
     if location[0] == "method" and len(location) > 1 and location[1] in _METHODS:
         known = _METHODS[location.pop(1)]

@@ -14,6 +14,7 @@ from .nn_relief import NNRelief, Pivot, Propagation
 from .options import Bound, Checkpoints, Crops, Teacher, Training, Validation
 from .protocol import Attachment, TrainingMethod
 from .schedules import Constant, Cosine, MultiStep, OneCycle, Schedule
+from .split import hold_out
 
 __all__ = [
     "ADMM",
@@ -52,5 +53,6 @@ __all__ = [
     "WeightDecay",
     "attach",
     "describe",
+    "hold_out",
     "train",
 ]

@@ -354,7 +354,7 @@ class _Run:
             return None
         if not kept.resume:
             raise CheckpointError(
-                f"{self.folder} holds the checkpoint of a run: go on with resume=True, or choose another folder."
+                f"{self.folder} holds the checkpoint of a run: go on with resume=True (--resume), or choose another."
             )
         tensors, data = read(_path(self.folder))
         if changed := list(differences(data["recipe"], self.recipe)):
