@@ -81,7 +81,7 @@ def test_commands_are_known(page: Path) -> None:
             elif words[:1] == ["python"]:
                 assert (ROOT / words[1]).is_file(), line
             else:
-                assert not words or words[0] in {"pip", "torchrun", "pre-commit"}, line
+                assert not words or words[0] in {"pip", "torchrun", "accelerate", "pre-commit"}, line
 
 
 def _parse(words: list[str]) -> None:

@@ -144,14 +144,19 @@ def _fading(steps: int | None) -> room.GammaSchedule:
 
 
 def _optimizer(spec: OptimizerSpec) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
-    common = {"lr": spec.lr, "weight_decay": spec.weight_decay}
     match spec.name:
         case "sgd":
-            return partial(torch.optim.SGD, **common, momentum=spec.momentum, nesterov=spec.momentum > 0)
+            return partial(
+                torch.optim.SGD,
+                lr=spec.lr,
+                weight_decay=spec.weight_decay,
+                momentum=spec.momentum,
+                nesterov=spec.momentum > 0,
+            )
         case "adam":
-            return partial(torch.optim.Adam, **common)
+            return partial(torch.optim.Adam, lr=spec.lr, weight_decay=spec.weight_decay)
         case "adamw":
-            return partial(torch.optim.AdamW, **common)
+            return partial(torch.optim.AdamW, lr=spec.lr, weight_decay=spec.weight_decay)
 
 
 def _schedule(spec: TrainingSpec) -> room.Schedule:

@@ -83,6 +83,10 @@ def _check_sense(report: Report) -> None:
     counts = [n for s in (report.before, report.after) for n in (s.params, s.macs, s.bytes)]
     if min(counts) < 0:
         raise _error("a negative number of parameters, MACs or bytes")
+    if report.sparsity:
+        s = report.sparsity
+        if not 0 <= s.after <= s.before or min(s.zip_before, s.zip_after) < 0:
+            raise _error("sparsity: more connections than before, or a negative number")
     for group, (kept, size) in report.kept.items():
         if not 0 <= kept <= size or size == 0:
             raise _error(f"kept: {group!r:.60} keeps {kept} of {size} units")

@@ -98,6 +98,11 @@ class View:
             _tile("Parameters", a.params, b.params, units.kilo),
             _tile("Bytes on disk", a.bytes, b.bytes, units.size),
         ]
+        if s := self.report.sparsity:
+            found[1:1] = [
+                _tile("Connections", s.before, s.after, units.kilo),
+                _tile("Bytes, zipped", s.zip_before, s.zip_after, units.size),
+            ]
         if t:
             found.insert(0, _latency(t))
         return found
@@ -112,6 +117,11 @@ class View:
             (f"MACs, batch {t.batch}" if t else "MACs of the example inputs", r.before.macs, r.after.macs),
             ("Bytes as safetensors", r.before.bytes, r.after.bytes),
         ]
+        if s := r.sparsity:
+            rows += [
+                ("Connections", s.before, s.after),
+                ("Bytes, zipped", s.zip_before, s.zip_after),
+            ]
         found = [Exact(n, units.exact(a), units.exact(b), f"{b / a:.3f}" if a else "-") for n, a, b in rows]
         if t:
             d, p = t.dense, t.pruned
