@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from secateur.progress import silenced, track, working
+from secateur.progress import counting, silenced, track, working
 
 
 def terminal() -> Console:
@@ -77,4 +77,17 @@ def test_work_of_unknown_length() -> None:
     quiet = terminal()
     with silenced(), working("downloading", console=quiet):
         pass
+    assert shown(quiet) == ""
+
+
+def test_counting_starts_where_a_run_goes_on() -> None:
+    console = terminal()
+    with counting("training", 5, done=3, console=console) as advance:
+        advance("round 1")
+        advance("round 2")
+    assert "training, round 2" in shown(console)
+    assert "5/5" in shown(console)
+    quiet = terminal()
+    with silenced(), counting("training", None, console=quiet) as advance:
+        advance("round 1")
     assert shown(quiet) == ""

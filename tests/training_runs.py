@@ -45,13 +45,14 @@ def rounds(folder: Path | None, slow: float = 0.0) -> Trained:
     """Gradual magnitude, momentum, and fine-tuning."""
     run = sc.Training(
         DataLoader(Noisy(slow), 32, shuffle=True),
-        epochs=3,
+        epochs=4,
         iterations=2,
         finetune=2,
+        accumulate=3,
         optimizer=SGD,
         schedule=sc.Cosine(),
         validation=sc.Validation(accuracy, sc.Bound(0.3)),
-        checkpoints=None if folder is None else sc.Checkpoints(folder, resume=True, every=3),
+        checkpoints=None if folder is None else sc.Checkpoints(folder, resume=True, every=2),
     )
     method = sc.GradualMagnitude(0.3, every=5, vectors=True)
     return train(network(), method, run, share=0.5, seed=4)

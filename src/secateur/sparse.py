@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from .api import Evaluate, Result, inputs_of, timed
-from .errors import BudgetError
+from .errors import BudgetError, SurgeryError, TraceError
 from .measure import compare_latency, environment, size
 from .progress import silenced
+from .removal import without_dead_units
 from .report import Accuracy, Report, Sparsity, zipped_bytes
 from .selection import Budget
 from .surgery import Plan
 from .surgery.fingerprint import fingerprint
 from .training import ADMM, Masks, Trained, Training, TrainingMethod, describe, train
+from .training.parameters import parameters
 
 __all__ = ["SparseResult", "prune_in_training"]
 
 
 @dataclass(frozen=True)
 class SparseResult(Result):
-    """A network with few connections, and the masks that hold them: to train on, attach `masks` to the optimiser."""
+    """A network with few connections, without dead units.
+
+    To train it further, attach `masks`, which are true where its weights are not zero. `trained` has the log of the
+    run, and the network and its masks in the dense model's shapes.
+    """
 
     masks: Masks
     trained: Trained
-    """How it was found: the log of the run, and the network in the dense model's shapes."""
 
 
 def prune_in_training(
@@ -46,7 +51,8 @@ def prune_in_training(
 
     Rounds of pruning and training follow one another until the budget is met, ``Budget(weights=0.1)``, or without
     a budget as far as the method's own rule goes. With a bound (`Validation`) the result is the sparsest network
-    above it; a budget that is given as well has to be met, too. `calibration` yields inputs that the method scores
+    above it; a budget that is given as well has to be met, too. In the end units that nothing feeds or reads any more
+    are removed, exactly (`secateur.remove_dead_units`). `calibration` yields inputs that the method scores
     on, without random augmentation (default: the training data). `evaluate` scores the dense model and the result,
     for instance on a test set; it decides nothing. With a checkpoint folder a run can be killed and resumed.
     Under ``accelerate launch`` or torchrun every process gives the same arguments; let one of them save the result.
@@ -69,32 +75,36 @@ def prune_in_training(
     seconds: dict[str, float] = {}
     with silenced(not progress):
         with timed(seconds, "training"):
-            share = None if target is None else target / total
+            share = None if target is None else min(target / total, 1.0)
             found = train(model, method, training, share=share, calibration=calibration, seed=seed)
         if target is not None and found.masks.kept > target * 1.01 + 1:
             raise BudgetError(_too_many(found, budget))
+        with timed(seconds, "removal"):
+            left = _without_dead_units(found, method, example_inputs)
         accuracy = None
         if evaluate is not None:
             with timed(seconds, "evaluation"):
-                accuracy = Accuracy(evaluate(model), finetuned=evaluate(found.model))
+                accuracy = Accuracy(evaluate(model), finetuned=evaluate(left.model))
         with timed(seconds, "measurement"):
             report = Report(
                 method=method.label,
                 budget=_asked(budget, training),
                 before=size(model, inputs),
-                after=size(found.model, inputs),
-                max_masked_difference=0.0,
+                after=size(left.model, inputs),
+                max_masked_difference=left.difference,
                 seconds=seconds,
                 environment=environment(),
                 seed=seed,
-                latency=compare_latency(model, found.model, inputs),
+                latency=compare_latency(model, left.model, inputs),
                 accuracy=accuracy,
+                kept=left.units,
+                refused=left.refused,
                 model=type(model).__name__,
                 sparsity=Sparsity(
                     total,
-                    found.masks.kept,
+                    left.masks.kept,
                     zipped_bytes(model),
-                    zipped_bytes(found.model),
+                    zipped_bytes(left.model),
                     tuple((row.share, row.metric) for row in found.rows if row.metric is not None),
                 ),
                 recipe={
@@ -104,9 +114,41 @@ def prune_in_training(
                     "seed": seed,
                 },
             )
-    patterns = method.structure.observed(found.model) if isinstance(method, ADMM) else {}
-    plan = Plan(kept={}, edits=(), made_for=fingerprint(model), patterns=patterns)
-    return SparseResult(found.model, plan, report, found.masks, found)
+    return SparseResult(left.model, left.plan, report, left.masks, found)
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What is left of a sparse network without its dead units."""
+
+    model: nn.Module
+    plan: Plan
+    masks: Masks
+    difference: float = 0.0
+    units: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def _without_dead_units(
+    found: Trained, method: TrainingMethod, example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any]
+) -> _Left:
+    """Remove the units that nothing feeds or reads any more.
+
+    A network that cannot be traced keeps its shapes, and so does one with micro-structures, whose blocks lie in them.
+    """
+    if isinstance(method, ADMM):
+        patterns = method.structure.observed(found.model)
+        plan = Plan(kept={}, edits=(), made_for=fingerprint(found.model), patterns=patterns)
+        return _Left(found.model, plan, found.masks)
+    try:
+        removal = without_dead_units(found.model, example_inputs)
+    except (TraceError, SurgeryError) as error:
+        whole = Plan(kept={}, edits=(), made_for=fingerprint(found.model))
+        return _Left(found.model, whole, found.masks, refused={"all dead units": str(error)})
+    # A constant may have moved into a bias that was masked, so masks are read off the weights.
+    masks = Masks({name: p.detach() != 0 for name, p in parameters(removal.model).items()})
+    difference = removal.verification.max_difference
+    return _Left(removal.model, removal.plan, masks, difference, removal.units, removal.refused)
 
 
 def _asked(budget: Budget | None, training: Training) -> str:

@@ -1,10 +1,14 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
+from reports import full_report
 
+from secateur.errors import ArtefactError
 from secateur.measure import Comparison, Environment, Latency, Size
-from secateur.report import Accuracy, Report
+from secateur.report import Accuracy, Report, Sparsity, page
+from secateur.report.read import report_from_json
 
 REPORT = Report(
     method="snp",
@@ -60,3 +64,21 @@ def test_a_model_without_counted_work_has_no_ratio() -> None:
     nothing = replace(REPORT, before=Size(10, 0, 100), after=Size(10, 0, 100))
     assert nothing.ratios()["macs"] is None
     assert " - " in str(nothing) or " -\n" in str(nothing)
+
+
+def test_connections_and_zipped_bytes_stand_beside_what_is_dense() -> None:
+    report = replace(
+        full_report(), sparsity=Sparsity(272_186, 27_218, 1_020_000, 153_000, ((1.0, 0.93), (0.1, 0.925)))
+    )
+    text = str(report)
+    assert re.search(r"connections +272,186 +27,218 +0\.100", text)
+    assert re.search(r"bytes, zipped +1,020,000 +153,000 +0\.150", text)
+    assert "not the network faster" in text
+    assert report_from_json(json.loads(json.dumps(report.to_json())), dict(report.recipe)) == report
+    shown = page({"run": report})
+    assert "Connections" in shown
+    assert "Bytes, zipped" in shown
+    broken = report.to_json()
+    broken["sparsity"]["after"] = 10**9
+    with pytest.raises(ArtefactError, match="sparsity"):
+        report_from_json(broken)

@@ -141,6 +141,22 @@ def test_rewinding_trains_the_survivors_from_the_start(trained: nn.Module) -> No
     assert found.masks <= expected, "the first scores are those of the trained network"
 
 
+def test_a_stream_without_a_length_and_weights_of_another_model(trained: nn.Module) -> None:
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter([(x, y) for x, y in zip(*data(), strict=True)])
+
+    streamed = torch.utils.data.DataLoader(Stream(), 32)
+    assert train(trained, Smallest(), options(loader=streamed), share=0.5).rows[-1].step == 16
+    rewind = {n: t for n, t in trained.state_dict().items() if n != "0.weight"}
+    with pytest.raises(TrainingError, match=r"only one of them has '0\.weight'"):
+        train(trained, Smallest(), options(rewind=rewind), share=0.5)
+    with pytest.raises(TrainingError, match=r"'0\.bias' has shape \(2,\), not \(24,\)"):
+        train(
+            trained, Smallest(), options(rewind=trained.state_dict() | {"0.bias": torch.zeros(2)}), share=0.5
+        )
+
+
 def test_a_schedule_reaches_the_optimiser(trained: nn.Module) -> None:
     rates: list[float] = []
 
@@ -182,6 +198,25 @@ def test_bf16_runs_and_stays_close(trained: nn.Module) -> None:
     close, exact = (torch.cat([p.flatten() for p in f.model.parameters()]) for f in found)
     assert not torch.equal(close, exact)
     assert {p.dtype for p in found[0].model.parameters()} == {torch.float32}
+
+
+def test_accumulated_batches_are_one_large_batch(trained: nn.Module) -> None:
+    """In float64 and without BatchNorm and dropout; the last group of an epoch is shorter."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 24), nn.Tanh(), nn.Linear(24, 3)).double()
+    small = [(x.double(), y) for x, y in loader(32)]  # eight
+    large = [
+        (torch.cat([x for x, _ in g]), torch.cat([y for _, y in g]))
+        for g in (small[:3], small[3:6], small[6:])
+    ]
+    found = [
+        train(net, Smallest(), options(loader=batches, accumulate=k, schedule=sc.Constant()), share=0.5)
+        for batches, k in ((small, 3), (large, 1))
+    ]
+    for a, b in zip(*(f.model.parameters() for f in found), strict=True):
+        torch.testing.assert_close(a, b)
+    assert [row.step for row in found[0].rows] == [3, 6]
+    assert found[0].rows[-1].loss == pytest.approx(found[1].rows[-1].loss)
 
 
 @pytest.mark.parametrize("step", [1, 5])
@@ -245,7 +280,11 @@ def test_prune_measures_and_saves(trained: nn.Module, tmp_path: Path) -> None:
     )
     report = result.report
     assert report.sparsity is not None
-    assert report.sparsity.after == result.masks.kept == int(0.25 * report.sparsity.before)
+    assert result.trained.masks.kept == int(0.25 * report.sparsity.before)
+    assert report.sparsity.after == result.masks.kept <= result.trained.masks.kept
+    assert report.max_masked_difference < 1e-6
+    with torch.inference_mode():
+        torch.testing.assert_close(result.model(x), result.trained.model(x))
     assert report.sparsity.zip_after < 0.7 * report.sparsity.zip_before
     assert report.accuracy is not None
     assert report.accuracy.finetuned == accuracy(result.model)
@@ -255,6 +294,55 @@ def test_prune_measures_and_saves(trained: nn.Module, tmp_path: Path) -> None:
     again = sc.load(tmp_path / "sparse", network)
     with torch.inference_mode():
         assert torch.equal(again(x), result.model(x))
+
+
+@pytest.mark.usefixtures("brief")
+def test_units_that_nothing_feeds_or_reads_are_gone(trained: nn.Module) -> None:
+    x, _ = data(4)
+    result = sc.prune(
+        trained,
+        x,
+        method=Smallest(),
+        training=options(iterations=3),
+        budget=sc.Budget(weights=0.05),
+        progress=False,
+    )
+    hidden = result.model.get_submodule("0")
+    assert isinstance(hidden, nn.Linear)
+    assert hidden.out_features < 24
+    assert (hidden.out_features, 24) in result.report.kept.values()
+    assert result.report.after.params < result.report.before.params
+    again = result.masks.attach(result.model, torch.optim.SGD(result.model.parameters(), 0.1))
+    again.detach()
+
+
+class Untraceable(nn.Module):
+    """Branches on its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.sum() > 0 else self.layer(-x)
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_network_that_cannot_be_traced_is_sparse_all_the_same(tmp_path: Path) -> None:
+    x, _ = data(4)
+    result = sc.prune(
+        Untraceable().eval(),
+        x,
+        method=Smallest(),
+        training=options(),
+        budget=sc.Budget(weights=0.5),
+        progress=False,
+    )
+    assert result.masks.share == pytest.approx(0.5, abs=0.05)
+    assert "all dead units" in result.report.refused
+    result.save(tmp_path / "sparse")
+    again = sc.load(tmp_path / "sparse", Untraceable)
+    assert torch.equal(again(x), result.model(x))
 
 
 @pytest.mark.usefixtures("brief")

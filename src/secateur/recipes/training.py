@@ -97,6 +97,7 @@ def training_of(recipe: Recipe, model: nn.Module, samples: Samples, resume: bool
         teacher=None
         if spec.teacher is None
         else room.Teacher(model, spec.teacher.temperature, spec.teacher.weight),
+        accumulate=spec.accumulate,
         bf16=spec.bf16,
         checkpoints=None if folder is None else room.Checkpoints(folder, resume, spec.every),
     )

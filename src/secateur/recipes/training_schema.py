@@ -179,6 +179,7 @@ class TrainingSpec(Strict):
     crops: CropsSpec | None = None
     teacher: TeacherSpec | None = None
     rewind: Path | None = None  # safetensors of the weights that survivors are trained from again
+    accumulate: Positive = 1  # batches a step
     bf16: bool = False
     checkpoints: Path | None = None  # default: OUTPUT.run
     every: Positive | None = None  # steps between checkpoints, besides those after each epoch

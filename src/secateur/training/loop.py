@@ -97,7 +97,8 @@ class _Run:
         self.objective = Objective(self.net, training, self.session)
         self.judge = Judge(self.model, training.validation, self.session)
         self.stages = stages(training, share)
-        self.length = len(self.loader) if isinstance(self.loader, Sized) else None
+        self.length = _length(self.loader)
+        self.steps = None if self.length is None else math.ceil(self.length / training.accumulate)
         self.state = State(Masks.full(self.model))
         self.recipe = {
             "model": describe(model),
@@ -106,6 +107,7 @@ class _Run:
             "share": share,
             "seed": seed,
         }
+        _check_rewind(self.model, training.rewind)
         kept = training.checkpoints
         self.folder = None if kept is None else Path(kept.folder)
         self.found = self._restored()
@@ -113,7 +115,7 @@ class _Run:
     def result(self) -> Trained:
         """Go through the stages and return what was chosen."""
         state, started = self.state, self.found is not None
-        total = None if self.length is None else self.length * sum(stage.epochs for stage in self.stages)
+        total = None if self.steps is None else self.steps * sum(stage.epochs for stage in self.stages)
         self.clock = time.perf_counter() - state.seconds
         with ExitStack() as stack:
             stack.enter_context(training_mode(self.model))
@@ -188,18 +190,12 @@ class _Run:
             randomness.restore(under(self.found[0], "random"), loader)
         self.found = None
         where = f"round {state.stage + 1} of {len(self.stages)}, epoch {state.epoch + 1} of {stage.epochs}"
-        for inputs, labels in batches:
+        while group := list(islice(batches, self.training.accumulate)):
             self._set_rates(stage, optimizer)
             optimizer.zero_grad()
-            loss = self.objective(self.session.placed(inputs), self.session.placed(labels))
-            value = self.session.mean(loss)
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"The loss is {value} at step {state.step + 1} ({where}). {self._remedy()}"
-                )
-            loss.backward()
+            value = self._backward(group, where)
             optimizer.step()
-            state.step, state.batch = state.step + 1, state.batch + 1
+            state.step, state.batch = state.step + 1, state.batch + len(group)
             state.losses, state.counted = state.losses + value, state.counted + 1
             self.advance(where)
             if stage.crops is not None and state.step % stage.crops.every == 0:
@@ -218,6 +214,21 @@ class _Run:
         if stage.crops is None:
             self._validate(attachment, float(optimizer.param_groups[0]["lr"]))
         self._save(optimizer, attachment)
+
+    def _backward(self, group: list[tuple[Any, Any]], where: str) -> float:
+        """Make the gradients of the mean loss of some batches, and return it as the mean over processes."""
+        total = 0.0
+        for number, (inputs, labels) in enumerate(group, 1):
+            with self.session.summing(self.net, number == len(group)):
+                loss = self.objective(self.session.placed(inputs), self.session.placed(labels)) / len(group)
+                value = self.session.mean(loss)
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"The loss is {value} at step {self.state.step + 1} ({where}). {self._remedy()}"
+                    )
+                loss.backward()
+            total += value
+        return total
 
     def _validate(self, attachment: Attachment, rate: float) -> None:
         """Judge the network after an epoch and keep it if it is the best of its round."""
@@ -272,8 +283,8 @@ class _Run:
         masks = self.state.masks
         if stage.tunes:
             return masks.attach(self.model, optimizer)
-        length = None if self.length is None else self.length * stage.epochs
-        return self.method.attach(self.model, optimizer, masks=masks, steps=length)
+        steps = None if self.steps is None else self.steps * stage.epochs
+        return self.method.attach(self.model, optimizer, masks=masks, steps=steps)
 
     def _pruned(self, share: float | None) -> Masks:
         """Return smaller masks by the method, the same in all processes."""
@@ -381,6 +392,27 @@ class _Placed:
 
     def __iter__(self) -> Iterator[Any]:
         return map(self._session.placed, self._batches)
+
+
+def _length(loader: Iterable[Any]) -> int | None:
+    """Return the number of batches, where it is known."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else None
+    except TypeError:  # a DataLoader over a stream
+        return None
+
+
+def _check_rewind(model: nn.Module, rewind: Mapping[str, Tensor] | None) -> None:
+    """Refuse weights of another model before anything is trained."""
+    state = model.state_dict()
+    for name in sorted(set(state) ^ set(rewind)) if rewind is not None else ():
+        raise TrainingError(f"The weights to rewind to are of another model: only one of them has {name!r}.")
+    for name, tensor in (rewind or {}).items():
+        if tensor.shape != state[name].shape:
+            raise TrainingError(
+                f"The weights to rewind to are of another model: {name!r} has shape {tuple(tensor.shape)}, not "
+                f"{tuple(state[name].shape)}."
+            )
 
 
 def _path(folder: Path) -> Path:

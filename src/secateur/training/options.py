@@ -127,7 +127,7 @@ class Training:
     with masks fixed and without the method. Each round has a new optimiser, made from the parameters that require a
     gradient, and goes through `schedule` anew; it starts from the last round's weights, or from the state dict
     `rewind` (what survives is trained again from there, as NN-relief does with the initial weights of LeNets).
-    `bf16` computes in bfloat16 where autocast allows it.
+    A step takes the mean gradient of `accumulate` batches. `bf16` computes in bfloat16 where autocast allows it.
 
     Raises:
         ValueError: a number is out of range, or options contradict one another.
@@ -144,14 +144,15 @@ class Training:
     optimizer: OptimizerFactory = Adam
     schedule: Schedule = CONSTANT
     teacher: Teacher | None = None
+    accumulate: int = 1
     bf16: bool = False
     checkpoints: Checkpoints | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.iterations < 1 or self.finetune < 0:
+        if min(self.epochs, self.iterations, self.accumulate) < 1 or self.finetune < 0:
             raise ValueError(
-                f"epochs={self.epochs} and iterations={self.iterations} must be at least 1, "
-                f"finetune={self.finetune} at least 0."
+                f"epochs={self.epochs}, iterations={self.iterations} and accumulate={self.accumulate} must be at least "
+                f"1, finetune={self.finetune} at least 0."
             )
         if self.crops is None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -61,6 +62,12 @@ class Session:
             return model
         ids = [self.device] if self.device.type != "cpu" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+    def summing(self, net: nn.Module, last: bool) -> AbstractContextManager[None]:
+        """Return the context of a backward pass; gradients are averaged over processes after the last of a step."""
+        if isinstance(net, nn.parallel.DistributedDataParallel) and not last:
+            return net.no_sync()
+        return nullcontext()
 
     def autocast(self) -> torch.autocast:
         """Return the context of a forward pass."""
