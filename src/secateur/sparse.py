@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from .report import Accuracy, Report, Sparsity, zipped_bytes
 from .selection import Budget
 from .surgery import Plan
 from .surgery.fingerprint import fingerprint
-from .training import ADMM, Masks, Trained, Training, TrainingMethod, describe, train
+from .training import ADMM, GradualMagnitude, Masks, Trained, Training, TrainingMethod, describe, train
 from .training.parameters import parameters
 
 __all__ = ["SparseResult", "prune_in_training"]
@@ -50,12 +50,13 @@ def prune_in_training(
     """Return a copy of a model with few connections, trained and measured; the model stays as it is.
 
     Rounds of pruning and training follow one another until the budget is met, ``Budget(weights=0.1)``, or without
-    a budget as far as the method's own rule goes. With a bound (`Validation`) the result is the sparsest network
-    above it; a budget that is given as well has to be met, too. In the end units that nothing feeds or reads any more
-    are removed, exactly (`secateur.remove_dead_units`). `calibration` yields inputs that the method scores
-    on, without random augmentation (default: the training data). `evaluate` scores the dense model and the result,
-    for instance on a test set; it decides nothing. With a checkpoint folder a run can be killed and resumed.
-    Under ``accelerate launch`` or torchrun every process gives the same arguments; let one of them save the result.
+    a budget as far as the method's own rule goes; `GradualMagnitude` goes to the budget within a round, while it
+    trains. With a bound (`Validation`) the result is the sparsest network above it; a budget that is given as well
+    has to be met, too. In the end units that nothing feeds or reads any more are removed, exactly
+    (`secateur.remove_dead_units`). `calibration` yields inputs that the method scores on, without random augmentation
+    (default: the training data). `evaluate` scores the dense model and the result, for instance on a test set; it
+    decides nothing. With a checkpoint folder a run can be killed and resumed. Under ``accelerate launch`` or torchrun
+    every process gives the same arguments; let one of them save the result.
 
     Raises:
         BudgetError: the budget is not one of weights, or was not met; the message says how far the run came.
@@ -63,6 +64,14 @@ def prune_in_training(
         TrainingError: the loss, a gradient or the metric is not finite; the last checkpoint stays as it is.
         CheckpointError: the folder holds another run, or a checkpoint that cannot be read.
         DataError: the loader is empty, or yields something else than (inputs, labels).
+
+    >>> import torch, secateur as sc
+    >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    >>> x, y = torch.randn(256, 8), torch.randint(0, 4, (256,))
+    >>> training = sc.Training(list(zip(x.split(32), y.split(32))), epochs=2, iterations=2)
+    >>> result = sc.prune(net, x, method=sc.IrrelevanceDecay(), training=training, budget=sc.Budget(weights=0.25))
+    >>> round(result.trained.masks.share, 2)
+    0.25
     """
     args, kwargs = inputs_of(example_inputs)
     inputs = kwargs or args
@@ -76,6 +85,9 @@ def prune_in_training(
     with silenced(not progress):
         with timed(seconds, "training"):
             share = None if target is None else min(target / total, 1.0)
+            if share is not None and isinstance(method, GradualMagnitude):
+                # It goes down by itself while it trains: the budget is where it ends, not what a round starts with.
+                method, share = replace(method, share=share), None
             found = train(model, method, training, share=share, calibration=calibration, seed=seed)
         if target is not None and found.masks.kept > target * 1.01 + 1:
             raise BudgetError(_too_many(found, budget))

@@ -316,6 +316,23 @@ def test_units_that_nothing_feeds_or_reads_are_gone(trained: nn.Module) -> None:
     again.detach()
 
 
+@pytest.mark.usefixtures("brief")
+def test_gradual_magnitude_ends_at_the_budget(trained: nn.Module) -> None:
+    x, _ = data(4)
+    result = sc.prune(
+        trained,
+        x,
+        method=sc.GradualMagnitude(0.9, every=2, vectors=True),
+        training=options(epochs=4, validation=sc.Validation(accuracy)),
+        budget=sc.Budget(weights=0.3),
+        progress=False,
+    )
+    shares = [row.share for row in result.trained.rows]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.3 < shares[1] < 0.9, "it goes down step by step"
+    assert shares[-1] == result.trained.masks.share == pytest.approx(0.3, abs=0.003)
+
+
 class Untraceable(nn.Module):
     """Branches on its values."""
 
