@@ -69,9 +69,9 @@ def prune_in_training(
     >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
     >>> x, y = torch.randn(256, 8), torch.randint(0, 4, (256,))
     >>> training = sc.Training(list(zip(x.split(32), y.split(32))), epochs=2, iterations=2)
-    >>> result = sc.prune(net, x, method=sc.IrrelevanceDecay(), training=training, budget=sc.Budget(weights=0.25))
+    >>> result = sc.prune(net, x, method=sc.IrrelevanceDecay(), training=training, budget=sc.Budget(weights=0.5))
     >>> round(result.trained.masks.share, 2)
-    0.25
+    0.5
     """
     args, kwargs = inputs_of(example_inputs)
     inputs = kwargs or args

@@ -269,5 +269,7 @@ def _describe(error: Any) -> str:
 
 def _relevant(error: Any) -> bool:
     """Say whether an error belongs to the form that was meant, where text and a mapping are both allowed."""
+    if not error["loc"]:
+        return True
     tail = error["loc"][-1]
     return not (tail == "str" and isinstance(error["input"], dict)) and tail != "TypeName"
