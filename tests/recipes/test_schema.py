@@ -43,7 +43,7 @@ def test_everything_can_be_said() -> None:
         ({"budget": {"mcs": 0.5}}, r"unknown key 'budget\.mcs'.*Did you mean 'macs'\?"),
         (
             {"budget": {"macs": 0.5, "params": 0.5}},
-            "exactly one of macs, params, variance, bytes, latency, latency_ms, not macs and params",
+            "exactly one of macs, params, variance, bytes, latency, latency_ms, weights, not macs and params",
         ),
         ({"budget": {}}, "not none"),
         ({"budget": 0.5}, "budget: expected a mapping, not 0.5"),
