@@ -131,7 +131,9 @@ def test_code_that_resists_is_left_whole() -> None:
             self.a, self.b, self.c = nn.Linear(16, 64), nn.Linear(64, 64), nn.Linear(64, 8)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = torch.relu(self.a(x)).reshape(-1, 64)
+            x = torch.relu(self.a(x))
+            if x.shape[1] != 64:
+                raise ValueError("sixty-four, please")
             return self.c(torch.relu(self.b(x)))
 
     torch.manual_seed(0)

@@ -83,7 +83,9 @@ def test_a_fixed_group_that_the_code_resists_is_an_error() -> None:
             self.fc1, self.fc2, self.fc3 = nn.Linear(784, 32), nn.Linear(32, 16), nn.Linear(16, 4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = torch.relu(self.fc1(x.flatten(1))).reshape(-1, 32)
+            x = torch.relu(self.fc1(x.flatten(1)))
+            if x.shape[1] != 32:
+                raise ValueError("thirty-two, please")
             return self.fc3(torch.relu(self.fc2(x)))
 
     torch.manual_seed(0)
