@@ -1,9 +1,10 @@
 """Latency budgets, measured again: python benchmarks/latency.py [--models ...] [--shares ...] [--threads 1]
 
-Every cell times a torchvision network, asks for a share of that in milliseconds, saves what `prune` makes of it, and
-times it against the dense network in a fresh process, interleaved. `error` is measured / budget - 1. Weights and
-images are random: only time counts here. Rows are appended to results/latency.csv; those that are there are skipped.
-The machine has to be quiet.
+Every cell asks for a share of the time that a torchvision network takes, saves what `prune` makes of it, and times it
+against the dense network in a fresh process, in turns. `measured` is the median of pruned / dense over these turns, and
+`error` is measured / share - 1: a share, because the speed of a machine drifts by more than a budget's tolerance from
+one process to the next, and both networks of a pair with it. Weights and images are random: only time counts here.
+Rows are appended to results/latency.csv; those that are there are skipped. The machine has to be quiet.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from table import Table
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.measure import Comparison, compare_latency, environment, keep_memory, time_model
+from secateur.measure import Comparison, compare_latency, environment, keep_memory
 
 MODELS = ("resnet18", "mobilenet_v2")
 SHARES = (0.8, 0.6)
@@ -29,7 +30,7 @@ KEYS = ("model", "batch", "size", "share", "threads")
 TABLE = Table(
     Path("results/latency.csv"),
     KEYS,
-    (*KEYS, "budget_ms", "dense_ms", "measured_ms", "error", "macs_ratio", "seconds", "commit", "torch", "cpu",
+    (*KEYS, "measured", "error", "dense_ms", "pruned_ms", "macs_ratio", "seconds", "commit", "torch", "cpu",
      "command"),
 )  # fmt: skip
 
@@ -65,10 +66,9 @@ def run_cell(name: str, share: float, batch: int, size: int, threads: int, table
     if tuple(keys[k] for k in KEYS) in table.present():
         return
     model, x = network(name), images(max(batch, 8), size)
-    budget = share * time_model(model, (x[:batch],), rounds=50, seconds=5).latency.median_ms
     start = time.perf_counter()
     result = sc.prune(
-        model, x[:batch], method=sc.Magnitude(), budget=sc.Budget(latency_ms=budget), calibration=[x],
+        model, x[:batch], method=sc.Magnitude(), budget=sc.Budget(latency=share), calibration=[x],
         round_to=8,
     )  # fmt: skip
     seconds, env = time.perf_counter() - start, environment()
@@ -77,17 +77,16 @@ def run_cell(name: str, share: float, batch: int, size: int, threads: int, table
         # Spawned, so that nothing of this process lives on: its allocator, its caches, its threads.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
             found = fresh.submit(measure, folder, name, batch, size, threads).result()
-    measured = found.pruned.median_ms
+    error = found.ratio / share - 1
     table.append(keys | {
-        "budget_ms": budget, "dense_ms": found.dense.median_ms, "measured_ms": measured,
-        "error": measured / budget - 1, "macs_ratio": result.report.ratios()["macs"], "seconds": seconds,
+        "measured": found.ratio, "error": error, "dense_ms": found.dense.median_ms,
+        "pruned_ms": found.pruned.median_ms, "macs_ratio": result.report.ratios()["macs"], "seconds": seconds,
         "commit": env.commit, "torch": env.torch, "cpu": env.cpu,
         "command": f"python benchmarks/latency.py --models {name} --shares {share} --batch {batch} --size {size} "
                    f"--threads {threads}",
     })  # fmt: skip
-    dense, error = found.dense.median_ms, measured / budget - 1
     print(
-        f"{name}, batch {batch}: asked for {budget:.2f} of {dense:.2f} ms, measured {measured:.2f} ms "
+        f"{name}, batch {batch}: asked for {share:.0%}, measured {found.ratio:.1%} of {found.dense.median_ms:.2f} ms "
         f"({error:+.1%}); {seconds:.0f} s",
         flush=True,
     )
