@@ -192,7 +192,7 @@ def run(
         epochs=epochs,
         finetune=finetune,
         crops=crops,
-        validation=Validation(lambda net: -mean_loss(net, watched), bound=Bound(above=-math.inf)),
+        validation=Validation(lambda net: -mean_loss(net, watched), bound=Bound(above=-1e9)),
         optimizer=partial(torch.optim.Adam, lr=3 * RATE if dense else RATE),
         bf16=True,
         schedule=OneCycle(rise=0.1) if dense else Cosine(end=0.1),
