@@ -69,7 +69,7 @@ def _backbone(name: str) -> Callable[[], nn.Module]:
 
         kind = "mobilenet" if name.startswith("mobilenet") else "resnet"
         build = getattr(
-            backbone_utils, f"{kind}_fpn_backbone" if kind == "mobilenet" else "resnet_fpn_backbone"
+            backbone_utils, "mobilenet_backbone" if kind == "mobilenet" else "resnet_fpn_backbone"
         )
         model: nn.Module = build(
             backbone_name=name, weights=None, **({"fpn": True} if kind == "mobilenet" else {})
