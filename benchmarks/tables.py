@@ -207,6 +207,20 @@ def trained_blocks() -> str:
     return "\n".join([*_table([heading for heading, _ in columns.values()], body), ""])
 
 
+def coverage() -> str:
+    """Return how many models of each source go through, and how far they can be pruned."""
+    found = rows("coverage")
+    body = []
+    for source in dict.fromkeys(r["source"] for r in found):
+        own = [r for r in found if r["source"] == source]
+        through = [r for r in own if r["status"] == "ok"]
+        reached = [r for r in through if float(r["macs_ratio"]) <= 0.71]
+        rest = ", ".join(f"{r['model']} ({float(r['macs_ratio']):.0%})" for r in through if r not in reached)
+        body.append([source, str(len(own)), str(len(through)), str(len(reached)), rest])
+    heads = ["source", "models", "masked = shrunk, saved = loaded", "at most 71 % of the MACs", "the others"]
+    return "\n".join([*_table(heads, body), ""])
+
+
 SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"oneshot": partial(oneshot, SHORT)},
     "docs/results.md": {
@@ -222,6 +236,32 @@ SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
             },
         ),
         "calibration": partial(crossed, "calibration_size", "variant", "n_calibration", "acc_recovered"),
+        "coverage": coverage,
+        "lenet": partial(
+            plain,
+            "lenet",
+            {
+                "model": ("network", str),
+                "dataset": ("data", str),
+                "method": ("method", str),
+                "test_error_percent": ("test error, %", short),
+                "params_left_percent": ("parameters left, %", short),
+                "units_left": ("units left", str),
+                "macs_ratio": ("MACs left", percent),
+                "bytes_zip": ("zipped bytes", str),
+            },
+        ),
+        "decoder": partial(
+            plain,
+            "decoder",
+            {
+                "method": ("method", str),
+                "recovery": ("recovery", str),
+                "blocks_ratio": ("blocks' parameters left", percent),
+                "perplexity": ("perplexity", short),
+                "perplexity_ratio": ("against dense", short),
+            },
+        ),
         "latency": partial(
             plain,
             "latency",
