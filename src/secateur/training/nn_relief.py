@@ -64,7 +64,8 @@ class NNRelief:
     Raises:
         ValueError: an alpha is not in (0, 1], or a number is below 1.
 
-    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> _ = torch.manual_seed(0)
+    >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
     >>> x = torch.rand(64, 4)
     >>> masks = NNRelief(alpha_linear=0.8).prune(net, Masks.full(net), None, [x])
     >>> masks.kept < masks.total
