@@ -1,14 +1,16 @@
 """Fewer connections of CIFAR-10 networks: python benchmarks/cifar_connections.py [--model ...] [--shares 0.2]
 
-From the trained networks of the zoo, in rounds of pruning and training with shifts and mirroring; then dead units are
-removed. The last 5,000 training images choose the epoch; the test images only score the finished cell. Finished cells
-are appended to results/cifar_connections.csv and those that are there are skipped; a cell that was killed goes on from
-its checkpoint in build/cifar_connections.
+From the trained networks of the zoo, in rounds of pruning and training with shifts and mirroring: four rounds to a
+fifth of the parameters, a fifth from there to a tenth, a sixth to a twentieth; then dead units are removed. The last
+5,000 training images choose the epoch; the test images only score the finished cell. Finished cells are appended to
+results/cifar_connections.csv and those that are there are skipped; a cell that was killed goes on from its checkpoint
+in build/cifar_connections.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +19,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from training import augment
 
 from secateur.data import HELD_OUT, ImageData, calibration, load_images
@@ -29,6 +32,7 @@ from secateur.training import (
     Checkpoints,
     GradualMagnitude,
     IrrelevanceDecay,
+    Masks,
     NNRelief,
     Training,
     TrainingMethod,
@@ -46,7 +50,8 @@ TABLE = Table(
 )  # fmt: skip
 MODELS = ("resnet20-cifar10", "vgg16bn-quarter-cifar10")
 SHARES = (0.2, 0.1, 0.05)  # of all parameters
-ROUNDS = {0.2: 4, 0.1: 5, 0.05: 6}
+ROUNDS = {0.2: 4, 0.1: 1, 0.05: 1}  # from the share before
+BUILD = Path("build/cifar_connections")
 METHODS: dict[str, Callable[[float], TrainingMethod]] = {
     "NN-relief": lambda share: NNRelief(alpha_conv=0.95, alpha_linear=0.99, empty_layers=True),
     "irrelevance decay": lambda share: IrrelevanceDecay(gamma=1e-4),
@@ -72,30 +77,55 @@ class Augmented:
             yield x.contiguous(memory_format=torch.channels_last), self.data.train_y[index]
 
 
+def start(name: str, method: str, share: float, seed: int) -> tuple[nn.Module, Masks | None]:
+    """Return the network that a cell starts from, with its masks: the one of the share before."""
+    model = pretrained(name).to(memory_format=torch.channels_last)
+    if share == SHARES[0]:
+        return model, None
+    path = network(name, method, SHARES[SHARES.index(share) - 1], seed)
+    if not path.exists():
+        raise SystemExit(
+            f"{path} is missing: run the cell of the share before, without its row in the table."
+        )
+    tensors = load_file(path)
+    masks = {key: tensors.pop(key).bool() for key in list(tensors) if key.startswith("masks ")}
+    model.load_state_dict(tensors)
+    return model, Masks({key.removeprefix("masks "): mask for key, mask in masks.items()})
+
+
+def network(name: str, method: str, share: float, seed: int) -> Path:
+    return BUILD / f"{name}-{method}-{share:g}-{seed}.safetensors".replace(" ", "-")
+
+
 def row(name: str, method: str, share: float, seed: int, epochs: int, data: ImageData) -> dict[str, object]:
     """Return the finished row of a cell."""
-    start = time.perf_counter()
+    clock = time.perf_counter()
     original = pretrained(name).to(memory_format=torch.channels_last)
+    given, masks = start(name, method, share, seed)
     held = list(batches(data.normalise(data.train_x[-HELD_OUT:]), data.train_y[-HELD_OUT:], 250))
     test = list(batches(data.normalise(data.test_x), data.test_y, 250))
     gradual, rounds = method == "gradual magnitude", ROUNDS[share]  # gradual magnitude has rounds of its own
-    folder = Path("build/cifar_connections") / f"{name}-{method}-{share:g}-{seed}".replace(" ", "-")
+    path = network(name, method, share, seed)
+    folder = path.with_suffix("")
     options = Training(
         Augmented(data), epochs=epochs * (rounds if gradual else 1), iterations=1 if gradual else rounds,
         validation=Validation(held), schedule=Cosine(), bf16=True, checkpoints=Checkpoints(folder, resume=True),
         optimizer=partial(torch.optim.SGD, lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4),
     )  # fmt: skip
     found = train(
-        original, METHODS[method](share), options, share=None if gradual else share, seed=seed,
+        given, METHODS[method](share), options, share=None if gradual else share, masks=masks, seed=seed,
         calibration=calibration(data, 1000, seed).split(100),
     )  # fmt: skip
+    kept = {f"masks {key}": mask.to(torch.uint8) for key, mask in found.masks.items()}
+    save_file({k: v.contiguous() for k, v in (found.model.state_dict() | kept).items()}, f"{path}.tmp")
+    os.replace(f"{path}.tmp", path)
     example = (held[0][0][:1],)
     removal = without_dead_units(found.model.eval(), example)
     model = removal.model
     left = sum(int(p.count_nonzero()) for p in model.parameters())
     result = dict(zip(KEYS, (name, method, f"{share:g}", seed), strict=True)) | {
-        "rounds": rounds,
-        "epochs": rounds * epochs,
+        "rounds": sum(ROUNDS[s] for s in SHARES if s >= share),
+        "epochs": sum(ROUNDS[s] for s in SHARES if s >= share) * epochs,
         "acc_dense": top1(original, test),
         "acc_test": top1(model, test),
         "acc_held_out": found.metric,
@@ -104,7 +134,7 @@ def row(name: str, method: str, share: float, seed: int, epochs: int, data: Imag
         "macs_ratio": macs(model, example) / macs(original, example),
         "bytes_raw": stored_bytes(model),
         "bytes_zip": zipped_bytes(model),
-        "seconds": time.perf_counter() - start,
+        "seconds": time.perf_counter() - clock,
         "commit": environment().commit,
         "command": f"python benchmarks/cifar_connections.py --model {name} --methods '{method}' --shares {share:g} "
         f"--epochs {epochs}",

@@ -37,6 +37,24 @@ def test_rounds_take_the_same_part_each_time(trained: nn.Module) -> None:
         assert parameter[found.masks[name]].all()
 
 
+def test_a_run_goes_on_from_the_masks_of_another(trained: nn.Module) -> None:
+    first = train(trained, Smallest(), options(iterations=2), share=0.25)
+    second = train(first.model, Smallest(), options(iterations=2), share=0.0625, masks=first.masks)
+    assert [row.share for row in second.rows[1::2]] == pytest.approx([0.125, 0.0625], abs=0.01)
+    assert (second.masks & first.masks) == second.masks
+    kept = train(first.model, sc.WeightDecay(gamma=0.0), options(), share=1.0, masks=first.masks)
+    assert kept.masks == first.masks
+    assert all(not p[~first.masks[n]].any() for n, p in kept.model.named_parameters())
+
+
+def test_masks_of_another_model_are_refused(trained: nn.Module) -> None:
+    with pytest.raises(TrainingError, match="no parameter 'other'"):
+        train(trained, Smallest(), options(), masks=Masks({"other": torch.ones(2, dtype=torch.bool)}))
+    name = next(iter(Masks.full(trained)))
+    with pytest.raises(TrainingError, match=f"{name!r} has shape"):
+        train(trained, Smallest(), options(), masks=Masks({name: torch.ones(2, dtype=torch.bool)}))
+
+
 def test_the_given_model_and_the_callers_random_numbers_stay(trained: nn.Module) -> None:
     before = {n: t.clone() for n, t in trained.state_dict().items()}
     torch.manual_seed(5)

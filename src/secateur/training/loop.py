@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -31,8 +31,9 @@ from .masks import Masks
 from .objective import Objective
 from .options import Training
 from .protocol import Attachment, TrainingMethod
-from .session import Session
+from .session import Placed, Session, length
 from .stages import Stage, stages
+from .start import check_rewind, start_masks
 from .state import Snapshot, State
 
 __all__ = ["Trained", "train"]
@@ -55,12 +56,14 @@ def train(
     training: Training,
     *,
     share: float | None = None,
+    masks: Masks | None = None,
     calibration: Iterable[Any] | None = None,
     seed: int = 0,
 ) -> Trained:
     """Prune and train a copy of a model in turns; the model stays as it is.
 
     `share` is the share of all parameters' entries that pruning leaves at the end (None: the method's own rule).
+    `masks` are what an earlier run left, to go on from: they only shrink (default: everything).
     `calibration` yields what the method scores on, in this process's share (default: the training data). The result
     is the sparsest validated network above the bound, or without a bound the best epoch of the last round. Under
     ``accelerate launch`` or torchrun every process gives the same loader, of which it trains on its share.
@@ -72,7 +75,7 @@ def train(
         DataError: the loader is empty, or yields something else than (inputs, labels).
     """
     with randomness.kept_apart(training.loader):
-        return _Run(model, method, training, share, calibration, seed).result()
+        return _Run(model, method, training, share, masks, calibration, seed).result()
 
 
 class _Run:
@@ -84,6 +87,7 @@ class _Run:
         method: TrainingMethod,
         training: Training,
         share: float | None,
+        masks: Masks | None,
         calibration: Iterable[Any] | None,
         seed: int,
     ) -> None:
@@ -93,21 +97,23 @@ class _Run:
         require_same(digest(weights(self.model)), "weights", "load the same checkpoint in each of them")
         self.net = self.session.wrapped(self.model)
         self.loader = self.session.batches(training.loader)
-        self.calibration = _Placed(self.loader if calibration is None else calibration, self.session)
+        self.calibration = Placed(self.loader if calibration is None else calibration, self.session)
         self.objective = Objective(self.net, training, self.session)
         self.judge = Judge(self.model, training.validation, self.session)
-        self.stages = stages(training, share)
-        self.length = _length(self.loader)
+        start = start_masks(self.model, masks)
+        self.stages = stages(training, share, start.share)
+        self.length = length(self.loader)
         self.steps = None if self.length is None else math.ceil(self.length / training.accumulate)
-        self.state = State(Masks.full(self.model))
+        self.state = State(start)
         self.recipe = {
             "model": describe(model),
             "method": describe(method),
             "training": describe(training),
             "share": share,
+            "masks": None if masks is None else describe(dict(masks)),
             "seed": seed,
         }
-        _check_rewind(self.model, training.rewind)
+        check_rewind(self.model, training.rewind)
         kept = training.checkpoints
         self.folder = None if kept is None else Path(kept.folder)
         self.found = self._restored()
@@ -382,37 +388,6 @@ class _Run:
     def _remedy(self) -> str:
         kept = f"The checkpoint in {self.folder} is from before. " if self.folder is not None else ""
         return f"{kept}Lower the learning rate, clip gradients, or look for bad samples."
-
-
-class _Placed:
-    """Batches on this process's device, as often as they are asked for."""
-
-    def __init__(self, batches: Iterable[Any], session: Session) -> None:
-        self._batches, self._session = batches, session
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self._session.placed, self._batches)
-
-
-def _length(loader: Iterable[Any]) -> int | None:
-    """Return the number of batches, where it is known."""
-    try:
-        return len(loader) if isinstance(loader, Sized) else None
-    except TypeError:  # a DataLoader over a stream
-        return None
-
-
-def _check_rewind(model: nn.Module, rewind: Mapping[str, Tensor] | None) -> None:
-    """Refuse weights of another model before anything is trained."""
-    state = model.state_dict()
-    for name in sorted(set(state) ^ set(rewind)) if rewind is not None else ():
-        raise TrainingError(f"The weights to rewind to are of another model: only one of them has {name!r}.")
-    for name, tensor in (rewind or {}).items():
-        if tensor.shape != state[name].shape:
-            raise TrainingError(
-                f"The weights to rewind to are of another model: {name!r} has shape {tuple(tensor.shape)}, not "
-                f"{tuple(state[name].shape)}."
-            )
 
 
 def _path(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from secateur.errors import DataError, TrainingError
 from secateur.statistics.reduce import processes, summed
 
-__all__ = ["Session"]
+__all__ = ["Placed", "Session", "length"]
 
 
 class Session:
@@ -130,6 +130,24 @@ class Session:
     def wait(self) -> None:
         """Wait for all processes."""
         self._accelerator.wait_for_everyone()
+
+
+class Placed:
+    """Batches on this process's device, as often as they are asked for."""
+
+    def __init__(self, batches: Iterable[Any], session: Session) -> None:
+        self._batches, self._session = batches, session
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._session.placed, self._batches)
+
+
+def length(loader: Iterable[Any]) -> int | None:
+    """Return the number of batches, where it is known."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else None
+    except TypeError:  # a DataLoader over a stream
+        return None
 
 
 class _Dealt:

@@ -20,10 +20,10 @@ class Stage:
     tunes: bool = False  # masks fixed, without the method, from the chosen network on
 
 
-def stages(training: Training, share: float | None) -> list[Stage]:
-    """Return the stages of a run that ends at a share of the connections.
+def stages(training: Training, share: float | None, start: float = 1.0) -> list[Stage]:
+    """Return the stages of a run from a share `start` of the connections to `share`.
 
-    Rounds leave ``share ** (k / n)`` after round k of n: each takes the same part of what is left.
+    Rounds leave ``start (share / start) ** (k / n)`` after round k of n: each takes the same part of what is left.
 
     >>> [round(s.share or 0, 3) for s in stages(Training([], iterations=3), 0.125)]
     [0.5, 0.25, 0.125]
@@ -32,7 +32,7 @@ def stages(training: Training, share: float | None) -> list[Stage]:
         found = [Stage(training.epochs, share=share, crops=training.crops)]
     else:
         n = training.iterations
-        shares = [None if share is None else share ** (k / n) for k in range(1, n + 1)]
+        shares = [None if share is None else start * (share / start) ** (k / n) for k in range(1, n + 1)]
         found = [Stage(training.epochs, prunes=True, share=s) for s in shares]
     if training.finetune:
         found.append(Stage(training.finetune, tunes=True))
