@@ -32,6 +32,7 @@ from secateur.training import (
     IrrelevanceDecay,
     Lobster,
     NNRelief,
+    Teacher,
     Training,
     TrainingMethod,
     Validation,
@@ -54,9 +55,11 @@ WAIST = 0.05  # the share at which dead units are removed, to train a small netw
 BATCH = 256
 
 OPTIMIZERS: dict[str, OptimizerFactory] = {
-    "Adam": partial(torch.optim.Adam, lr=2e-3),
+    "Adam": partial(torch.optim.Adam, lr=5e-3),
     "SGD": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
 }
+TEMPERATURE, WEIGHT = 2.0, 0.7  # of what the dense network teaches
+TAUGHT = ("NN-relief",)  # on the held-out images it helps this method, not irrelevance decay
 METHODS: dict[str, Callable[[float], TrainingMethod]] = {
     "NN-relief": lambda share: NNRelief(alpha_conv=0.9, alpha_linear=0.95),
     "irrelevance decay": lambda share: IrrelevanceDecay(gamma=1e-4),
@@ -158,11 +161,12 @@ def dense(cell: Cell, images: Images) -> nn.Module:
 
 
 def training(
-    images: Images, optimizer: str, rounds: int, epochs: int, last: int = 0, bf16: bool = False
-) -> Training:
+    images: Images, optimizer: str, rounds: int, epochs: int, last: int = 0, bf16: bool = False,
+    teacher: Teacher | None = None,
+) -> Training:  # fmt: skip
     return Training(
         images, epochs=epochs, iterations=rounds, finetune=last, schedule=Cosine(), optimizer=OPTIMIZERS[optimizer],
-        validation=Validation(images.held), bf16=bf16,
+        validation=Validation(images.held), bf16=bf16, teacher=teacher,
     )  # fmt: skip
 
 
@@ -171,12 +175,13 @@ def pruned(cell: Cell, model: nn.Module, images: Images) -> tuple[nn.Module, int
     pace, total = PACES[cell.model], sum(p.numel() for p in model.parameters())
     stretches = [(WAIST, pace.wide, 0, True)] if cell.share < WAIST else []
     stretches.append((cell.share, pace.narrow, pace.last, False))
+    teacher = Teacher(model, TEMPERATURE, WEIGHT) if cell.method in TAUGHT else None
     units = 0
     for share, (rounds, epochs), last, bf16 in stretches:
         target = min(1.0, share * total / sum(p.numel() for p in model.parameters()))
         gradual = cell.method == "gradual magnitude"  # has its own rounds
         options = training(images, cell.optimizer, 1 if gradual else rounds, rounds * epochs if gradual else epochs,
-                           last, bf16)  # fmt: skip
+                           last, bf16, teacher)  # fmt: skip
         model = train(
             model, METHODS[cell.method](target), options, share=None if gradual else target, seed=cell.seed
         ).model
