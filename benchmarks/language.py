@@ -49,7 +49,7 @@ from secateur.training import (
 )
 
 PIECES, LENGTH, WIDTH, LAYERS, HEADS, BATCH = 4096, 128, 96, 2, 4, 32
-DENSE_EPOCHS, LENGTHS = 4, (1, 1)  # of half the chunks each; of pruning, and of tuning with masks fixed
+DENSE_EPOCHS, LENGTHS = 12, (4, 2)  # of half the chunks each; of pruning, and of tuning with masks fixed
 RATE = 1e-3
 VERSES = "af12b21d3ab389e8"
 PROVENANCE = ("seconds", "commit", "torch", "cpu", "threads", "command")
@@ -85,7 +85,7 @@ FOLDER = Path("runs/language")
 # What irrelevance decay crops at a time follows from the share: the last crop comes at this part of the pruning epochs.
 CROP_EVERY, CROPS_END = 10, 0.75
 METHODS = ("irrelevance", "magnitude")
-STRENGTHS = ((1e-4, 1.0), (1e-3, 1e-4))  # gamma and alpha
+STRENGTHS = ((1e-4, 1.0), (1e-3, 1e-4), (1e-3, 1e-3), (1e-3, 1.0), (1e-2, 1e-3))
 
 
 class Block(nn.Module):
