@@ -1,11 +1,12 @@
 """The fewest connections of LeNets on MNIST and Fashion-MNIST: python benchmarks/lenet.py [--model lenet300]
 
 A cell starts from a dense network of the same seed (trained once, kept in build/lenet). Rounds of pruning and training
-take it to a twentieth of its connections; units that are dead by then are removed physically, so that the rounds that
-follow train a small network; a last stretch trains with fixed masks. What counts in the end is the network without dead
-units: its weights and biases that are not zero over all of the original's. The last 5,000 training images choose epochs
-and settled every option here; the test images only give the last column of a finished cell. Finished cells are appended
-to results/lenet.csv; those that are there are skipped.
+take it down in stretches; after each, units that are dead by then are removed physically, so that what follows trains a
+small network, in which connections between living units may come back. A last stretch trains with fixed masks. What
+counts in the end is the network without dead units: its weights and biases that are not zero over the original's.
+All training images are shifted by up to one pixel, or small networks overfit them. The last 5,000 choose epochs and
+settled every option here; the test images only give the last column of a finished cell. Finished cells are appended to
+results/lenet.csv; those that are there are skipped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,6 @@ from secateur.training import (
     IrrelevanceDecay,
     Lobster,
     NNRelief,
-    Teacher,
     Training,
     TrainingMethod,
     Validation,
@@ -51,15 +51,12 @@ TABLE = Table(
 MODELS: dict[str, Callable[[], nn.Module]] = {"lenet300": lenet300, "lenet5": lenet5}
 POINT = {"lenet300": 0.0145, "lenet5": 0.0048}  # the chosen share of the parameters
 CURVE = {"lenet300": (0.05, 0.025, 0.01), "lenet5": (0.02, 0.01, 0.003)}
-WAIST = 0.05  # the share at which dead units are removed, to train a small network from there on
-BATCH = 256
+BATCH, SHIFT = 256, 1
 
 OPTIMIZERS: dict[str, OptimizerFactory] = {
     "Adam": partial(torch.optim.Adam, lr=5e-3),
     "SGD": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
 }
-TEMPERATURE, WEIGHT = 2.0, 0.7  # of what the dense network teaches
-TAUGHT = ("NN-relief",)  # on the held-out images it helps this method, not irrelevance decay
 METHODS: dict[str, Callable[[float], TrainingMethod]] = {
     "NN-relief": lambda share: NNRelief(alpha_conv=0.9, alpha_linear=0.95),
     "irrelevance decay": lambda share: IrrelevanceDecay(gamma=1e-4),
@@ -123,23 +120,38 @@ class Images:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in torch.randperm(len(self.x))[: len(self) * BATCH].split(BATCH):
-            yield self.x[index], self.y[index]
+            yield shifted(self.x[index]), self.y[index]
+
+
+def shifted(x: Tensor) -> Tensor:
+    """Move each image by up to SHIFT pixels each way, black coming in."""
+    n, _, height, width = x.shape
+    padded = nn.functional.pad(x, (SHIFT,) * 4)
+    down, right = torch.randint(2 * SHIFT + 1, (2, n, 1, 1))
+    rows = down + torch.arange(height).view(-1, 1)
+    columns = right + torch.arange(width)
+    return padded[torch.arange(n).view(n, 1, 1), 0, rows, columns][:, None]
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Rounds and epochs of each, before and after the waist, and the epochs of the last stretch."""
+class Stretch:
+    """Rounds of some epochs down to a share of the parameters, `last` epochs with fixed masks; then dead units go."""
 
-    wide: tuple[int, int]
-    narrow: tuple[int, int]
-    last: int
+    share: float
+    rounds: int
+    epochs: int
+    last: int = 0
 
     @property
-    def epochs(self) -> int:
-        return self.wide[0] * self.wide[1] + self.narrow[0] * self.narrow[1] + self.last
+    def total(self) -> int:
+        return self.rounds * self.epochs + self.last
 
 
-PACES = {"lenet300": Pace((4, 3), (6, 6), 40), "lenet5": Pace((3, 2), (6, 4), 30)}
+WAISTS = {
+    "lenet300": (Stretch(0.05, 4, 3),),
+    "lenet5": (Stretch(0.05, 3, 2), Stretch(0.015, 3, 2)),
+}  # what follows trains a smaller network
+ENDS = {"lenet300": Stretch(0.0, 6, 6, 40), "lenet5": Stretch(0.0, 4, 3, 30)}
 DENSE_EPOCHS = {"lenet300": 15, "lenet5": 8}
 
 
@@ -161,27 +173,28 @@ def dense(cell: Cell, images: Images) -> nn.Module:
 
 
 def training(
-    images: Images, optimizer: str, rounds: int, epochs: int, last: int = 0, bf16: bool = False,
-    teacher: Teacher | None = None,
-) -> Training:  # fmt: skip
+    images: Images, optimizer: str, rounds: int, epochs: int, last: int = 0, bf16: bool = False
+) -> Training:
     return Training(
         images, epochs=epochs, iterations=rounds, finetune=last, schedule=Cosine(), optimizer=OPTIMIZERS[optimizer],
-        validation=Validation(images.held), bf16=bf16, teacher=teacher,
+        validation=Validation(images.held), bf16=bf16,
     )  # fmt: skip
+
+
+def stretches(cell: Cell) -> list[Stretch]:
+    end = replace(ENDS[cell.model], share=cell.share)
+    return [*(waist for waist in WAISTS[cell.model] if waist.share > cell.share), end]
 
 
 def pruned(cell: Cell, model: nn.Module, images: Images) -> tuple[nn.Module, int]:
     """Return the small network of a cell and the units that it has left."""
-    pace, total = PACES[cell.model], sum(p.numel() for p in model.parameters())
-    stretches = [(WAIST, pace.wide, 0, True)] if cell.share < WAIST else []
-    stretches.append((cell.share, pace.narrow, pace.last, False))
-    teacher = Teacher(model, TEMPERATURE, WEIGHT) if cell.method in TAUGHT else None
+    total = sum(p.numel() for p in model.parameters())
     units = 0
-    for share, (rounds, epochs), last, bf16 in stretches:
-        target = min(1.0, share * total / sum(p.numel() for p in model.parameters()))
+    for stretch in stretches(cell):
+        target = min(1.0, stretch.share * total / sum(p.numel() for p in model.parameters()))
         gradual = cell.method == "gradual magnitude"  # has its own rounds
-        options = training(images, cell.optimizer, 1 if gradual else rounds, rounds * epochs if gradual else epochs,
-                           last, bf16, teacher)  # fmt: skip
+        rounds, epochs = (1, stretch.rounds * stretch.epochs) if gradual else (stretch.rounds, stretch.epochs)
+        options = training(images, cell.optimizer, rounds, epochs, stretch.last, bf16=not stretch.last)
         model = train(
             model, METHODS[cell.method](target), options, share=None if gradual else target, seed=cell.seed
         ).model
@@ -200,7 +213,7 @@ def row(cell: Cell, images: Images) -> dict[str, object]:
         units = without_dead_units(original.eval(), example).units_left
     else:
         model, units = pruned(cell, original, images)
-        epochs = PACES[cell.model].epochs
+        epochs = sum(stretch.total for stretch in stretches(cell))
     left = sum(int(p.count_nonzero()) for p in model.parameters())
     held = 100 * (1 - top1(model, images.held))
     test = 100 * (1 - top1(model, images.test))

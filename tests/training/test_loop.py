@@ -47,6 +47,14 @@ def test_a_run_goes_on_from_the_masks_of_another(trained: nn.Module) -> None:
     assert all(not p[~first.masks[n]].any() for n, p in kept.model.named_parameters())
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"above": 1.0, "drop": 0.1}, {"above": float("-inf")}, {"drop": float("nan")}]
+)
+def test_a_bound_is_one_finite_number(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"either a value|finite number"):
+        sc.Bound(**options)
+
+
 def test_masks_of_another_model_are_refused(trained: nn.Module) -> None:
     with pytest.raises(TrainingError, match="no parameter 'other'"):
         train(trained, Smallest(), options(), masks=Masks({"other": torch.ones(2, dtype=torch.bool)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +40,8 @@ class Bound:
     def __post_init__(self) -> None:
         if (self.above is None) == (self.drop is None):
             raise ValueError(f"{self}: give either a value, Bound(0.989), or a loss, Bound(drop=0.005).")
+        if not math.isfinite(self.value(0.0)):
+            raise ValueError(f"{self}: a bound is a finite number; a very low one always holds.")
 
     def __str__(self) -> str:
         return (
