@@ -39,9 +39,9 @@ class Bound:
 
     def __post_init__(self) -> None:
         if (self.above is None) == (self.drop is None):
-            raise ValueError(f"{self}: give either a value, Bound(0.989), or a loss, Bound(drop=0.005).")
+            raise ValueError(f"{self!r}: give either a value, Bound(0.989), or a loss, Bound(drop=0.005).")
         if not math.isfinite(self.value(0.0)):
-            raise ValueError(f"{self}: a bound is a finite number; a very low one always holds.")
+            raise ValueError(f"{self!r}: a bound is a finite number; a very low one always holds.")
 
     def __str__(self) -> str:
         return (
