@@ -41,6 +41,9 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/decoder.py
 	@$(BIN)/python benchmarks/lenet.py
 	@$(BIN)/python benchmarks/cifar_connections.py
+	@$(BIN)/python benchmarks/language.py --tune
+	@$(BIN)/python benchmarks/language.py
+	@$(BIN)/python benchmarks/hook_overhead.py
 	@$(BIN)/python benchmarks/nn_relief_speed.py
 	@$(BIN)/python benchmarks/engines.py --prepare
 	@$(BIN)/python benchmarks/engines.py

@@ -125,6 +125,11 @@ def short(value: str) -> str:
     return f"{float(value):.3g}" if value else ""
 
 
+def whole(value: str) -> str:
+    """Write a number without its fraction."""
+    return f"{float(value):.0f}"
+
+
 Format = Callable[[str], str]
 
 
@@ -146,6 +151,22 @@ def crossed(name: str, down: str, across: str, value: str) -> str:
         for key in dict.fromkeys(r[down] for r in found)
     ]
     return "\n".join([*_table([down, *heads], body), ""])
+
+
+def means(name: str, cell: Mapping[str, str], columns: Mapping[str, tuple[str, Format]]) -> str:
+    """Return a results file by cell, heading by column, with means (and ranges of the first figure) over its seeds."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for r in rows(name):
+        groups[tuple(r[column] for column in cell)].append(r)
+    body = []
+    for key, own in groups.items():
+        figures = [form(str(mean(float(r[column]) for r in own))) for column, (_, form) in columns.items()]
+        values = [float(r[next(iter(columns))]) for r in own]
+        if len(own) > 1:
+            figures[0] += f" ({min(values):.3g} to {max(values):.3g})"
+        body.append([*key, str(len(own)), *figures])
+    heads = [*cell.values(), "seeds", *(heading for heading, _ in columns.values())]
+    return "\n".join([*_table(heads, body), ""])
 
 
 def blocks() -> str:
@@ -238,13 +259,32 @@ SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
         "calibration": partial(crossed, "calibration_size", "variant", "n_calibration", "acc_recovered"),
         "coverage": coverage,
         "lenet": partial(
-            plain,
+            means,
             "lenet",
             {
-                "model": ("network", str),
-                "dataset": ("data", str),
-                "method": ("method", str),
+                "model": "network",
+                "dataset": "data",
+                "method": "method",
+                "variant": "asked for",
+                "optimizer": "optimizer",
+            },
+            {
                 "test_error_percent": ("test error, %", short),
+                "params_left_percent": ("parameters left, %", short),
+                "units_left": ("units left", whole),
+                "macs_ratio": ("MACs left", percent),
+                "bytes_zip": ("zipped bytes", whole),
+            },
+        ),
+        "connections": partial(
+            plain,
+            "cifar_connections",
+            {
+                "model": ("network", str),
+                "method": ("method", str),
+                "epochs": ("epochs", str),
+                "acc_dense": ("dense", accuracy),
+                "acc_test": ("accuracy", accuracy),
                 "params_left_percent": ("parameters left, %", short),
                 "units_left": ("units left", str),
                 "macs_ratio": ("MACs left", percent),
