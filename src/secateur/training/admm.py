@@ -49,8 +49,8 @@ class ADMM:
     epochs, or less once both residuals are below `tolerance`; then its blocks are fixed. The rest of the training
     has zero blocks at zero, and unified ones `tied` (one magnitude, signs fixed) or frozen. Through the epochs of a
     stage `rhos` are taken in turn; `Z` and `U` are renewed every `every` epochs. With ``epochs=0`` weights are
-    projected at once: pruning by magnitude. In `prune(..., training=...)` with a validation the best of the sparsest
-    epochs is the result; without zero blocks leave the validation out, or an epoch before the projection may be best.
+    projected at once: pruning by magnitude. In `prune(..., training=...)` the result is an epoch after the last
+    projection: with a validation the best of the sparsest.
 
     Raises:
         StructureError: a number is out of range, or stages do not lead up to the structure.
@@ -90,6 +90,11 @@ class ADMM:
     def prune_first(structure: MicroStructured, epochs: int = 12, **options: Any) -> ADMM:
         """Return ADMM in two stages, first the zeros, then the unified blocks (the order of US20210397963)."""
         return ADMM(structure, epochs, stages=(Shares(structure.zero, 0.0),), **options)
+
+    @property
+    def least_epochs(self) -> int:
+        """Epochs until the last projection, at most."""
+        return self.epochs * len(self.structures())
 
     @property
     def label(self) -> str:
@@ -160,6 +165,11 @@ class _Rule(Rule):
         self._mask()
 
     @property
+    def settled(self) -> bool:
+        """Whether the blocks of the last stage are fixed."""
+        return self.stage == len(self.targets)
+
+    @property
     def rho(self) -> float:
         """The penalty of this epoch."""
         return self._rho_of(self.epoch)
@@ -180,7 +190,7 @@ class _Rule(Rule):
 
     def epoch_end(self, masks: Masks) -> None:
         """Take the Z- and the U-step, and fix the stage's blocks when it is over."""
-        if self.stage == len(self.targets):
+        if self.settled:
             return
         old = self.rho
         self.epoch += 1
@@ -234,7 +244,7 @@ class _Rule(Rule):
     def _start(self) -> None:
         """Begin a stage: the copies are the projection, the duals are zero."""
         self.epoch = 0
-        if self.stage == len(self.targets):
+        if self.settled:
             return
         self._project({name: weight.detach() for name, weight in self.weights.items()})
         self.duals = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}

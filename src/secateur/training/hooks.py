@@ -54,6 +54,11 @@ class Step:
 class Rule:
     """What a method adds to each step: override what it needs. The calls run without gradient tracking."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether the network is what the method promises: before that no epoch of it is a result."""
+        return True
+
     def before(self, step: Step, masks: Masks) -> None:
         """Change the gradients in place, before they are masked and the optimiser reads them."""
 
@@ -99,6 +104,11 @@ class Attached:
             )
         self._hold(masks)
         self._since = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the network is what the method promises; ADMM is on its way until its last projection."""
+        return self._rule.settled
 
     def epoch_end(self) -> None:
         """Do what the method does between epochs."""

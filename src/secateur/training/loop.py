@@ -243,12 +243,13 @@ class _Run:
             state.record, state.stale = None, 0
         state.masks = attachment.masks
         metric = self.judge() if self.judge.asked else None
-        found = self._snapshot(metric)
-        if found.beats(state.best):
-            state.best = found
-        if self.judge.above(metric, state.dense) and found.beats(state.chosen):
-            state.chosen = found
-        self._count(metric)
+        if attachment.settled:
+            found = self._snapshot(metric)
+            if found.beats(state.best):
+                state.best = found
+            if self.judge.above(metric, state.dense) and found.beats(state.chosen):
+                state.chosen = found
+            self._count(metric)
         self._note(metric, rate)
 
     def _validate_and_crop(self, stage: Stage, attachment: Attachment, rate: float) -> None:
@@ -277,7 +278,10 @@ class _Run:
         state = self.state
         state.stage += 1
         if stage.crops is None:
-            assert state.best is not None
+            if state.best is None:
+                raise TrainingError(
+                    f"{self.method.label} was not done after the {stage.epochs} epochs of its round: train for more."
+                )
             load_weights(self.model, state.best.weights)
             state.masks = state.best.masks
             if not stage.tunes and not self.judge.above(state.best.metric, state.dense):

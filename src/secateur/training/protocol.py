@@ -25,6 +25,10 @@ class Attachment(Protocol):
     def masks(self, masks: Masks) -> None:
         """Shrink the masks: weights and momentum that are masked now are zeroed at once."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether the network is what the method promises: before that no epoch of it is a result."""
+
     def epoch_end(self) -> None:
         """Do what the method does between epochs."""
 
