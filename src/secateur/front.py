@@ -45,13 +45,14 @@ def prune(
 
 @overload
 def prune(
-    model: nn.Module,
+    model: nn.Module | Result,
     example_inputs: Example,
     *,
     method: TrainingMethod,
     training: Training,
     budget: Budget | None = None,
     calibration: Iterable[Any] | None = None,
+    dense: nn.Module | None = None,
     evaluate: Evaluate | None = None,
     progress: bool = True,
     seed: int = 0,
@@ -59,7 +60,7 @@ def prune(
 
 
 def prune(
-    model: nn.Module,
+    model: nn.Module | Result,
     example_inputs: Example,
     *,
     method: Any,
@@ -70,10 +71,11 @@ def prune(
 
     A method that scores units (`SNP`) removes them at once and repairs what is left: see `secateur.api.prune` for
     the options. A method that trains (`GradualMagnitude`) prunes and trains in turns, as `training` says: see
-    `secateur.sparse.prune_in_training`.
+    `secateur.sparse.prune_in_training`, which also goes on from a result.
 
     Raises:
-        TypeError: the method needs `training`, or has no use for it, or is one for `micro_structure`.
+        TypeError: the method needs `training`, or has no use for it, or is one for `micro_structure`; or a method
+            that scores units is given a result.
     """
     if isinstance(method, MicroStructured):
         raise TypeError(
@@ -92,5 +94,10 @@ def prune(
             "sc.finetune."
         )
     if training is None:
+        if isinstance(model, Result):
+            raise TypeError(
+                f"{type(method).__name__} removes units, which comes first: prune the dense model, and let "
+                "micro_structure or training go on from the result."
+            )
         return api.prune(model, example_inputs, method=method, **options)
     return prune_in_training(model, example_inputs, method=method, training=training, **options)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .api import Evaluate, Result, inputs_of, timed
-from .errors import BudgetError, StructureError
+from .errors import BudgetError
 from .graph import Graph, trace
-from .graph.export import tensor_names
 from .measure import compare_latency, environment, evaluating, size
 from .methods.block_costs import Criterion, WeightError
 from .methods.blockable import Blockable
@@ -25,11 +24,12 @@ from .progress import silenced
 from .recovery import Compensate
 from .report import Accuracy, LayerBlocks, Report, Structured
 from .selection import Budget
+from .starting import Start
 from .statistics import collect, state_tensors
 from .statistics.reduce import digest, require_same
 from .structure import UNIFY, ZERO, BlockPattern, Costs
-from .surgery import Plan, apply
-from .surgery.fingerprint import fingerprint, tensors_of
+from .surgery import apply
+from .surgery.fingerprint import tensors_of
 from .training.describe import describe
 
 __all__ = ["micro_structure", "summary"]
@@ -78,12 +78,8 @@ def micro_structure(
     >>> result.plan.patterns["0.weight"].share(1), float((result.model[0].weight == 0).float().mean())
     (0.5, 0.5)
     """
-    earlier = model if isinstance(model, Result) else None
-    start = earlier.model if earlier is not None else model
-    assert isinstance(start, nn.Module)
-    if earlier is not None and dense is None:
-        raise StructureError("A result goes on from the model that it was made of: give it as dense=...")
-    original = dense if dense is not None else start
+    begun = Start.of(model, dense)
+    start, original = begun.model, begun.dense
     args, kwargs = inputs_of(example_inputs)
     inputs = kwargs or args
     calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
@@ -100,7 +96,7 @@ def micro_structure(
                 statistics = collect(graph, (), calibration, layers=nodes, patches=True, seed=seed)
         with timed(seconds, "selection"):
             costs = criterion(graph, layers.partitions, tensors, statistics)
-            within = earlier.plan.patterns if earlier is not None else {}
+            within = begun.patterns
             chosen = _chosen(method, start, graph, layers, costs, tensors, within, budget)
             patterns = dict(within) | dict(chosen.patterns)
         states = {name: pattern.states for name, pattern in patterns.items()}
@@ -113,7 +109,7 @@ def micro_structure(
                 recovered = True
         pruned = _filled(start, projected)
         smaller = _filled(start, final) if recovered else pruned
-        plan = _plan(earlier, start, smaller, patterns)
+        plan = begun.plan(smaller, patterns)
         applied = apply(original, plan)
         accuracy = None
         if evaluate is not None:
@@ -122,9 +118,8 @@ def micro_structure(
                     evaluate(original), evaluate(pruned), evaluate(applied) if recovered else None
                 )
         with timed(seconds, "measurement"):
-            label = method.label if earlier is None else f"{earlier.report.method}; {method.label}"
             report = Report(
-                method=label,
+                method=method.label,
                 budget=str(budget) if budget is not None else "shares of blocks",
                 before=size(original, inputs),
                 after=size(applied, inputs),
@@ -137,11 +132,6 @@ def micro_structure(
                 model=type(original).__name__,
                 structure=summary(graph, tensors, patterns, layers),
             )
-            if earlier is not None:
-                kept = earlier.report
-                report = replace(
-                    report, kept=kept.kept, curves=kept.curves, refused=kept.refused, frozen=kept.frozen
-                )
     recipe = {
         "method": describe(method),
         "budget": None if budget is None else {budget.unit: budget.value},
@@ -149,9 +139,7 @@ def micro_structure(
         "recovery": describe(recovery) if recovered else None,
         "seed": seed,
     }
-    if earlier is not None:
-        recipe["after"] = dict(earlier.recipe)
-    return Result(applied, plan, replace(report, recipe=recipe))
+    return Result(applied, plan, replace(begun.report(report), recipe=begun.recipe(recipe)))
 
 
 def summary(
@@ -241,18 +229,6 @@ def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             if name in known:
                 known[name].copy_(value)
     return filled
-
-
-def _plan(
-    earlier: Result | None, start: nn.Module, smaller: nn.Module, patterns: Mapping[str, BlockPattern]
-) -> Plan:
-    """Return the earlier plan with further values and patterns, or one that only changes values."""
-    new, old = tensors_of(smaller), tensors_of(start)
-    names = [group[0] for group in tensor_names(smaller)]
-    changed = {n: new[n].detach().clone() for n in names if not torch.equal(new[n], old[n])}
-    if earlier is None:
-        return Plan({}, (), fingerprint(start), changed, patterns=dict(patterns))
-    return replace(earlier.plan, tensors={**earlier.plan.tensors, **changed}, patterns=dict(patterns))
 
 
 def _difference(a: nn.Module, b: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:

@@ -1,0 +1,142 @@
+"""Methods one after the other, with and without training, as one plan and one artefact."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import SMALL
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.errors import StructureError
+from secateur.structure import UNIFY, ZERO
+from secateur.surgery import apply
+from secateur.training import train
+
+pytestmark = pytest.mark.usefixtures("brief")
+
+CASE = next(case for case in SMALL if case.name == "residual")
+ZEROS = sc.MicroStructured(sc.Block(2, 1), zero=0.5)
+BOTH = sc.MicroStructured(sc.Block(2, 1), zero=0.5, unify=0.25)
+
+
+def data() -> list[Tensor]:
+    return list(CASE.inputs(64, seed=3).split(16))
+
+
+def training(dense: nn.Module, **options: Any) -> sc.Training:
+    """Imitate the dense network."""
+    with torch.no_grad():
+        loader = [(x, dense(x)) for x in data()]
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    return sc.Training(loader, **{"loss": nn.functional.mse_loss, "epochs": 3, "optimizer": adam, **options})
+
+
+def halved(dense: nn.Module) -> sc.Result:
+    budget = sc.Budget(macs=0.7)
+    return sc.prune(dense, CASE.inputs(2), method=sc.SNP(), budget=budget, calibration=data(), progress=False)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    x = CASE.inputs(3, seed=8)
+    with torch.no_grad():
+        return torch.equal(a(x), b(x))
+
+
+def test_units_then_zeros_while_training_then_unified_blocks(tmp_path: Path) -> None:
+    dense = CASE.model()
+    units = halved(dense)
+    zeros = sc.prune(
+        units,
+        CASE.inputs(2),
+        dense=dense,
+        method=sc.ADMM(ZEROS, epochs=2),
+        training=training(dense),
+        progress=False,
+    )
+    assert zeros.plan.edits == units.plan.edits
+    assert same(apply(dense, zeros.plan), zeros.model)
+    assert not same(zeros.model, units.model)
+    assert zeros.report.method.startswith("SNP; ADMM, 2x1 blocks")
+    assert zeros.report.structure is not None
+    assert zeros.report.kept == units.report.kept
+    both = sc.micro_structure(
+        zeros, CASE.inputs(2), dense=dense, method=BOTH, calibration=data(), progress=False
+    )
+    for name, pattern in both.plan.patterns.items():
+        assert torch.equal(pattern.states == ZERO, zeros.plan.patterns[name].states == ZERO)
+        assert pattern.share(UNIFY) > 0.1
+        assert pattern.obeyed(both.model.get_parameter(name).detach())
+    both.save(tmp_path / "small")
+    sc.pack(tmp_path / "small", tmp_path / "small.sec")
+    for path in (tmp_path / "small", tmp_path / "small.sec"):
+        assert same(sc.load(path, CASE.make), both.model)
+    assert same(apply(dense, both.plan), both.model)
+
+
+def test_blocks_without_training_go_on_from_a_trained_model() -> None:
+    """What training has changed is in the plan, too."""
+    dense = CASE.model()
+    zeros = sc.prune(
+        dense, CASE.inputs(2), method=sc.ADMM(ZEROS, epochs=1), training=training(dense), progress=False
+    )
+    both = sc.micro_structure(zeros, CASE.inputs(2), dense=dense, method=BOTH, progress=False)
+    whole = [name for name in dict(both.model.named_parameters()) if name not in both.plan.patterns]
+    assert whole
+    assert all(torch.equal(both.model.get_parameter(n), zeros.model.get_parameter(n)) for n in whole)
+
+
+def test_connections_go_where_blocks_are_zero_already() -> None:
+    dense = CASE.model()
+    zeros = sc.micro_structure(dense, CASE.inputs(2), method=ZEROS, progress=False)
+    found = sc.prune(
+        zeros,
+        CASE.inputs(2),
+        dense=dense,
+        method=sc.GradualMagnitude(every=1),
+        training=training(dense),
+        budget=sc.Budget(weights=0.4),
+        progress=False,
+    )
+    for name, pattern in zeros.plan.patterns.items():
+        weight = found.model.get_parameter(name)
+        assert not weight[~pattern.mask()].any()
+    total = sum(p.numel() for p in dense.parameters())
+    assert found.masks.kept == pytest.approx(0.4 * total, abs=0.01 * total + 1)
+    assert found.plan.patterns == zeros.plan.patterns
+
+
+@pytest.mark.parametrize("prune_first", [False, True])
+def test_no_epoch_before_the_last_projection_is_the_result(prune_first: bool) -> None:
+    """A measure that likes the first epochs best; the blocks are fixed after the second or the fourth."""
+    scores = iter([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    dense = CASE.model()
+    method = sc.ADMM.prune_first(BOTH, epochs=2) if prune_first else sc.ADMM(BOTH, epochs=2)
+    options = training(dense, epochs=5, validation=sc.Validation(lambda model: next(scores), patience=1))
+    found = train(dense, method, options)
+    assert found.metric == (0.6 if prune_first else 0.8)
+    patterns = BOTH.observed(found.model)
+    assert all(p.share(UNIFY) > 0.1 for p in patterns.values())
+
+
+def test_what_cannot_go_on_is_refused() -> None:
+    dense = CASE.model()
+    x = CASE.inputs(2)
+    both = sc.micro_structure(dense, x, method=BOTH, progress=False)
+    options: dict[str, Any] = {"dense": dense, "training": training(dense), "progress": False}
+    with pytest.raises(StructureError, match="part the unified blocks"):
+        sc.prune(both, x, method=sc.ADMM(BOTH, epochs=1), **options)
+    with pytest.raises(StructureError, match="dense="):
+        sc.prune(both, x, method=sc.ADMM(BOTH, epochs=1), training=training(dense))
+    with pytest.raises(StructureError, match="up to 4 epochs"):
+        sc.prune(dense, x, method=sc.ADMM(ZEROS, epochs=4), training=training(dense))
+    with pytest.raises(StructureError, match="leave finetune out"):
+        sc.prune(
+            dense, x, method=sc.ADMM(BOTH, epochs=1), training=training(dense, finetune=1), progress=False
+        )
+    with pytest.raises(TypeError, match="comes first"):
+        sc.prune(both, x, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=data())  # type: ignore[call-overload]
