@@ -22,7 +22,8 @@ from ..data import DATASETS, calibration, demo_data, load_images
 from ..errors import DataError, RecipeError, UnknownNameError, did_you_mean
 from ..measure import batches, top1
 from ..zoo import PRETRAINED, models, pretrained
-from .schema import DataSpec, ModelSpec, TypeName
+from .schema import DataSpec, ModelSpec
+from .strict import TypeName
 
 __all__ = [
     "Samples",

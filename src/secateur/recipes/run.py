@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import (
     SNP,
@@ -16,17 +17,28 @@ from .. import (
     Distill,
     Magnitude,
     OnePass,
+    Packed,
+    Quantise,
     Random,
     Result,
     Sequential,
     Taylor,
+    micro_structure,
+    pack,
     prune,
 )
 from ..errors import CalibrationError, RecipeError
 from ..measure import using_threads
 from ..methods import ZCA, Conditional, Method, Order, Output, Pivot, Variance, Weights
 from ..recovery import Recovery
-from .registry import import_callable, resolve_data, resolve_evaluate, resolve_model, resolve_type
+from .registry import (
+    Samples,
+    import_callable,
+    resolve_data,
+    resolve_evaluate,
+    resolve_model,
+    resolve_type,
+)
 from .schema import (
     BatchNormScaleSpec,
     MagnitudeSpec,
@@ -38,10 +50,12 @@ from .schema import (
     TaylorSpec,
     TypeName,
 )
+from .structure import compensation_of, criterion_of, structure_of
+from .structure_schema import MicroStructureSpec
 from .training import training_method_of, training_of
 from .training_schema import TrainingMethodSpec
 
-__all__ = ["method_of", "run"]
+__all__ = ["method_of", "run", "write"]
 
 
 def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Result:
@@ -59,43 +73,73 @@ def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Resul
         if isinstance(calibration, Iterator):  # it is gone through more than once
             calibration = list(calibration)
         evaluate = resolve_evaluate(recipe.evaluate) if recipe.evaluate else samples.evaluate
-        budget = None if recipe.budget is None else Budget(**recipe.budget.model_dump())
-        if isinstance(recipe.method, TrainingMethodSpec):
-            result: Result = prune(
-                model,
-                _example(recipe, calibration),
-                method=training_method_of(recipe.method),
-                training=training_of(recipe, model, samples, resume),
-                budget=budget,
+        if resume and not any(step.training for step in recipe.steps):
+            raise RecipeError(f"{recipe.method.name} does not train: there is nothing to resume.")
+        # All of them first: a mistake in the last step is told before hours of the first.
+        runs = [_run_of(recipe, number, model, samples, resume) for number in range(len(recipe.steps))]
+        example = _example(recipe, calibration)
+        result: Result | None = None
+        for one in runs:
+            result = one(
+                model if result is None else result,
+                example,
                 calibration=calibration,
                 evaluate=evaluate,
                 progress=progress,
                 seed=recipe.seed,
+                **({} if result is None else {"dense": model}),
             )
-        else:
-            if resume:
-                raise RecipeError(f"{recipe.method.name} does not train: there is nothing to resume.")
-            assert budget is not None
-            result = prune(
-                model,
-                _example(recipe, calibration),
-                method=method_of(recipe.method),
-                budget=budget,
-                calibration=calibration,
-                exclude=tuple(resolve_type(e) if isinstance(e, TypeName) else e for e in recipe.exclude),
-                keep=recipe.keep,
-                round_to=recipe.round_to,
-                floor=recipe.floor,
-                uniform=recipe.uniform,
-                streams=recipe.streams,
-                distill=Distill(**recipe.distill.model_dump()) if recipe.distill else None,
-                evaluate=evaluate,
-                progress=progress,
-                seed=recipe.seed,
-            )
+    assert result is not None
     # As it was given, so that the artefact's own recipe.yaml can be run again.
     given = recipe.model_dump(mode="json", exclude_none=True)
     return replace(result, report=replace(result.report, model=recipe.model.name, recipe=given))
+
+
+def write(recipe: Recipe, result: Result) -> Packed | None:
+    """Save a result where the recipe says, and pack it; return what packing gained.
+
+    Raises:
+        ArtefactError: it cannot be saved or packed.
+    """
+    if recipe.output is None:
+        return None
+    result.save(recipe.output)
+    if (wish := recipe.pack) is None:
+        return None
+    quantise = None if wish.bits is None else Quantise(wish.bits, wish.exclude)
+    return pack(recipe.output, wish.file, quantise=quantise, smallest=wish.smallest)
+
+
+def _run_of(
+    recipe: Recipe, number: int, model: nn.Module, samples: Samples, resume: bool
+) -> Callable[..., Result]:
+    """Return what runs one of a recipe's steps, given a model or a result."""
+    step = recipe.steps[number]
+    budget = None if step.budget is None else Budget(**step.budget.model_dump())
+    spec = step.method
+    if isinstance(spec, MicroStructureSpec):
+        return partial(
+            micro_structure,
+            method=structure_of(spec),
+            budget=budget,
+            criterion=criterion_of(spec),
+            recovery=compensation_of(spec),
+        )
+    if isinstance(spec, TrainingMethodSpec):
+        training = training_of(recipe, model, samples, resume, number)
+        return partial(prune, method=training_method_of(spec), training=training, budget=budget)
+    return partial(
+        prune,
+        method=method_of(spec),
+        budget=budget,
+        exclude=tuple(resolve_type(e) if isinstance(e, TypeName) else e for e in recipe.exclude),
+        keep=recipe.keep,
+        round_to=recipe.round_to,
+        floor=recipe.floor,
+        uniform=recipe.uniform,
+        streams=recipe.streams,
+        distill=Distill(**recipe.distill.model_dump()) if recipe.distill else None,
+    )
 
 
 def method_of(spec: MethodSpec) -> Method:

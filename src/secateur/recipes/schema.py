@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from ..errors import RecipeError, did_you_mean
-from . import text, training_schema
-from .strict import Positive, Seed, Strict, named
+from . import structure_schema, text, training_schema
+from .strict import Positive, Seed, Strict, TypeName, named
+from .structure_schema import MicroStructureSpec
 from .training_schema import TrainingMethodSpec, TrainingSpec
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "MagnitudeSpec",
     "MethodSpec",
     "ModelSpec",
+    "PackSpec",
     "RandomSpec",
     "Recipe",
     "SNPPaperSpec",
     "SNPSpec",
+    "Step",
     "TaylorSpec",
     "TypeName",
     "load_recipe",
@@ -131,10 +134,61 @@ class DistillSpec(Strict):
     seconds: Annotated[float, Field(gt=0, strict=True)] | None = None  # ends the run as well, by the clock
 
 
-class TypeName(Strict):
-    """All layers of a class: a name in torch.nn, or ``module:Class``."""
+class PackSpec(Strict):
+    """One small file of the artefact, beside its folder: see `secateur.pack`."""
 
-    type: str
+    file: Path
+    bits: Literal[16, 8, 4] | None = None  # without them nothing is lost
+    exclude: tuple[str, ...] = ()  # globs: tensors that stay exact
+    smallest: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> PackSpec:
+        if self.exclude and self.bits is None:
+            raise ValueError("exclude says what bits leave exact: add bits")
+        return self
+
+
+def _filed(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str) else value
+
+
+AnyMethodSpec = Annotated[
+    Annotated[MethodSpec | MicroStructureSpec | TrainingMethodSpec, Field(discriminator="name")],
+    BeforeValidator(named),
+]
+
+
+class Step(Strict):
+    """One method, and what it needs."""
+
+    method: AnyMethodSpec
+    budget: BudgetSpec | None = None
+    training: TrainingSpec | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Step:
+        name, trains = self.method.name, isinstance(self.method, TrainingMethodSpec)
+        if trains != (self.training is not None):
+            raise ValueError(
+                f"{name} prunes while it trains: say how under the key 'training'"
+                if trains
+                else f"{name} prunes without training: leave the key 'training' out"
+            )
+        if isinstance(self.method, MethodSpec) and self.budget is None:
+            raise ValueError("the key 'budget' is missing")
+        if isinstance(self.method, structure_schema.ADMMSpec) and self.budget is not None:
+            raise ValueError("admm prunes to the shares of its blocks: leave the key 'budget' out")
+        shares = self.budget is None or self.budget.macs is not None or self.budget.bytes is not None
+        if isinstance(self.method, MicroStructureSpec) and not shares:
+            raise ValueError("micro-structure is budgeted in shares of macs or bytes")
+        return self
+
+
+def _later(step: Step) -> Step:
+    if isinstance(step.method, MethodSpec):
+        raise ValueError(f"{step.method.name} removes units, which only the first method may")
+    return step
 
 
 class Recipe(Strict):
@@ -144,11 +198,10 @@ class Recipe(Strict):
     example: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None  # shape of one input batch
     data: Annotated[DataSpec, BeforeValidator(named)]
     evaluate: str | None = None  # module:callable, called with a model; a higher value is better
-    method: Annotated[
-        Annotated[MethodSpec | TrainingMethodSpec, Field(discriminator="name")], BeforeValidator(named)
-    ] = SNPSpec(name="snp")
-    budget: BudgetSpec | None = None  # methods that train may go without
+    method: AnyMethodSpec = SNPSpec(name="snp")
+    budget: BudgetSpec | None = None  # methods that train, and blocks, may go without
     training: TrainingSpec | None = None
+    then: tuple[Annotated[Step, AfterValidator(_later)], ...] = ()  # methods that go on from the result
     exclude: tuple[str | TypeName, ...] = ()  # module paths as globs, or classes
     keep: dict[str, Annotated[float, Field(gt=0, strict=True)]] = Field(
         default_factory=dict
@@ -159,23 +212,28 @@ class Recipe(Strict):
     streams: bool = False  # residual streams may lose units
     distill: DistillSpec | None = None
     output: Path | None = None
+    pack: Annotated[PackSpec, BeforeValidator(_filed)] | None = None
     seed: Seed = 0
     threads: Positive | None = None
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All methods, in their order."""
+        return (Step(method=self.method, budget=self.budget, training=self.training), *self.then)
+
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
-        trains = isinstance(self.method, TrainingMethodSpec)
-        if trains != (self.training is not None):
+        try:
+            _ = self.steps
+        except ValidationError as error:
+            raise ValueError(str(error.errors()[0]["ctx"]["error"])) from None
+        if self.pack is not None and self.output is None:
             raise ValueError(
-                f"{self.method.name} prunes while it trains: say how under the key 'training'"
-                if trains
-                else f"{self.method.name} prunes without training: leave the key 'training' out"
+                "the key 'output' is missing: the folder of the artefact that 'pack' makes a file of"
             )
-        if not trains:
-            if self.budget is None:
-                raise ValueError("the key 'budget' is missing")
+        if isinstance(self.method, MethodSpec):
             return self
-        given = self.model_fields_set & _WITHOUT_TRAINING
+        given = self.model_fields_set & _OF_UNITS
         if unused := [key for key in sorted(given) if getattr(self, key)]:
             raise ValueError(f"{self.method.name} has no use for the key {unused[0]!r}: leave it out")
         return self
@@ -210,7 +268,7 @@ def parse_recipe(data: dict[str, Any]) -> Recipe:
         ) from e
 
 
-_WITHOUT_TRAINING = {"exclude", "keep", "uniform", "streams", "distill"}
+_OF_UNITS = {"exclude", "keep", "uniform", "streams", "distill"}
 _METHODS: dict[str, type[BaseModel]] = {
     "snp": SNPSpec,
     "snp-paper": SNPPaperSpec,
@@ -218,11 +276,13 @@ _METHODS: dict[str, type[BaseModel]] = {
     "random": RandomSpec,
     "batch-norm-scale": BatchNormScaleSpec,
     "taylor": TaylorSpec,
+    "micro-structure": MicroStructureSpec,
     "irrelevance-decay": training_schema.IrrelevanceDecaySpec,
     "weight-decay": training_schema.WeightDecaySpec,
     "gradual-magnitude": training_schema.GradualMagnitudeSpec,
     "lobster": training_schema.LobsterSpec,
     "nn-relief": training_schema.NNReliefSpec,
+    "admm": structure_schema.ADMMSpec,
 }
 _INNER: dict[str, type[BaseModel]] = {
     "model": ModelSpec,
@@ -231,19 +291,21 @@ _INNER: dict[str, type[BaseModel]] = {
     "distill": DistillSpec,
     "exclude": TypeName,
     "training": TrainingSpec,
+    "pack": PackSpec,
+    "then": Step,
 }
+_FORMS = {"TypeName", "WholeSpec"}  # of an entry that may be a text or a mapping
 
 
 def _describe(error: Any) -> str:
     """Say one of pydantic's errors as a sentence."""
-    location = [str(part) for part in error["loc"] if part not in ("TypeName", "str")]
+    location = [str(part) for part in error["loc"] if not _form(part)]
     if not location:
         return f"{error['ctx']['error']}."
-    known: type[BaseModel] = Recipe
-    if location[0] == "method" and len(location) > 1 and location[1] in _METHODS:
-        known = _METHODS[location.pop(1)]
-    elif len(location) > 1:
-        known = _INNER.get(location[0], Recipe)
+    known: type[BaseModel] = next((_INNER[part] for part in location[-2::-1] if part in _INNER), Recipe)
+    at = location.index("method") + 1 if "method" in location else len(location)
+    if at < len(location) and location[at] in _METHODS:
+        known = _METHODS[location.pop(at)]
     path, value = ".".join(location), error["input"]
     match error["type"]:
         case "extra_forbidden":
@@ -272,4 +334,11 @@ def _relevant(error: Any) -> bool:
     if not error["loc"]:
         return True
     tail = error["loc"][-1]
-    return not (tail == "str" and isinstance(error["input"], dict)) and tail != "TypeName"
+    if tail == "str":
+        return not isinstance(error["input"], dict)
+    return not _form(tail) or error["type"] == "value_error"
+
+
+def _form(part: Any) -> bool:
+    """Say whether a part of a location names a form of an entry, and no key; a checked class has a longer name."""
+    return part == "str" or any(form in str(part).split("[")[-1] for form in _FORMS)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Positive", "Seed", "Strict", "named"]
+__all__ = ["Positive", "Seed", "Strict", "TypeName", "named"]
 
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, strict=True)]
@@ -21,3 +21,9 @@ class Strict(BaseModel):
     """A part of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class TypeName(Strict):
+    """All layers of a class: a name in torch.nn, or ``module:Class``."""
+
+    type: str

@@ -90,6 +90,8 @@ def override(recipe: dict[str, Any], assignment: str) -> dict[str, Any]:
     {'model': {'name': 'zoo:resnet20', 'weights': 'a.safetensors'}}
     >>> override({}, "keep.layer1.*=0.75")
     {'keep': {'layer1.*': 0.75}}
+    >>> override({"then": [{"method": "admm"}]}, "then.0.method.zero=0.8")
+    {'then': [{'method': {'name': 'admm', 'zero': 0.8}}]}
     """
     path, equals, text = assignment.partition("=")
     keys = path.strip().split(".")
@@ -106,6 +108,15 @@ def _set(data: dict[str, Any], keys: list[str], value: Any, assignment: str, top
     if not rest:
         return {**data, key: value}
     inner = data.get(key, {})
+    if isinstance(inner, list):
+        place, *rest = rest
+        if not rest or place not in map(str, range(len(inner))) or not isinstance(inner[int(place)], dict):
+            raise RecipeError(
+                f"--set {assignment}: {key!r} is a list of {len(inner)} in the recipe: name an entry by its number, "
+                f"from 0, and a key of it, as {key}.0.KEY=VALUE."
+            )
+        changed = _set(inner[int(place)], rest, value, assignment, top=True)
+        return {**data, key: [*inner[: int(place)], changed, *inner[int(place) + 1 :]]}
     if top and key in SHORTHANDS and isinstance(inner, str):
         inner = {"name": inner}
     if not isinstance(inner, dict):

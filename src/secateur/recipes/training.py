@@ -22,6 +22,8 @@ from ..measure import batches
 from ..training import Training, TrainingMethod, Validation
 from .registry import Samples, import_callable
 from .schema import DataSpec, Recipe
+from .structure import admm_of
+from .structure_schema import ADMMSpec
 from .training_schema import (
     CosineSpec,
     GradualMagnitudeSpec,
@@ -60,21 +62,23 @@ def training_method_of(spec: TrainingMethodSpec) -> TrainingMethod:
             return room.Lobster(strength, tolerance)
         case NNReliefSpec():
             return room.NNRelief(**spec.model_dump(exclude={"name"}))
+        case ADMMSpec():
+            return admm_of(spec)
 
 
-def training_of(recipe: Recipe, model: nn.Module, samples: Samples, resume: bool) -> Training:
-    """Return the options of a recipe's training, with its data; the dense model is the teacher.
+def training_of(recipe: Recipe, model: nn.Module, samples: Samples, resume: bool, step: int = 0) -> Training:
+    """Return the options of the training of one of a recipe's steps, with its data; the dense model is the teacher.
 
     Raises:
         RecipeError: nothing says where checkpoints are, or the weights to rewind to cannot be read.
         DataError: the data have no labelled training part.
         UnknownNameError: the loss cannot be imported.
     """
-    spec = recipe.training
+    spec = recipe.steps[step].training
     assert spec is not None
     folder = spec.checkpoints
     if folder is None and recipe.output is not None:
-        folder = recipe.output.with_name(f"{recipe.output.name}.run")
+        folder = recipe.output.with_name(f"{recipe.output.name}.run{step + 1 if step else ''}")
     if folder is None and resume:
         raise RecipeError(
             "Nothing to resume: say training.checkpoints, or output, whose run is kept beside it."

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from .strict import Positive, Strict, named
+from .structure_schema import ADMMSpec
 
 __all__ = [
     "GradualMagnitudeSpec",
@@ -77,7 +78,7 @@ class NNReliefSpec(Strict):
 
 
 TrainingMethodSpec = (
-    IrrelevanceDecaySpec | WeightDecaySpec | GradualMagnitudeSpec | LobsterSpec | NNReliefSpec
+    IrrelevanceDecaySpec | WeightDecaySpec | GradualMagnitudeSpec | LobsterSpec | NNReliefSpec | ADMMSpec
 )
 
 
