@@ -235,6 +235,12 @@ def test_the_range_coder_is_the_one_of_the_format(seed: int) -> None:
         ((32, 16, 3, 3), Blocks(((0,), (2, 3), (1,)), (1, 1, 4))),
         ((32, 16, 3, 3), Blocks(((0,), (1,), (2, 3)), (1, 1, 9))),
         ((64, 64), matrix_blocks(2, 1, 1)),
+        # Larger than the sample, wide and tall.
+        ((64, 2048), matrix_blocks(2, 8, 2)),
+        ((4096, 24), matrix_blocks(2, 2, 8)),
+        ((128, 128, 3, 3), Blocks(((0,), (1,), (2, 3)), (2, 2, 9))),
+        ((64, 64, 3, 3), Blocks(((0,), (2, 3), (1,)), (8, 1, 2))),
+        ((4096,), matrix_blocks(1, 8, 1)),
     ],
 )
 def test_structure_is_found(shape: tuple[int, ...], layout: Blocks, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ __all__ = [
 
 Bytes = NDArray[np.uint8]
 Bits = NDArray[np.bool_]
-_LOCAL = threading.local()  # compressors by level: one must not be used by two threads at once
+Stored = tuple["Coder", bytes | memoryview]
 ESCAPE = 255  # a gap byte that only skips so many zeros
 
 
@@ -40,6 +40,16 @@ class Coder(StrEnum):
     ZSTD = "zstd"
     RANGE = "range"
     GAPS = "gaps"  # of bits only: zstandard of the number of zeros before each one
+
+
+class _Local(threading.local):
+    """Compressors by level: one must not be used by two threads at once."""
+
+    def __init__(self) -> None:
+        self.compressors: dict[int, Any] = {}
+
+
+_LOCAL = _Local()
 
 
 @dataclass(frozen=True)
@@ -53,22 +63,28 @@ class Effort:
     levels: tuple[int, ...] = (1,)  # of zstandard: higher ones find chance matches in noise, and lose by them
     share: float = 0.1
     gain: float = 0.97  # range coding of bytes must reach this part of the next best
+    text: int = 7  # zstandard's level for header and documents: 19 saves some 6 %, and takes 70 times as long
+    layouts: int = 1  # block sizes that are tried, of those whose estimates are near to the best
 
 
-SMALLEST = Effort((1, 6, 19), share=float("inf"), gain=1.0)
+SMALLEST = Effort((1, 6, 19), share=float("inf"), gain=1.0, text=19, layouts=2)
 
 
-def encode_bytes(data: Bytes, effort: Effort, elements: int) -> tuple[Coder, bytes]:
-    """Return the smallest coding of a stream of bytes that belongs to a tensor of so many elements."""
-    found = [(Coder.RAW, data.tobytes())]
-    if len(data) > 8:
-        found += [(Coder.ZSTD, compress(found[0][1], level)) for level in effort.levels]
-        if len(data) <= effort.share * elements:
-            best = min(len(stored) for _, stored in found)
-            stored = range_coding.encode_bytes(data, int(effort.gain * best))
-            if stored is not None:
-                found.append((Coder.RANGE, stored))
-    return min(found, key=lambda pair: len(pair[1]))
+def encode_bytes(data: Bytes, effort: Effort, elements: int) -> Stored:
+    """Return the smallest coding of a stream of bytes, contiguous, that belongs to a tensor of so many elements."""
+    plain, least = data.data, len(data)
+    best: Stored = (Coder.RAW, plain)
+    if least <= 8:
+        return best
+    for level in effort.levels:
+        stored = compress(plain, level)
+        if len(stored) < least:
+            best, least = (Coder.ZSTD, stored), len(stored)
+    if len(data) <= effort.share * elements:
+        coded = range_coding.encode_bytes(data, int(effort.gain * least))
+        if coded is not None and len(coded) < least:
+            best = (Coder.RANGE, coded)
+    return best
 
 
 def decode_bytes(coder: Coder, stored: memoryview, count: int) -> Bytes:
@@ -87,21 +103,22 @@ def decode_bytes(coder: Coder, stored: memoryview, count: int) -> Bytes:
     return np.frombuffer(data, np.uint8)
 
 
-def encode_bits(bits: Bits, effort: Effort, elements: int) -> tuple[Coder, bytes]:
+def encode_bits(bits: Bits, effort: Effort, elements: int) -> Stored:
     """Return the smallest coding of a stream of bits."""
-    packed = np.packbits(bits, bitorder="little").tobytes()
-    found = [(Coder.RAW, packed)]
+    packed = np.packbits(bits, bitorder="little").data
+    found: list[Stored] = [(Coder.RAW, packed)]
     if len(bits) > 64:
-        levels = sorted({*effort.levels, 9})
-        found += [(Coder.ZSTD, compress(packed, level)) for level in levels]
+        found += [(Coder.ZSTD, compress(packed, level)) for level in effort.levels]
         ones = int(np.count_nonzero(bits))
         if 4 * ones <= len(bits):
             gaps = _gaps(bits)
             if 4 * len(gaps) <= len(bits):
                 found += [(Coder.GAPS, compress(gaps, level)) for level in effort.levels]
+        if _least(found)[0] is Coder.ZSTD:  # there are patterns
+            found.append((Coder.ZSTD, compress(packed, 9)))
         if 0 < ones < len(bits) <= effort.share * elements:
             found.append((Coder.RANGE, range_coding.encode_bits(bits, ones)))
-    return min(found, key=lambda pair: len(pair[1]))
+    return _least(found)
 
 
 def decode_bits(coder: Coder, stored: memoryview, count: int) -> Bits:
@@ -121,13 +138,19 @@ def decode_bits(coder: Coder, stored: memoryview, count: int) -> Bits:
     return np.unpackbits(np.frombuffer(packed, np.uint8), count=count, bitorder="little").view(np.bool_)
 
 
-def _gaps(bits: Bits) -> bytes:
+def _least(found: list[Stored]) -> Stored:
+    return min(found, key=lambda pair: len(pair[1]))
+
+
+def _gaps(bits: Bits) -> memoryview:
     """Return the number of zeros before each one; 255 skips 255 zeros and goes on."""
     gap = np.diff(np.flatnonzero(bits), prepend=-1) - 1
+    if not len(gap) or gap.max() < ESCAPE:
+        return gap.astype(np.uint8).data
     length = gap // ESCAPE + 1
     data = np.full(int(length.sum()), ESCAPE, np.uint8)
     data[np.cumsum(length) - 1] = gap % ESCAPE
-    return data.tobytes()
+    return data.data
 
 
 def _from_gaps(stored: memoryview, count: int) -> Bits:
@@ -144,13 +167,12 @@ def _from_gaps(stored: memoryview, count: int) -> Bits:
     return bits
 
 
-def compress(data: bytes, level: int) -> bytes:
+def compress(data: bytes | memoryview, level: int) -> bytes:
     """Return one zstandard frame that states its content size and has no checksum."""
-    made: dict[str, Any] = _LOCAL.__dict__
-    key = f"level {level}"
-    if key not in made:  # most streams are small: making the compressor would take longer than using it
-        made[key] = zstandard.ZstdCompressor(level=level, write_checksum=False)
-    frame: bytes = made[key].compress(data)
+    made = _LOCAL.compressors
+    if level not in made:  # most streams are small: making the compressor would take longer than using it
+        made[level] = zstandard.ZstdCompressor(level=level, write_checksum=False)
+    frame: bytes = made[level].compress(data)
     return frame
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import log2
+from math import log2, prod
 from typing import Any
 
 import numpy as np
@@ -19,112 +18,147 @@ Words = NDArray[Any]
 MAX_BLOCK = 256  # elements
 MAX_KERNELS = 1 << 14  # elements of a block of whole kernels
 MAX_SIDE = 16
-SAMPLE = 1 << 15  # elements that are looked at, about, in two stripes of MAX_SIDE rows or more
+SAMPLE = 1 << 13  # elements that are looked at, about, in two stripes of MAX_SIDE rows and columns or more
 SMALL = 16  # elements of tensors that are not looked at
 WORTH = 0.99  # of the dense size: what a candidate must save
-NEAR = 1.01  # candidates whose estimate is this near to the best are tried, at most two
-
-
-@dataclass(frozen=True)
-class _Level:
-    """A sample at one block size: which blocks are constant, and the first element of each."""
-
-    constant: NDArray[np.bool_]
-    heads: Words
-
-    def halved(self, axis: int) -> _Level:
-        """Join neighbours along the first or last axis; a last one without a neighbour is left out of the sample."""
-        whole = self.heads.shape[axis] // 2 * 2
-        even, odd = slice(0, whole, 2), slice(1, whole, 2)
-        first, other = ((even, ...), (odd, ...)) if axis == 0 else ((..., even), (..., odd))
-        heads = self.heads[first]
-        return _Level(self.constant[first] & self.constant[other] & (heads == self.heads[other]), heads)
+NEAR = 1.01  # candidates whose estimate is this near to the best are worth trying, at most two
 
 
 class _Search:
-    """Weighs block sizes on a sample; leaves out those that cannot beat the best so far."""
+    """Weighs block sizes on a sample; leaves out those that cannot beat the best so far.
 
-    def __init__(self, elements: int, value_bits: float, signed: bool) -> None:
-        self.elements, self.value_bits, self.signed = elements, value_bits, signed
+    A level is the sample at one block size: the magnitude of each constant block, and `other` for those that are not.
+    """
+
+    def __init__(self, elements: int, value_bits: float, signed: bool, other: Any) -> None:
+        self.elements, self.value_bits, self.signed, self.other = elements, value_bits, signed, other
         self.dense = self.best = elements * value_bits
         self.found: list[tuple[float, Blocks]] = []
 
-    def weigh(self, blocks: Blocks, level: _Level) -> bool:
+    def hopeless(self, constant: float) -> bool:
+        """Whether what is not constant alone takes more than the best, where this share of the blocks is."""
+        return (1 - constant) * self.dense >= self.best
+
+    def weigh(self, blocks: Blocks, level: Words) -> bool:
         """Note a candidate; return whether larger blocks, which are constant only where these are, may be better."""
-        if blocks.size > MAX_KERNELS:
+        count, size = level.size, blocks.size
+        if size > MAX_KERNELS or not count:
             return False
-        count, size = level.constant.size, self.elements / level.constant.size
-        constant = int(np.count_nonzero(level.constant))
-        if (
-            1 - constant / count
-        ) * self.dense >= self.best:  # what is not constant alone takes more than the best
+        constant = count - int(np.count_nonzero(level == self.other))
+        if self.hopeless(constant / count):
             return False
-        zero = int(np.count_nonzero(level.constant & (level.heads == 0)))
-        unified = constant - zero if self.signed and blocks.size > 1 else 0
+        zero = count - int(np.count_nonzero(level))
+        unified = constant - zero if self.signed and size > 1 else 0
         kept = count - zero - unified
         bits = count * _entropy(zero / count) + (count - zero) * _entropy(unified / max(1, count - zero))
-        bits += kept * size * self.value_bits + unified * (self.value_bits + size)
+        bits += kept * (self.elements / count) * self.value_bits
+        bits += unified * (self.value_bits + self.elements / count)
         if bits < WORTH * self.dense:
             self.found.append((bits, blocks))
             self.best = min(self.best, bits)
         return True
 
-    def grow(self, level: _Level, make: Callable[[int, int], Blocks]) -> None:
-        """Double the sides of blocks: first along the first axis alone, then from each of these along the last."""
+    def halved(self, level: Words, axis: int) -> Words:
+        """Join neighbours along the first or last axis; a last one without a neighbour is left out of the sample."""
+        whole = level.shape[axis] // 2 * 2
+        even, odd = slice(0, whole, 2), slice(1, whole, 2)
+        heads, others = (level[even], level[odd]) if axis == 0 else (level[..., even], level[..., odd])
+        return np.where(heads == others, heads, self.other)
+
+    def kernels(self, level: Words, taps: int) -> Words:
+        """Join the taps of each input along the last axis."""
+        by_tap = level.reshape(len(level), -1, taps)
+        heads, same = by_tap[:, :, 0], np.ones(by_tap.shape[:2], np.bool_)
+        for tap in range(1, taps):  # far quicker than a reduction over a short axis
+            same &= by_tap[:, :, tap] == heads
+            if self.hopeless(np.count_nonzero(same) / same.size):
+                break
+        return np.where(same, heads, self.other)
+
+    def inputs(self, level: Words, taps: int) -> Words:
+        """Join neighbouring inputs of each tap along the last axis."""
+        return self.halved(level.reshape(len(level), -1, taps).transpose(0, 2, 1), -1)
+
+    def grow(self, level: Words, make: Callable[[int, int], Blocks]) -> list[tuple[int, Words]]:
+        """Double blocks of one column along the first axis; return those that larger ones may be better than."""
         tall, r = [(1, level)], 1
-        while level.heads.shape[0] > 1 and r < MAX_SIDE:
-            level, r = level.halved(0), 2 * r
+        while len(level) > 1 and r < MAX_SIDE:
+            level, r = self.halved(level, 0), 2 * r
             if not self.weigh(make(r, 1), level):
                 break
             tall.append((r, level))
+        return tall
+
+    def widen(
+        self,
+        tall: list[tuple[int, Words]],
+        view: Callable[[Words], Words],
+        first: int,
+        make: Callable[[int, int], Blocks],
+    ) -> None:
+        """Double tall blocks along the last axis of a view of theirs, which has blocks of ``first`` columns."""
+        widest = MAX_SIDE  # taller blocks are constant only where these are: of too wide ones there are none better
         for r, level in tall:
-            c = 1
-            while level.heads.shape[-1] > 1 and c < MAX_SIDE and r * c < MAX_BLOCK:
-                level, c = level.halved(-1), 2 * c
+            if widest < first:
+                return
+            level, c = view(level), first
+            while c <= widest and r * c <= MAX_BLOCK:
                 if not self.weigh(make(r, c), level):
+                    widest = c // 2
                     break
+                level, c = self.halved(level, -1), 2 * c
 
 
-def detect(magnitudes: Words, value_bits: float, signed: bool) -> list[Blocks | None]:
+def detect(words: Words, value_bits: float, signed: bool) -> list[Blocks | None]:
     """Return the layouts worth trying, best estimate first; None stands for the dense one.
 
-    ``magnitudes`` are the words without signs, in the tensor's shape; ``value_bits`` is what one value of a dense
-    tensor takes. Blocks of equal magnitude are sought where values are ``signed``, blocks of zeros everywhere.
+    ``words`` are in the tensor's shape; of ``signed`` ones the last bit is the sign. ``value_bits`` is what one value
+    of a dense tensor takes. Blocks of equal magnitude are sought where values are signed, blocks of zeros everywhere.
     Estimates come from a sample of the rows; the coder then looks at every block of the whole tensor.
     """
-    if magnitudes.size < SMALL:
+    if words.size < SMALL:
         return [None]
-    ndim, sample = magnitudes.ndim, _sample(magnitudes)
-    search = _Search(sample.size, value_bits, signed)
-    rows = len(sample)
-    matrix = _Level(np.ones((rows, sample.size // rows), np.bool_), sample.reshape(rows, -1))
+    ndim, sample = words.ndim, _sample(words)
+    if signed:
+        sample = sample >> sample.dtype.type(1)
+    # All ones: no magnitude, and of unsigned words only zeros count.
+    search = _Search(sample.size, value_bits, signed, sample.dtype.type(np.iinfo(sample.dtype).max))
+    matrix = sample.reshape(len(sample), -1)
     search.weigh(matrix_blocks(ndim, 1, 1), matrix)
-    search.grow(matrix, lambda r, c: matrix_blocks(ndim, r, c))
-    taps = sample.reshape(rows, sample.shape[1], -1) if ndim > 2 else None
-    if taps is not None and taps.shape[2] > 1:
+    tall = search.grow(matrix, lambda r, c: matrix_blocks(ndim, r, c))
+    search.widen(tall, lambda level: search.halved(level, -1), 2, lambda r, c: matrix_blocks(ndim, r, c))
+    taps = prod(sample.shape[2:])
+    if ndim > 2 and taps > 1:
         # Convolutions: whole kernels, and neighbouring inputs of one tap.
         dims = tuple(range(2, ndim))
-        kernels = _Level((taps == taps[:, :, :1]).all(axis=2), taps[:, :, 0])
-        per_kernel = ((0,), (1,), dims)
-        if search.weigh(Blocks(per_kernel, (1, 1, taps.shape[2])), kernels):
-            search.grow(kernels, lambda r, c: Blocks(per_kernel, (r, c, taps.shape[2])))
-        inputs = taps.transpose(0, 2, 1)
-        search.grow(
-            _Level(np.ones(inputs.shape, np.bool_), inputs),
-            lambda r, c: Blocks(((0,), dims, (1,)), (r, 1, c)),
+        per_kernel, per_tap = ((0,), (1,), dims), ((0,), dims, (1,))
+        search.widen(
+            tall, lambda level: search.kernels(level, taps), 1, lambda r, c: Blocks(per_kernel, (r, c, taps))
+        )
+        search.widen(
+            tall, lambda level: search.inputs(level, taps), 2, lambda r, c: Blocks(per_tap, (r, 1, c))
         )
     # Of views that cut the same blocks one is enough: their estimates are the same.
     near = {(bits, blocks.size): blocks for bits, blocks in search.found if bits <= NEAR * search.best}
     return [near[key] for key in sorted(near)[:2]] or [None]
 
 
-def _sample(magnitudes: Words) -> Words:
-    rows = len(magnitudes)
-    stripes = max(2, SAMPLE * rows // magnitudes.size // MAX_SIDE)
+def _sample(words: Words) -> Words:
+    rows = len(words)
+    stripes = max(2, SAMPLE * rows // words.size // MAX_SIDE)
     if stripes * MAX_SIDE >= rows:
-        return magnitudes
+        return words
     starts = np.arange(stripes) * (rows // MAX_SIDE // stripes) * MAX_SIDE
-    return np.concatenate([magnitudes[start : start + MAX_SIDE] for start in starts])
+    if words.ndim == 1:
+        return np.concatenate([words[start : start + MAX_SIDE] for start in starts])
+    # Of wide ones some columns: the first of the first stripe, then further ones.
+    columns, taps = words.shape[1], prod(words.shape[2:])
+    width = max(1, SAMPLE // (stripes * MAX_SIDE * max(1, taps) * MAX_SIDE)) * MAX_SIDE
+    steps = max(0, columns - width) // MAX_SIDE
+    offsets = np.arange(stripes) * steps // (stripes - 1) * MAX_SIDE
+    return np.concatenate(
+        [words[s : s + MAX_SIDE, o : o + width] for s, o in zip(starts, offsets, strict=True)]
+    )
 
 
 def _entropy(p: float) -> float:

@@ -29,7 +29,7 @@ def encode_bytes(data: NDArray[np.uint8], bound: int) -> bytes | None:
     """Return number of symbols - 1, symbols, frequencies (16 bits) and code; nothing where that exceeds ``bound``."""
     counts = np.bincount(data, minlength=256)
     symbols = np.flatnonzero(counts)
-    if len(symbols) < 2:
+    if len(symbols) < 2 or 3 * len(symbols) >= bound:
         return None
     counts = counts[symbols]
     entropy = float(len(data) * np.log2(len(data)) - (counts * np.log2(counts)).sum())

@@ -76,9 +76,9 @@ def encode_tensor(
 
 def encode_small(tensors: Mapping[str, Tensor], effort: Effort) -> Encoded:
     """Return small tensors of one data type coded behind each other: together they are smaller."""
-    words = [to_words(tensor, kind_of(tensor, name)).reshape(-1) for name, tensor in tensors.items()]
-    joined = np.concatenate(words)
-    return Encoded(encode_values(Role.VALUES, joined, effort, joined.size))
+    flat = torch.cat([tensor.detach().to("cpu").reshape(-1) for tensor in tensors.values()])
+    words = to_words(flat, kind_of(flat, "small tensors")).reshape(-1)
+    return Encoded(encode_values(Role.VALUES, words, effort, words.size))
 
 
 def decode_record(record: Record, tensors: Sequence[TensorInfo], stored: memoryview) -> list[Tensor]:
@@ -120,7 +120,7 @@ def _smallest(
     if blocks is not None:
         layouts: list[Blocks | None] = [blocks, None]
     else:
-        layouts = detect(words >> words.dtype.type(1) if signed else words, value_bits, signed)
+        layouts = detect(words, value_bits, signed)[: effort.layouts]
     tried = [(encode(words, layout, signed, effort), layout) for layout in layouts]
     return min(tried, key=lambda pair: sum(len(stream.data) + PER_PART for stream in pair[0]))
 

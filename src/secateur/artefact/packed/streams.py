@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from secateur.errors import ArtefactError
 
 from .blocks import Blocks
-from .coders import Coder, Effort, decode_bits, decode_bytes, encode_bits, encode_bytes
+from .coders import Coder, Effort, Stored, decode_bits, decode_bytes, encode_bits, encode_bytes
 
 __all__ = ["Part", "Role", "Stream", "decode", "decode_values", "encode", "encode_values"]
 
@@ -74,10 +74,8 @@ def encode(words: Words, layout: Blocks | None, signed: bool, effort: Effort) ->
 
     if not nonzero.all():
         bits(Role.NONZERO, nonzero)
-        if signed:
-            negative = _Places(~nonzero, inside).of(blocks) & 1
-            if negative.any():
-                bits(Role.NEGATIVE, negative != 0)
+        if signed and (blocks == 1).any():  # -0.0, which is rare
+            bits(Role.NEGATIVE, (_Places(~nonzero, inside).of(blocks) & 1) != 0)
     kept = nonzero
     if signed and layout.size > 1:
         unified = _unified(magnitudes, nonzero, inside)
@@ -159,7 +157,7 @@ def decode_values(streams: Sequence[Stream], count: int, dtype: np.dtype[Any]) -
     return data.reshape(-1).view(dtype)
 
 
-def _stream(role: Role, coded: tuple[Coder, bytes]) -> Stream:
+def _stream(role: Role, coded: Stored) -> Stream:
     return Stream(role, coded[0], memoryview(coded[1]))
 
 

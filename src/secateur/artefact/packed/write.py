@@ -35,6 +35,7 @@ from .words import kind_of
 __all__ = ["write_file", "write_packed"]
 
 SMALL = 1024  # elements: tensors of fewer go into one record with others of their type
+BUFFER = 1 << 17  # bytes: streams are small, calls of the system are not
 TOGETHER = 1 << 16  # elements of such a record, at most
 
 
@@ -74,7 +75,7 @@ def write_packed(
             wanted = quantise if _quantised(infos[group[0]], quantise) else None
             encoded = encode_tensor(name, tensors[name], effort, wanted, (blocks or {}).get(name))
         coded.append(_Coded(encoded, encoded.record(group)))
-    texts = {name: compress(text, 19) for name, text in (documents or {}).items()}
+    texts = {name: compress(text, effort.text) for name, text in (documents or {}).items()}
     header = Header(
         infos,
         tuple(entry.record for entry in coded),
@@ -85,7 +86,7 @@ def write_packed(
         ),
     )
     streams = (stream.data for entry in coded for stream in entry.encoded.streams)
-    write_file(path, [*_beginning(header), *streams, *texts.values()])
+    write_file(path, [*_beginning(header, effort), *streams, *texts.values()])
     return header
 
 
@@ -134,9 +135,9 @@ def _check_blocks(infos: Sequence[TensorInfo], blocks: Mapping[str, Blocks]) -> 
         check_layout(layout, known[name], f"blocks[{name!r}]")
 
 
-def _beginning(header: Header) -> tuple[bytes, bytes]:
+def _beginning(header: Header, effort: Effort) -> tuple[bytes, bytes]:
     text = header_to_json(header)
-    stored = compress(text, 19)
+    stored = compress(text, effort.text)
     if len(text) > MAX_HEADER:
         raise ArtefactError(f"the header would have {len(text)} bytes, more than {MAX_HEADER}")
     prefix = PREFIX.pack(MAGIC, VERSION, len(stored), len(text), b"")[:-32]
@@ -155,7 +156,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with fresh.open("wb") as file:
+        with fresh.open("wb", buffering=BUFFER) as file:
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
