@@ -18,7 +18,7 @@ from table import Table
 
 import secateur as sc
 from secateur.data import calibration, held_out, load_images
-from secateur.measure import batches, environment, top1
+from secateur.measure import batches, top1
 from secateur.methods import ZCA, Pivot
 from secateur.selection import Threshold, Uniform
 from secateur.zoo import pretrained
@@ -73,15 +73,15 @@ def main() -> None:
             original, x[:16], method=method, budget=sc.Budget(macs=options.budget), calibration=images.split(100),
             evaluate=lambda model: dense if model is original else accuracy(model), seed=options.seed,
         )  # fmt: skip
-        scores, env = result.report.accuracy, environment()
+        scores = result.report.accuracy
         assert scores is not None
         TABLE.append({
             "model": options.model, "variant": variant, "budget": options.budget, "seed": options.seed,
             "n_calibration": IMAGES, "macs_ratio": result.report.ratios()["macs"], "acc_dense": dense,
             "acc_pruned": scores.pruned, "acc_recovered": scores.recovered, "seconds": time.perf_counter() - start,
-            "commit": env.commit, "torch": env.torch, "cpu": env.cpu, "threads": torch.get_num_threads(),
-            "command": f"python benchmarks/ablation.py --model {options.model} --budget {options.budget}",
-        })  # fmt: skip
+        } | TABLE.provenance(
+            f"python benchmarks/ablation.py --model {options.model} --budget {options.budget}"
+        ))  # fmt: skip
         print(f"{variant}: {scores.recovered:.4f}", flush=True)
 
 

@@ -17,7 +17,7 @@ from table import Table
 
 import secateur as sc
 from secateur.data import calibration, load_images
-from secateur.measure import batches, environment, top1
+from secateur.measure import batches, top1
 from secateur.zoo import pretrained
 
 SIZES = (64, 128, 256, 512, 1000, 2048, 4096)
@@ -56,16 +56,15 @@ def main() -> None:
             calibration=calibration(data, n, seed).split(100),
             evaluate=lambda model: dense if model is original else accuracy(model),
         )  # fmt: skip
-        scores, env = result.report.accuracy, environment()
+        scores = result.report.accuracy
         assert scores is not None
         TABLE.append({
             "model": options.model, "variant": variant, "budget": options.budget, "seed": seed, "n_calibration": n,
             "macs_ratio": result.report.ratios()["macs"], "acc_dense": dense, "acc_pruned": scores.pruned,
-            "acc_recovered": scores.recovered, "seconds": time.perf_counter() - start, "commit": env.commit,
-            "torch": env.torch, "cpu": env.cpu, "threads": torch.get_num_threads(),
-            "command": f"python benchmarks/calibration_size.py --model {options.model} --budget {options.budget} "
-                       f"--seeds {seed}",
-        })  # fmt: skip
+            "acc_recovered": scores.recovered, "seconds": time.perf_counter() - start,
+        } | TABLE.provenance(
+            f"python benchmarks/calibration_size.py --model {options.model} --budget {options.budget} --seeds {seed}"
+        ))  # fmt: skip
         print(f"{n} images, {variant}, seed {seed}: {scores.recovered:.4f}", flush=True)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from training import augment
 
 from secateur.data import HELD_OUT, ImageData, calibration, load_images
-from secateur.measure import batches, environment, macs, stored_bytes, top1
+from secateur.measure import batches, macs, stored_bytes, top1
 from secateur.removal import without_dead_units
 from secateur.report import zipped_bytes
 from secateur.training import (
@@ -135,10 +135,9 @@ def row(name: str, method: str, share: float, seed: int, epochs: int, data: Imag
         "bytes_raw": stored_bytes(model),
         "bytes_zip": zipped_bytes(model),
         "seconds": time.perf_counter() - clock,
-        "commit": environment().commit,
-        "command": f"python benchmarks/cifar_connections.py --model {name} --methods '{method}' --shares {share:g} "
-        f"--epochs {epochs}",
     }
+    command = f"--model {name} --methods '{method}' --shares {share:g} --epochs {epochs}"
+    result |= TABLE.provenance(f"python benchmarks/cifar_connections.py {command}")
     shutil.rmtree(folder, ignore_errors=True)
     return result
 

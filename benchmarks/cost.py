@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.candidates import candidates
 from secateur.graph import trace
-from secateur.measure import environment, keep_memory, macs
+from secateur.measure import keep_memory, macs
 from secateur.methods import Method
 from secateur.selection import select
 from secateur.statistics import collect
@@ -133,11 +133,11 @@ def main() -> None:
                 row = fresh.submit(
                     measure, o.model, o.size, o.images, o.batch, method, streams, o.threads, o.budget
                 ).result()
-            env = environment()
             TABLE.append(dict(zip(KEYS, keys, strict=True)) | row | {
-                "budget": o.budget, "commit": env.commit, "torch": env.torch, "cpu": env.cpu,
-                "command": f"python benchmarks/cost.py --model {o.model} --images {o.images} --methods '{method}'",
-            })  # fmt: skip
+                "budget": o.budget,
+            } | TABLE.provenance(
+                f"python benchmarks/cost.py --model {o.model} --images {o.images} --methods '{method}'"
+            ))  # fmt: skip
             print(
                 f"{method}, streams {streams}: {row['ratio']:.2f} of {row['forward']:.1f} s forward; {row}",
                 flush=True,

@@ -30,7 +30,7 @@ from secateur.api import plan
 from secateur.candidates import candidates
 from secateur.cutting import cut
 from secateur.graph import trace
-from secateur.measure import environment, parameters
+from secateur.measure import parameters
 from secateur.methods import ActivationMagnitude, Fluctuation, Method
 from secateur.recovery import OnePass, Recovery
 from secateur.selection import select
@@ -150,18 +150,17 @@ def main() -> None:
                 seconds = time.perf_counter() - begun
                 score, tokens = perplexity(smaller, test)
                 before, after = sum(graph.macs({}).values()), sum(graph.macs(first.kept).values())
-                env = environment()
                 TABLE.append(dict(zip(TABLE.keys, key, strict=True)) | {
                     "model": "smollm2-135m", "blocks_ratio": block_parameters(smaller) / blocks,
                     "params_ratio": parameters(smaller) / everything, "macs_ratio": after / before,
                     "windows": options.windows, "perplexity_dense": dense, "perplexity": score,
                     "perplexity_ratio": score / dense, "tokens_per_second_dense": speed, "tokens_per_second": tokens,
                     "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-                    "seconds_statistics": collected, "seconds": seconds, "commit": env.commit, "torch": env.torch,
-                    "cpu": env.cpu, "threads": torch.get_num_threads(),
-                    "command": f"python benchmarks/decoder.py --calibration {options.calibration} --windows "
-                               f"{options.windows} --budgets {budget}",
-                })  # fmt: skip
+                    "seconds_statistics": collected, "seconds": seconds,
+                } | TABLE.provenance(
+                    f"python benchmarks/decoder.py --calibration {options.calibration} --windows {options.windows} "
+                    f"--budgets {budget}"
+                ))  # fmt: skip
                 print(
                     f"{name}, {label}, {budget}: {score:.2f} ({score / dense:.2f} x) in {seconds:.0f} s",
                     flush=True,

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.data import load_images
 from secateur.data.images import calibration_index
-from secateur.measure import environment
 from secateur.methods import Method
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -124,7 +123,7 @@ def main() -> None:
                 model, enlarged(data.train_x[:8]), method=method, budget=sc.Budget(macs=budget),
                 calibration=calibration, evaluate=evaluate, seed=options.seed,
             )  # fmt: skip
-            report, env = result.report, environment()
+            report = result.report
             assert report.accuracy is not None
             scores = dict(zip(keys, (report.accuracy.pruned, report.accuracy.recovered), strict=True))
             planning = sum(
@@ -138,11 +137,11 @@ def main() -> None:
                     "model": "efficientnet-lite0", **{f"{unit}_ratio": ratios[unit] for unit in ratios},
                     "zero_shot_dense": report.accuracy.dense, "zero_shot": scores[r],
                     "agreement": float((own.argmax(1) == dense.argmax(1)).float().mean()),
-                    "seconds_planning": planning, "seconds": time.perf_counter() - start, "commit": env.commit,
-                    "torch": env.torch, "cpu": env.cpu, "threads": torch.get_num_threads(),
-                    "command": f"python benchmarks/effnet.py --budgets {budget} --methods {name} --test "
-                               f"{options.test} --seed {options.seed}",
-                })  # fmt: skip
+                    "seconds_planning": planning, "seconds": time.perf_counter() - start,
+                } | TABLE.provenance(
+                    f"python benchmarks/effnet.py --budgets {budget} --methods {name} --test {options.test} "
+                    f"--seed {options.seed}"
+                ))  # fmt: skip
             print(name, budget, {k: round(v or 0, 4) for k, v in scores.items()}, "dense", report.accuracy.dense,
                   {k: round(v, 1) for k, v in report.seconds.items()}, flush=True)  # fmt: skip
 

@@ -25,7 +25,6 @@ import secateur as sc
 from secateur.artefact import read
 from secateur.export.check import difference
 from secateur.export.onnx import session
-from secateur.measure import environment
 from secateur.measure.latency import interleaved
 
 FOLDER = Path("runs/engines")
@@ -116,16 +115,15 @@ def cell(
     with torch.inference_mode():
         whole = pruned(**given)
     expected = whole if isinstance(whole, Tensor) else whole[0]
-    report, env = read(FOLDER / stem).report, environment()
+    report = read(FOLDER / stem).report
     return {
         "input": "x".join(map(str, next(iter(given.values())).shape[1:])),
         "macs_ratio": report["after"]["macs"] / report["before"]["macs"],
         "torch_dense_ms": ms[0], "torch_pruned_ms": ms[1], "torch_ratio": ms[1] / ms[0],
         "onnx_dense_ms": ms[2], "onnx_pruned_ms": ms[3], "onnx_ratio": ms[3] / ms[2],
         "onnx_difference": difference(expected, torch.from_numpy(engines[1](**given)[0])), "rounds": len(times[0]),
-        "commit": env.commit, "torch": env.torch, "onnxruntime": onnxruntime.__version__, "cpu": env.cpu,
-        "command": "python benchmarks/engines.py",
-    }  # fmt: skip
+        "onnxruntime": onnxruntime.__version__,
+    } | TABLE.provenance("python benchmarks/engines.py")  # fmt: skip
 
 
 def main() -> None:

@@ -40,7 +40,6 @@ from secateur.artefact.packed.read import MAGIC, PREFIX, header_digest
 from secateur.artefact.packed.records import digest
 from secateur.artefact.packed.write import write_packed
 from secateur.errors import ArtefactError
-from secateur.measure import environment
 
 KEYS = ("files", "seed", "limit")
 TABLE = Table(
@@ -323,14 +322,14 @@ def main() -> None:
     errors = {name[7:]: count for name, count in outcomes.items() if name.startswith("error")}
     for name, count in sorted(offences.items()):
         print(f"{count} times: {name}")
-    env = environment()
     table.append(keys | {
         "errors": sum(errors.values()), "right": outcomes["right"], "other_valid": outcomes["other"],
         "offences": sum(offences.values()),
         "error_kinds": "; ".join(f"{name} {count}" for name, count in sorted(errors.items())),
-        "peak_bytes": peak, "seconds": time.perf_counter() - start, "commit": env.commit, "torch": env.torch,
-        "command": f"python benchmarks/fuzz_packed.py --files {options.files} --seed {options.seed}",
-    })  # fmt: skip
+        "peak_bytes": peak, "seconds": time.perf_counter() - start,
+    } | table.provenance(
+        f"python benchmarks/fuzz_packed.py --files {options.files} --seed {options.seed}"
+    ))  # fmt: skip
     print(f"{sum(errors.values())} errors, {outcomes['right']} right, {outcomes['other']} other valid files, "
           f"{sum(offences.values())} offences; peak {peak / 1e6:.0f} MB")  # fmt: skip
     if offences:

@@ -24,7 +24,6 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 import secateur as sc
 from secateur import zoo
-from secateur.measure import environment
 from secateur.training import TrainingMethod
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -82,15 +81,13 @@ def run(optimizer: str, batch: int, rounds: int, threads: int, table: Table) -> 
             if number >= 3:
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: 1000 * statistics.median(times) for name, times in seconds.items()}
-    env = environment()
+    command = f"python benchmarks/hook_overhead.py --batch {batch} --rounds {rounds} --threads {threads}"
     for name in METHODS:
         overhead = medians[name] / medians[PLAIN] - 1
         table.append(keys | {
             "method": name, "kept": 0.1, "rounds": rounds, "plain_ms": medians[PLAIN],
-            "hooked_ms": medians[name], "overhead": overhead, "commit": env.commit, "torch": env.torch,
-            "cpu": env.cpu,
-            "command": f"python benchmarks/hook_overhead.py --batch {batch} --rounds {rounds} --threads {threads}",
-        })  # fmt: skip
+            "hooked_ms": medians[name], "overhead": overhead,
+        } | table.provenance(command))  # fmt: skip
         print(
             f"{optimizer}, {name}: {medians[PLAIN]:.2f} -> {medians[name]:.2f} ms ({overhead:+.1%})",
             flush=True,

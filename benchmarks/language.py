@@ -34,7 +34,6 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import secateur as sc
 from secateur.errors import DataError
-from secateur.measure import environment
 from secateur.training import (
     Bound,
     Checkpoints,
@@ -246,7 +245,7 @@ def cell(
         crops = int(CROPS_END * epochs * (len(data["train"]) // 2 // BATCH) / CROP_EVERY)
         pace = Crops(every=CROP_EVERY, fraction=1 - share ** (1 / crops))
         found = run(model, decay, data, folder, seed, share, epochs, finetune, pace)
-    seconds, env = time.perf_counter() - start, environment()
+    seconds = time.perf_counter() - start
     smaller = found.model.eval()
     raw = b"".join(p.detach().numpy().tobytes() for p in smaller.parameters())
     row: dict[str, object] = keys | {
@@ -256,9 +255,8 @@ def cell(
         "kept_norms": kept_share(found.masks, "before", "between", "norm"),
         "perplexity_dense_validation": math.exp(mean_loss(model, data["validation"])),
         "perplexity_validation": math.exp(mean_loss(smaller, data["validation"])),
-        "seconds": seconds, "commit": env.commit, "torch": env.torch, "cpu": env.cpu, "threads": env.threads,
-        "command": command,
-    }  # fmt: skip
+        "seconds": seconds,
+    } | table.provenance(command)  # fmt: skip
     if table is not TUNING:
         row |= {
             "perplexity_dense": math.exp(mean_loss(model, data["test"])),

@@ -22,7 +22,7 @@ from table import Table
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.measure import Comparison, compare_latency, environment, keep_memory
+from secateur.measure import Comparison, compare_latency, keep_memory
 
 MODELS = ("resnet18", "mobilenet_v2")
 SHARES = (0.8, 0.6)
@@ -71,7 +71,7 @@ def run_cell(name: str, share: float, batch: int, size: int, threads: int, table
         model, x[:batch], method=sc.Magnitude(), budget=sc.Budget(latency=share), calibration=[x],
         round_to=8,
     )  # fmt: skip
-    seconds, env = time.perf_counter() - start, environment()
+    seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as scratch:
         folder = result.save(Path(scratch) / "artefact")
         # Spawned, so that nothing of this process lives on: its allocator, its caches, its threads.
@@ -81,10 +81,10 @@ def run_cell(name: str, share: float, batch: int, size: int, threads: int, table
     table.append(keys | {
         "measured": found.ratio, "error": error, "dense_ms": found.dense.median_ms,
         "pruned_ms": found.pruned.median_ms, "macs_ratio": result.report.ratios()["macs"], "seconds": seconds,
-        "commit": env.commit, "torch": env.torch, "cpu": env.cpu,
-        "command": f"python benchmarks/latency.py --models {name} --shares {share} --batch {batch} --size {size} "
-                   f"--threads {threads}",
-    })  # fmt: skip
+    } | table.provenance(
+        f"python benchmarks/latency.py --models {name} --shares {share} --batch {batch} --size {size} "
+        f"--threads {threads}"
+    ))  # fmt: skip
     print(
         f"{name}, batch {batch}: asked for {share:.0%}, measured {found.ratio:.1%} of {found.dense.median_ms:.2f} ms "
         f"({error:+.1%}); {seconds:.0f} s",

@@ -25,7 +25,7 @@ from table import Table
 from torch import Tensor, nn
 
 from secateur.data import HELD_OUT, load_images
-from secateur.measure import batches, environment, macs, stored_bytes, top1
+from secateur.measure import batches, macs, stored_bytes, top1
 from secateur.removal import without_dead_units
 from secateur.report import zipped_bytes
 from secateur.training import (
@@ -218,7 +218,8 @@ def row(cell: Cell, images: Images) -> dict[str, object]:
     held = 100 * (1 - top1(model, images.held))
     test = 100 * (1 - top1(model, images.test))
     print(f"{' '.join(cell.key)}: {left} parameters, error {held:.2f} held out, {test:.2f} test", flush=True)
-    return dict(zip(KEYS, cell.key, strict=True)) | {
+    command = f"python benchmarks/lenet.py --model {cell.model} --dataset {cell.dataset} --seeds {cell.seed}"
+    result = dict(zip(KEYS, cell.key, strict=True)) | {
         "epochs": epochs,
         "test_error_percent": test,
         "params_left_percent": 100 * left / sum(p.numel() for p in original.parameters()),
@@ -227,9 +228,8 @@ def row(cell: Cell, images: Images) -> dict[str, object]:
         "bytes_raw": stored_bytes(model),
         "bytes_zip": zipped_bytes(model),
         "seconds": time.perf_counter() - start,
-        "commit": environment().commit,
-        "command": f"python benchmarks/lenet.py --model {cell.model} --dataset {cell.dataset} --seeds {cell.seed}",
     }
+    return result | TABLE.provenance(command)
 
 
 def main() -> None:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from verses import kjv, web
 
 import secateur as sc
-from secateur.measure import environment
 from secateur.methods import Method
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -140,7 +139,7 @@ def main() -> None:
                 model, {k: v[:8] for k, v in samples[0].items()}, method=method, budget=sc.Budget(macs=budget),
                 calibration=samples, evaluate=evaluate, seed=options.seed,
             )  # fmt: skip
-            report, env = result.report, environment()
+            report = result.report
             kinds = {True: 0, False: 0}
             for group, (kept, _) in report.kept.items():
                 kinds["attention" in group] += kept
@@ -156,11 +155,11 @@ def main() -> None:
                     "model": "all-minilm-l6-v2", "heads": kinds[True], "neurons": kinds[False],
                     **{f"{unit}_ratio": ratio for unit, ratio in ratios.items()},
                     "recall_at_1_dense": dense[0], "mrr_dense": dense[1], "recall_at_1": recall, "mrr": mrr,
-                    "seconds_planning": planning, "seconds": time.perf_counter() - start, "commit": env.commit,
-                    "torch": env.torch, "cpu": env.cpu, "threads": torch.get_num_threads(),
-                    "command": f"python benchmarks/minilm.py --budgets {budget} --gallery {options.gallery} "
-                               f"--calibration {options.calibration} --seed {options.seed}",
-                })  # fmt: skip
+                    "seconds_planning": planning, "seconds": time.perf_counter() - start,
+                } | TABLE.provenance(
+                    f"python benchmarks/minilm.py --budgets {budget} --gallery {options.gallery} "
+                    f"--calibration {options.calibration} --seed {options.seed}"
+                ))  # fmt: skip
             print(name, budget, [(round(a, 4), round(b, 4)) for a, b in scores],
                   {k: round(v, 1) for k, v in report.seconds.items()}, flush=True)  # fmt: skip
 

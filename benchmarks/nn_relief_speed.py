@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from secateur.data import calibration, load_images
 from secateur.graph import trace
-from secateur.measure import environment
 from secateur.statistics import state_tensors
 from secateur.statistics.activity import activity
 from secateur.zoo.models import vgg16_bn
@@ -82,14 +81,11 @@ def main() -> None:
         loop, kernels = loop + each * number, kernels + number
         expected = found.contributions[layer.node].inputs[tuple(chosen[layer.module])]
         difference = max(difference, float((torch.stack(scores) / expected - 1).abs().max()))
-    env = environment()
     TABLE.append({
         "model": "vgg16_bn", "samples": options.samples, "kernels": kernels, "seconds": seconds,
         "loop_seconds_extrapolated": loop, "loop_kernels_timed": options.kernels * len(layers), "ratio": loop / seconds,
-        "largest_relative_difference": difference, "threads": torch.get_num_threads(), "cpu": env.cpu,
-        "torch": env.torch, "commit": env.commit,
-        "command": f"python benchmarks/nn_relief_speed.py --samples {options.samples}",
-    })  # fmt: skip
+        "largest_relative_difference": difference,
+    } | TABLE.provenance(f"python benchmarks/nn_relief_speed.py --samples {options.samples}"))  # fmt: skip
     print(
         f"{kernels} kernels in {seconds:.1f} s; one by one {loop:.0f} s: {loop / seconds:.0f} times as long"
     )

@@ -25,7 +25,7 @@ import secateur as sc
 from secateur.api import Evaluate
 from secateur.data import ImageData, calibration, load_images
 from secateur.data.images import calibration_index
-from secateur.measure import batches, compare_latency, environment, size, top1
+from secateur.measure import batches, compare_latency, size, top1
 from secateur.methods import Method
 from secateur.selection import Uniform
 from secateur.zoo import pretrained
@@ -160,14 +160,13 @@ def run_cell(
         found = with_torch_pruning(contender.variant, original, data, budget, seed, accuracy)
     else:
         found = with_secateur(contender, original, data, budget, seed, accuracy)
-    env = environment()
     row = keys | {
         "dataset": data.name, "acc_dense": dense, "seconds": time.perf_counter() - start,
         "macs_ratio": found.ratios["macs"], "params_ratio": found.ratios["params"],
         "latency_ratio": found.ratios["latency"], "bytes_ratio": found.ratios["bytes"], "acc_pruned": found.pruned,
-        "commit": env.commit, "torch": env.torch, "cpu": env.cpu, "threads": torch.get_num_threads(),
-        "command": f"python benchmarks/oneshot.py --models {name} --budgets {budget} --seeds {seed}",
-    }  # fmt: skip
+    } | TABLE.provenance(
+        f"python benchmarks/oneshot.py --models {name} --budgets {budget} --seeds {seed}"
+    )  # fmt: skip
     for recovery in wanted:
         TABLE.append(
             row | {"recovery": recovery, "acc_recovered": None if recovery == "none" else found.recovered}
@@ -197,14 +196,12 @@ def run_finetuning(contender: Contender, recover: bool, name: str, data: ImageDa
     checkpoint = Path(f"runs/finetune/{name}-{contender.variant}-{recovery}.ckpt")
     tuned = finetune(result.model, data, epochs=15, seed=0, checkpoint=checkpoint)
     after = top1(tuned, batches(test, data.test_y, 100))
-    ratios, env = result.report.ratios(), environment()
+    ratios = result.report.ratios()
     TABLE.append(keys | {
         "dataset": data.name, "recovery": recovery, "acc_dense": dense, "acc_recovered": before,
         "acc_finetuned": after, "seconds": time.perf_counter() - start, "macs_ratio": ratios["macs"],
         "params_ratio": ratios["params"], "latency_ratio": ratios["latency"], "bytes_ratio": ratios["bytes"],
-        "commit": env.commit, "torch": env.torch, "cpu": env.cpu, "threads": torch.get_num_threads(),
-        "command": f"python benchmarks/oneshot.py --finetune --models {name}",
-    })  # fmt: skip
+    } | TABLE.provenance(f"python benchmarks/oneshot.py --finetune --models {name}"))  # fmt: skip
     print(
         f"{name} {contender.method} {contender.variant} {recovery}: {before:.4f} -> {after:.4f}", flush=True
     )

@@ -26,7 +26,6 @@ from table import Table
 from torch import Tensor
 
 import secateur as sc
-from secateur.measure import environment
 from secateur.structure import Block, Partition, project
 from secateur.zoo import lenet5, pretrained
 
@@ -181,14 +180,11 @@ def run_cell(model: str, form: str, name: str, tensors: Tensors, table: Table, l
     weights = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
     lost = sum(float((found[key].double() - tensors[key].double()).square().sum()) for key in weights)
     norm = sum(float(tensors[key].double().square().sum()) for key in weights)
-    env = environment()
     table.append({
         "model": model, "form": form, "format": name, "tensors": len(tensors), "dense_bytes": dense, "bytes": size,
         "ratio": dense / size, "encode_mb_s": dense / encode / 1e6, "decode_mb_s": dense / decode / 1e6,
-        "relative_error": (lost / norm) ** 0.5, "commit": env.commit, "torch": env.torch, "cpu": env.cpu,
-        "threads": torch.get_num_threads(),
-        "command": f"python benchmarks/packing.py --models {model} --forms {form}",
-    })  # fmt: skip
+        "relative_error": (lost / norm) ** 0.5,
+    } | table.provenance(f"python benchmarks/packing.py --models {model} --forms {form}"))  # fmt: skip
     print(
         f"{model:24} {form:22} {name:16} {size:10,} bytes, {dense / size:6.2f} x, "
         f"in {dense / encode / 1e6:5.0f} and out {dense / decode / 1e6:5.0f} MB/s",

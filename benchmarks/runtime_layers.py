@@ -21,7 +21,6 @@ from pairs import best, paired
 from table import Table
 from torch import Tensor, nn
 
-from secateur.measure import environment
 from secateur.runtime import SparseConv2d, SparseLinear, kernels
 from secateur.runtime.lookup import pack_lookup, prepare_lookup, run_lookup
 
@@ -127,7 +126,8 @@ def run_case(case: Case, table: Table, threads: int, until: float) -> None:
             missing.append((block, sparsity, keys))
     if not missing or time.monotonic() > until:
         return
-    x, env = case.input(), environment()
+    x, origin = case.input(), table.provenance("python benchmarks/runtime_layers.py")
+    origin["cpu"] = f"{origin['cpu']} {kernels().instruction_set}"
     torch.manual_seed(0)
     with torch.inference_mode(False), torch.no_grad():
         layer = case.make()
@@ -144,8 +144,8 @@ def run_case(case: Case, table: Table, threads: int, until: float) -> None:
         table.append(keys | {
             "best_dense_engine": winner, "best_dense_us": found.dense * 1e6, "sparse_us": found.sparse * 1e6,
             "speedup": found.speedup, "speedup_low": found.low, "speedup_high": found.high,
-            "aa_control": found.control, "commit": env.commit, "cpu": f"{env.cpu} {kernels().instruction_set}",
-        })  # fmt: skip
+            "aa_control": found.control,
+        } | origin)  # fmt: skip
         print(
             f"{case.name} batch {case.batch} {block} {sparsity:.0%}: {found.speedup:.2f} x {winner} "
             f"({found.low:.2f} to {found.high:.2f}; control {found.control:.2f})",

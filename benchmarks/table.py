@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from secateur.measure import environment
 
 Key = tuple[str, ...]
 
@@ -25,6 +27,11 @@ class Table:
             return set()
         with self.path.open(newline="") as f:
             return {tuple(row[k] for k in self.keys) for row in csv.DictReader(f)}
+
+    def provenance(self, command: str) -> dict[str, object]:
+        """Return where a row is from, in those columns of its kind that the table has besides its keys."""
+        known: dict[str, object] = asdict(environment()) | {"command": command}
+        return {k: v for k, v in known.items() if k in self.columns and k not in self.keys}
 
     def append(self, row: Mapping[str, object]) -> None:
         """Write one finished row; the file is never left with half a line."""
