@@ -14,7 +14,7 @@ from torch import nn
 from secateur.artefact import pack
 from secateur.data import ImageData
 from secateur.graph import Graph
-from secateur.measure import batches, environment, stored_bytes, top1
+from secateur.measure import batches, stored_bytes, top1
 from secateur.methods.counted import counted
 from secateur.structure import BlockPattern
 
@@ -54,21 +54,22 @@ def append(
     final: float,
     seconds: float,
     command: str,
+    packed: int | None = None,
 ) -> None:
-    """Write the row of a network that obeys its patterns."""
+    """Write the row of a network that obeys its patterns; `packed` are the bytes of its file, if it was made."""
     state = dict(model.named_parameters())
     broken = [name for name, pattern in patterns.items() if not pattern.obeyed(state[name].detach())]
     if broken:
         raise ValueError(f"{broken[0]} does not obey its pattern")
     found = counted(graph, state, patterns)
-    with tempfile.TemporaryDirectory() as folder:
-        packed = pack(model, Path(folder) / "model.sec").bytes
+    if packed is None:
+        with tempfile.TemporaryDirectory() as folder:
+            packed = pack(model, Path(folder) / "model.sec").bytes
     TABLE.append(dict(cell) | {
         "dataset": data.name, "acc_dense": dense, "acc_final": final, "stored_bits_ratio": found.stored_bits,
         "operations_ratio": found.operations, "packed_bytes": packed,
         "safetensors_bytes": stored_bytes(model), "seconds": seconds,
-        "commit": environment().commit, "command": command,
-    })  # fmt: skip
+    } | TABLE.provenance(command))  # fmt: skip
     print(
         ", ".join(cell.values()),
         f"dense {dense:.4f}, final {final:.4f}, bits {found.stored_bits:.4f}",

@@ -2,31 +2,35 @@
 
 Each cell trains a network with blocks for `epochs` epochs (ADMM for `admm` of them, or none: projection at once) on all
 but the held-out training images, and appends a row to results/microstructure.csv; finished cells are skipped, killed
-ones go on from their last epoch. The final weights stay in runs/microstructure.
+ones go on from their last epoch. The final weights stay in runs/microstructure. What is judged is what comes out of the
+packed file. Of autoencoders the columns of accuracy hold the peak signal-to-noise ratio in dB.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from microstructure_table import accuracy, append, is_there, keys
+from microstructure_table import append, is_there, keys
+from microstructure_tasks import TASKS, Task
 from safetensors.torch import save_file
 from torch import nn
-from training import HELD_OUT, augment
+from training import HELD_OUT
 
+from secateur.artefact import Quantise, pack, unpack
 from secateur.data import ImageData, load_images
 from secateur.graph import trace
-from secateur.methods.blockable import Place
-from secateur.methods.microstructure import MicroStructured
+from secateur.methods.microstructure import MicroStructured, Shares
 from secateur.structure import Block
 from secateur.training.admm import ADMM
-from secateur.zoo import pretrained
-from secateur.zoo.models import lenet5
+
+RUNS = Path("runs/microstructure")
+BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -40,38 +44,54 @@ class Cell:
     admm: int  # epochs of each stage
     epochs: int  # in all
     seed: int = 0
+    bits: int | None = None  # of the packed file's weights, and of those that are judged; else they are exact
 
     def method(self) -> ADMM:
-        # LeNet-5 has no layer to spare: nearly all of its weights are in two, the smallest of the rest stays whole.
-        skip = (Place.FIRST_CONVOLUTION,) if self.model == "lenet5-mnist" else MicroStructured().skip
-        structure = MicroStructured(self.block, self.zero, self.unify, skip=skip)
+        task = TASKS[self.model]
+        structure = MicroStructured(self.block, self.zero, self.unify, skip=task.skip, spread=task.spread)
+        stages = tuple(Shares(zero) for zero in task.stages) if self.admm else ()
         if self.unify and self.zero and self.admm:
-            return ADMM.prune_first(structure, self.admm)
-        return ADMM(structure, self.admm)
+            stages += (Shares(self.zero),)
+        return ADMM(structure, self.admm, stages=stages)
 
     def keys(self) -> dict[str, str]:
-        stages = 2 if self.admm and self.unify and self.zero else 1
         name = "admm" if self.admm else "magnitude"
-        training = f"{self.admm * stages}+{self.epochs - self.admm * stages}"
+        name += f", {self.bits} bit" if self.bits else ""
+        least = self.method().least_epochs
+        training = f"{least}+{self.epochs - least}"
         return keys(self.model, name, self.block, self.zero, self.unify, training, self.seed)
+
+    @property
+    def label(self) -> str:
+        """What its files are called: quantised twins share the training."""
+        return "-".join(replace(self, bits=None).keys().values())
 
 
 def pairs(
-    model: str, block: Block, zero: float, unify: float, admm: int, epochs: int, seed: int = 0
+    model: str,
+    block: Block,
+    zero: float,
+    unify: float,
+    admm: int,
+    epochs: int,
+    seed: int = 0,
+    bits: int | None = None,
 ) -> list[Cell]:
     """Return a cell and its magnitude twin."""
-    return [Cell(model, block, zero, unify, n, epochs, seed) for n in (admm, 0)]
+    return [Cell(model, block, zero, unify, n, epochs, seed, bits) for n in (admm, 0)]
 
 
-RESNET, VGG, LENET = "resnet20-cifar10", "vgg16bn-quarter-cifar10", "lenet5-mnist"
+RESNET, VGG = "resnet20-cifar10", "vgg16bn-quarter-cifar10"
+LENET, CODER = "lenet5-mnist", "autoencoder-cifar10"
 TALL, LOW = Block(8, 1), Block(4, 1)
 CELLS = [
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 12),
-    *pairs(LENET, LOW, 0.95, 0.025, 4, 15),
-    *pairs(LENET, LOW, 0.97, 0.015, 4, 15),
+    *pairs(LENET, LOW, 0.988, 0.0, 3, 25),
+    *pairs(LENET, LOW, 0.988, 0.0, 3, 25, bits=8),
     *pairs(RESNET, TALL, 0.7, 0.15, 3, 12),
-    *pairs(LENET, TALL, 0.95, 0.025, 4, 15),
-    *pairs(LENET, LOW, 0.9, 0.05, 4, 15),
+    *pairs(LENET, LOW, 0.987, 0.013, 3, 25),
+    *pairs(LENET, TALL, 0.988, 0.0, 3, 25, bits=8),
+    *pairs(CODER, TALL, 0.7, 0.0, 4, 15),
     *pairs(VGG, TALL, 0.7, 0.0, 4, 12),
     *pairs(RESNET, TALL, 0.9, 0.0, 4, 12),
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=1),
@@ -82,23 +102,22 @@ CELLS = [
 def trained(
     model: nn.Module,
     data: ImageData,
+    task: Task,
     method: ADMM | None,
     epochs: int,
     seed: int,
     checkpoint: Path,
-    lr: float,
-) -> nn.Module:
-    """Train on all but the held-out images with one-cycle SGD; go on from `checkpoint` if it is there."""
+) -> tuple[nn.Module, float]:
+    """Train on all but the held-out images, by one cycle; go on from `checkpoint` if it is there. Count the seconds."""
     torch.manual_seed(seed)
-    x, y = data.normalise(data.train_x[:-HELD_OUT]), data.train_y[:-HELD_OUT]
-    flip, batch = data.name.startswith("cifar"), 128
+    x, y = task.images(data, data.train_x[:-HELD_OUT]), data.train_y[:-HELD_OUT]
     model = model.to(memory_format=torch.channels_last)
-    steps = len(x) // batch
-    optimizer = torch.optim.SGD(model.parameters(), lr, 0.9, weight_decay=5e-4, nesterov=True)
+    steps = len(x) // BATCH
+    optimizer = task.optimizer(model.parameters(), task.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=steps * epochs, pct_start=0.1, div_factor=10, final_div_factor=1000
+        optimizer, task.lr, total_steps=steps * epochs, pct_start=0.1, div_factor=10, final_div_factor=1000
     )
-    first, attached = 0, None
+    first, seconds, attached = 0, 0.0, None
     state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
     if state is not None:
         model.load_state_dict(state["model"])
@@ -110,65 +129,73 @@ def trained(
         schedule.load_state_dict(state["schedule"])
         if attached is not None:
             attached.load_state_dict(state["attached"])
-        first = state["epoch"]
+        first, seconds = state["epoch"], state["seconds"]
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for epoch in range(first, epochs):
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(1000 * seed + epoch)
         model.train()
         total = 0.0
-        for i in torch.randperm(len(x), generator=generator)[: steps * batch].split(batch):
-            images = augment(x[i], generator, flip).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(images)
-            loss = nn.functional.cross_entropy(logits.float(), y[i])
+        for i in torch.randperm(len(x), generator=generator)[: steps * BATCH].split(BATCH):
+            inputs, wanted = task.batch(x[i], y[i], generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=task.bf16):
+                outputs = model(inputs.contiguous(memory_format=torch.channels_last))
+            loss = task.loss(outputs.float(), wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
-        line = f"epoch {epoch + 1} of {epochs}: loss {total / steps:.4f}, {time.perf_counter() - start:.0f} s"
         if attached is not None:
             attached.epoch_end()
+        spent = time.perf_counter() - start
+        seconds += spent
+        line = f"epoch {epoch + 1} of {epochs}: loss {total / steps:.4f}, {spent:.0f} s"
+        if attached is not None:
             found = attached.state_dict()["rule.residuals"]
             line += f", residuals {found[-1].tolist()}" if len(found) else ""
         print(line, flush=True)
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1,
-                    "schedule": schedule.state_dict(),
+                    "schedule": schedule.state_dict(), "seconds": seconds,
                     "attached": attached.state_dict() if attached else {}}, f"{checkpoint}.tmp")  # fmt: skip
         os.replace(f"{checkpoint}.tmp", checkpoint)
     if attached is not None:
         attached.detach()
-    return model.eval()
+    return model.eval(), seconds
 
 
 def dense_network(name: str, data: ImageData) -> nn.Module:
-    """Return the trained dense network; LeNet-5, which the zoo does not have, is trained first."""
-    if name != LENET:
-        return pretrained(name)
+    """Return the trained dense network; those that the zoo does not have are trained first."""
+    task = TASKS[name]
     torch.manual_seed(0)
-    return trained(lenet5(), data, None, 10, 0, Path("runs/microstructure/lenet5-dense.ckpt"), 0.05)
+    model = task.make()
+    if not task.dense_epochs:
+        return model
+    return trained(model, data, task, None, task.dense_epochs, 0, RUNS / f"{name}-dense.ckpt")[0]
 
 
 def run(cell: Cell) -> None:
     if is_there(cell.keys()):
         return
+    task = TASKS[cell.model]
     data = load_images(cell.model.rpartition("-")[2])
+    images = task.images(data, data.test_x)
     dense = dense_network(cell.model, data)
-    before = accuracy(dense, data)
-    label = "-".join(cell.keys().values())
-    print(label, cell.method(), flush=True)
-    start = time.perf_counter()
-    model = trained(
-        dense, data, cell.method(), cell.epochs, cell.seed, Path(f"runs/microstructure/{label}.ckpt"), 0.02
-    )
+    before = task.score(dense, images, data.test_y)
+    print(*cell.keys().values(), cell.method(), flush=True)
+    checkpoint = RUNS / f"{cell.label}.ckpt"
+    model, seconds = trained(dense, data, task, cell.method(), cell.epochs, cell.seed, checkpoint)
     model = model.to(memory_format=torch.contiguous_format)
-    seconds = time.perf_counter() - start
     patterns = cell.method().structure.observed(model)
-    save_file(model.state_dict(), f"runs/microstructure/{label}.safetensors")
-    graph = trace(model, data.normalise(data.test_x[:2]))
+    save_file(model.state_dict(), RUNS / f"{cell.label}.safetensors")
+    graph = trace(model, images[:2])
     command = f"python benchmarks/microstructure_training.py --cells {CELLS.index(cell)}"
-    append(cell.keys(), data, graph, model, patterns, before, accuracy(model, data), seconds, command)
+    quantise = None if cell.bits is None else Quantise(cell.bits)
+    with tempfile.TemporaryDirectory() as folder:
+        packed = pack(model, Path(folder) / "model.sec", quantise=quantise)
+        model.load_state_dict(unpack(packed.path))
+    after = task.score(model, images, data.test_y)
+    append(cell.keys(), data, graph, model, patterns, before, after, seconds, command, packed.bytes)
 
 
 def main() -> None:

@@ -169,6 +169,11 @@ def means(name: str, cell: Mapping[str, str], columns: Mapping[str, tuple[str, F
     return "\n".join([*_table(heads, body), ""])
 
 
+def quality(text: str) -> str:
+    """Return an accuracy as points, or the signal-to-noise ratio of an autoencoder in dB."""
+    return accuracy(text) if float(text) <= 1 else f"{float(text):.2f} dB"
+
+
 def blocks() -> str:
     """Return accuracies of micro-structures without training, by network and structure: a column for each method."""
     found = [r for r in rows("microstructure") if r["training"] == "none"]
@@ -217,8 +222,8 @@ def trained_blocks() -> str:
         "zero_ratio": ("zero", percent),
         "unified_ratio": ("unified", percent),
         "training": ("epochs, ADMM + after", str),
-        "acc_dense": ("dense", accuracy),
-        "acc_final": ("accuracy", accuracy),
+        "acc_dense": ("dense", quality),
+        "acc_final": ("accuracy", quality),
         "stored_bits_ratio": ("bits counted", percent),
         "packed_bytes": ("packed, bytes", str),
         "safetensors_bytes": ("safetensors, bytes", str),

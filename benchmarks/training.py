@@ -13,11 +13,11 @@ from secateur.data import ImageData
 HELD_OUT = 5_000  # the last training images never train a network: they tune options
 
 
-def augment(x: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """Shift by up to four pixels (zero padding) and mirror at random, image by image."""
+def augment(x: Tensor, generator: torch.Generator, flip: bool, shift: int = 4) -> Tensor:
+    """Shift by up to so many pixels (zero padding) and mirror at random, image by image."""
     n, c, h, w = x.shape
-    padded = nn.functional.pad(x, (4, 4, 4, 4))
-    dy, dx = torch.randint(0, 9, (2, n, 1, 1, 1), generator=generator)
+    padded = nn.functional.pad(x, (shift,) * 4)
+    dy, dx = torch.randint(0, 2 * shift + 1, (2, n, 1, 1, 1), generator=generator)
     rows = dy + torch.arange(h).view(1, 1, h, 1)
     cols = dx + torch.arange(w).view(1, 1, 1, w)
     if flip:
