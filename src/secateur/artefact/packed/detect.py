@@ -36,27 +36,31 @@ class _Search:
         self.found: list[tuple[float, Blocks]] = []
 
     def hopeless(self, constant: float) -> bool:
-        """Whether what is not constant alone takes more than the best, where this share of the blocks is."""
+        """Whether what is kept alone takes more than the best, where this share of the blocks is zero or unified."""
         return (1 - constant) * self.dense >= self.best
 
-    def weigh(self, blocks: Blocks, level: Words) -> bool:
-        """Note a candidate; return whether larger blocks, which are constant only where these are, may be better."""
+    def weigh(self, blocks: Blocks, level: Words) -> float | None:
+        """Note a candidate; return the share of zero and unified blocks.
+
+        Nothing, where larger blocks, which are so only where these are, cannot be better.
+        """
         count, size = level.size, blocks.size
         if size > MAX_KERNELS or not count:
-            return False
-        constant = count - int(np.count_nonzero(level == self.other))
-        if self.hopeless(constant / count):
-            return False
+            return None
         zero = count - int(np.count_nonzero(level))
-        unified = constant - zero if self.signed and size > 1 else 0
-        kept = count - zero - unified
+        constant = zero
+        if self.signed and size > 1:
+            constant = count - int(np.count_nonzero(level == self.other))
+        if self.hopeless(constant / count):
+            return None
+        unified, kept = constant - zero, count - constant
         bits = count * _entropy(zero / count) + (count - zero) * _entropy(unified / max(1, count - zero))
         bits += kept * (self.elements / count) * self.value_bits
         bits += unified * (self.value_bits + self.elements / count)
         if bits < WORTH * self.dense:
             self.found.append((bits, blocks))
             self.best = min(self.best, bits)
-        return True
+        return constant / count
 
     def halved(self, level: Words, axis: int) -> Words:
         """Join neighbours along the first or last axis; a last one without a neighbour is left out of the sample."""
@@ -80,13 +84,21 @@ class _Search:
         return self.halved(level.reshape(len(level), -1, taps).transpose(0, 2, 1), -1)
 
     def grow(self, level: Words, make: Callable[[int, int], Blocks]) -> list[tuple[int, Words]]:
-        """Double blocks of one column along the first axis; return those that larger ones may be better than."""
-        tall, r = [(1, level)], 1
+        """Double blocks of one column along the first axis; return those to widen.
+
+        Blocks whose doubles are zero or unified as often are not among them: so are their wider ones' doubles, of which
+        there are fewer.
+        """
+        share, tall, r = self.weigh(make(1, 1), level), [(1, level)], 1
         while len(level) > 1 and r < MAX_SIDE:
             level, r = self.halved(level, 0), 2 * r
-            if not self.weigh(make(r, 1), level):
+            found = self.weigh(make(r, 1), level)
+            if found is None:
                 break
+            if found == share:
+                tall.pop()
             tall.append((r, level))
+            share = found
         return tall
 
     def widen(
@@ -103,7 +115,7 @@ class _Search:
                 return
             level, c = view(level), first
             while c <= widest and r * c <= MAX_BLOCK:
-                if not self.weigh(make(r, c), level):
+                if self.weigh(make(r, c), level) is None:
                     widest = c // 2
                     break
                 level, c = self.halved(level, -1), 2 * c
@@ -124,7 +136,6 @@ def detect(words: Words, value_bits: float, signed: bool) -> list[Blocks | None]
     # All ones: no magnitude, and of unsigned words only zeros count.
     search = _Search(sample.size, value_bits, signed, sample.dtype.type(np.iinfo(sample.dtype).max))
     matrix = sample.reshape(len(sample), -1)
-    search.weigh(matrix_blocks(ndim, 1, 1), matrix)
     tall = search.grow(matrix, lambda r, c: matrix_blocks(ndim, r, c))
     search.widen(tall, lambda level: search.halved(level, -1), 2, lambda r, c: matrix_blocks(ndim, r, c))
     taps = prod(sample.shape[2:])
