@@ -107,6 +107,7 @@ TASKS = {
         spread=AcrossLayers(0.997), stages=(0.9, 0.96),
     ),
     "autoencoder-cifar10": Task(
-        Autoencoder, 15, adam, lr=2e-3, shift=0, raw=True, step=reconstruction, loss=nn.functional.mse_loss, score=psnr
+        Autoencoder, 15, adam, lr=2e-3, shift=0, raw=True, bf16=False, step=reconstruction,
+        loss=nn.functional.mse_loss, score=psnr
     ),
 }  # fmt: skip

@@ -30,6 +30,7 @@ __all__ = [
 Bytes = NDArray[np.uint8]
 Bits = NDArray[np.bool_]
 Stored = tuple["Coder", bytes | memoryview]
+NOISE = 64  # bytes: what zstandard leaves as it is, is noise if it is longer
 ESCAPE = 255  # a gap byte that only skips so many zeros
 
 
@@ -80,7 +81,8 @@ def encode_bytes(data: Bytes, effort: Effort, elements: int) -> Stored:
         stored = compress(plain, level)
         if len(stored) < least:
             best, least = (Coder.ZSTD, stored), len(stored)
-    if len(data) <= effort.share * elements:
+    # Of longer noise, in which Huffman codes save nothing, a range code with its larger table does not, either.
+    if len(data) <= effort.share * elements and not (least == len(data) > NOISE):
         coded = range_coding.encode_bytes(data, int(effort.gain * least))
         if coded is not None and len(coded) < least:
             best = (Coder.RANGE, coded)
