@@ -57,7 +57,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 
 sanitize: $(TEST) ## Run the kernels' tests under the address and undefined-behaviour sanitizers
 	@$(BIN)/python native/build.py --sanitize --into build/sanitized
-	@SECATEUR_TEST_KERNELS=build/sanitized ASAN_OPTIONS=detect_leaks=0 \
+	@SECATEUR_EXAMPLES=$${SECATEUR_EXAMPLES:-500} SECATEUR_TEST_KERNELS=build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  $(BIN)/python -m pytest tests/runtime/test_kernels.py --timeout 3600
 

@@ -2,6 +2,7 @@
 #include "conv.h"
 #include "linear.h"
 #include "lookup.h"
+#include "pool.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -35,4 +36,9 @@ EXPORT int secateur_linear(const Matrix* m, const float* x, const float* residua
 
 EXPORT int secateur_lookup(const Lookup* l, const float* x, const float* residual, float* y, int threads) {
   return look_up(*l, x, residual, y, threads) ? 0 : 1;
+}
+
+// x and y are (planes, height, width); y does not overlap x.
+EXPORT int secateur_max_pool(const Pool* p, const float* x, float* y, int64_t planes, int threads) {
+  return max_pool(*p, x, y, planes, threads) ? 0 : 1;
 }

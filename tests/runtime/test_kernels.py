@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sparse import ConvCase, LinearCase, blocked, conv_cases, finished, linear_cases, unified
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,8 +17,10 @@ from secateur.runtime import Activation, pack, pack_unified
 from secateur.runtime.geometry import Window
 from secateur.runtime.library import Library
 from secateur.runtime.lookup import pack_lookup, prepare_lookup, run_lookup
+from secateur.runtime.pool import run_max_pool
 from secateur.runtime.run import prepare, run_conv, run_linear
 
+SERIAL_WORK = 1 << 20  # multiply-accumulates from which the kernels share work out (native/matrix.h)
 EXAMPLES = int(os.environ.get("SECATEUR_EXAMPLES", "150"))
 SETTINGS = settings(
     max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -111,11 +114,25 @@ def test_lookup(library: Library, case: LinearCase) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("samples", [1, 3, 200])
 def test_large_linear(library: Library, samples: int, threads: int) -> None:
-    """Sizes at which work is cut into chunks and shared out."""
+    """Sizes at which work is cut into chunks and shared out, rows of blocks unevenly full."""
     rng = torch.Generator().manual_seed(samples)
-    weight, x = blocked(520, 900, 8, 0.6, rng), torch.randn(samples, 900, generator=rng)
+    weight, x = blocked(1100, 2100, 8, 0.4, rng), torch.randn(samples, 2100, generator=rng)
+    weight[400:] *= blocked(700, 2100, 4, 0.3, rng) != 0
+    packed = pack(weight, height=8)
+    assert packed.values.numel() * samples >= SERIAL_WORK
     with using_threads(threads):
-        y = run_linear(library, prepare(pack(weight, height=8)), x)
+        y = run_linear(library, prepare(packed), x)
+    close(y, x.double() @ weight.double().T, x.abs() @ weight.abs().T)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_lookup(library: Library, threads: int) -> None:
+    rng = torch.Generator().manual_seed(threads)
+    weight, x = unified(1030, 1800, 16, 0.2, 0.0, rng), torch.randn(1, 1800, generator=rng)
+    packed = pack_lookup(weight)
+    assert int(packed.start[-1]) * 8 * 64 >= SERIAL_WORK
+    with using_threads(threads):
+        y = run_lookup(library, prepare_lookup(packed), x)
     close(y, x.double() @ weight.double().T, x.abs() @ weight.abs().T)
 
 
@@ -129,6 +146,31 @@ def test_large_conv(library: Library, images: int) -> None:
         y = run_conv(library, prepare(pack(weight, height=8), 9), window, x)
     expected = F.conv2d(x.double(), weight.double(), padding=1)
     close(y, expected, F.conv2d(x.abs(), weight.abs(), padding=1))
+
+
+@SETTINGS
+@given(data=st.data())
+def test_max_pool(library: Library, data: st.DataObject) -> None:
+    pair = st.tuples
+    kernel = data.draw(pair(*[st.integers(1, 4)] * 2))
+    pad = data.draw(pair(*[st.integers(0, k // 2) for k in kernel]))
+    stride = data.draw(pair(*[st.integers(1, 3)] * 2))
+    size = data.draw(pair(*[st.integers(k, k + 40) for k in kernel]))
+    x = torch.randn(data.draw(st.integers(0, 3)), data.draw(st.integers(1, 5)), *size)
+    x[torch.rand(x.shape) < 0.02] = data.draw(st.sampled_from((torch.nan, -torch.inf, torch.inf)))
+    window = Window(kernel, stride, (pad[0], pad[0], pad[1], pad[1]))
+    with using_threads(data.draw(st.sampled_from((1, 2)))):
+        y = run_max_pool(library, window, x)
+    torch.testing.assert_close(y, F.max_pool2d(x, kernel, stride, pad), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_max_pool(library: Library, threads: int) -> None:
+    x = torch.randn(4, 64, 56, 57, generator=torch.Generator().manual_seed(0))
+    assert x.numel() // 4 * 9 >= SERIAL_WORK
+    with using_threads(threads):
+        y = run_max_pool(library, Window((3, 3), (2, 2), (1, 1, 1, 1)), x)
+    assert torch.equal(y, F.max_pool2d(x, 3, 2, 1))
 
 
 def test_not_a_number_stays(library: Library) -> None:

@@ -12,9 +12,19 @@ from pathlib import Path
 
 from secateur.errors import KernelError, did_you_mean
 
-__all__ = ["ABI", "INSTRUCTION_SETS", "Conv", "Library", "Lookup", "Matrix", "find_library", "kernels"]
+__all__ = [
+    "ABI",
+    "INSTRUCTION_SETS",
+    "Conv",
+    "Library",
+    "Lookup",
+    "Matrix",
+    "Pool",
+    "find_library",
+    "kernels",
+]
 
-ABI = 2
+ABI = 3
 """Version of the C interface (native/build.py compiles it in)."""
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
@@ -58,6 +68,15 @@ class Lookup(ctypes.Structure):
     _fields_ = [
         *((name, c_int32) for name in ("rows", "columns", "blocks", "activation", "add_last")),
         *((name, c_void_p) for name in ("start", "group", "code", "magnitude", "bias")),
+    ]
+
+
+class Pool(ctypes.Structure):
+    """``struct Pool`` of native/pool.h."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("height", "width", "out_height", "out_width", "kernel_h", "kernel_w")),
+        *((name, c_int32) for name in ("stride_h", "stride_w", "pad_top", "pad_left")),
     ]
 
 
@@ -159,6 +178,9 @@ def _open(folder: Path, name: str) -> Library:
     )  # fmt: skip
     handle.secateur_linear.argtypes = (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int)
     handle.secateur_lookup.argtypes = (POINTER(Lookup), _Floats, _Floats, _Floats, c_int)
-    for function in (handle.secateur_conv, handle.secateur_linear, handle.secateur_lookup):
+    handle.secateur_max_pool.argtypes = (POINTER(Pool), _Floats, _Floats, c_int64, c_int)
+    for function in (
+        handle.secateur_conv, handle.secateur_linear, handle.secateur_lookup, handle.secateur_max_pool,
+    ):  # fmt: skip
         function.restype = c_int
     return Library(name, handle)
