@@ -12,11 +12,13 @@ import torchvision
 import transformers
 from sparse import blocked
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from secateur import runtime
 from secateur.errors import KernelError
 from secateur.runtime import choose, fuse
 from secateur.runtime.library import VARIABLE
+from secateur.runtime.pool import MaxPool2d
 
 
 @pytest.fixture
@@ -73,6 +75,50 @@ def test_networks(name: str, tmp_path: Path) -> None:
             expected = model(images(batch))
         found = fast(images(batch))
         assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+@pytest.mark.usefixtures("sparse_wins")
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet"])
+def test_each_layer_is_one_call(name: str, tmp_path: Path) -> None:
+    """No norm, activation or sum that a layer takes in is left, and none is computed beside its replacement."""
+    fast = runtime.compile(randomised(NETWORKS[name]()), images(2), folder=tmp_path)
+    assert isinstance(fast.program, GraphModule)
+    left = {str(n.target) for n in fast.program.graph.nodes if n.op == "call_function"}
+    assert not {target for target in left if any(op in target for op in ("conv", "linear", "norm", "relu"))}
+    assert not any("add" in target for target in left)
+    modules = [n for n in fast.program.graph.nodes if n.op == "call_module"]
+    pools = [m for m in fast.program.modules() if isinstance(m, MaxPool2d)]
+    assert len(modules) == len(fast.choices) + len(pools)
+    assert len(pools) == (name == "resnet18")
+
+
+class Normed(nn.Module):
+    """Norms that can be folded, one of them behind a linear layer, and two that cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3, bias=False), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.norms = nn.ModuleList(
+            [nn.BatchNorm2d(16), nn.BatchNorm1d(16), nn.BatchNorm1d(30), nn.BatchNorm1d(16)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norms[0](self.a(x)))
+        x = torch.relu(self.norms[1](self.b(x.mean((2, 3)))))
+        y = self.norms[2](self.c(x[:, None].expand(-1, 30, -1)))  # over tokens, not over the layer's outputs
+        z = self.b(x)
+        return torch.sigmoid(self.norms[3](z)) + z + y.mean(1)  # read twice
+
+
+@pytest.mark.usefixtures("sparse_wins")
+def test_norms_are_folded_where_they_can_be(tmp_path: Path) -> None:
+    model = randomised(Normed())
+    fast = runtime.compile(model, images(2), folder=tmp_path)
+    assert isinstance(fast.program, GraphModule)
+    calls = [str(n.target) for n in fast.program.graph.nodes if n.op == "call_function"]
+    assert sum("batch_norm" in call for call in calls) == 2
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(images(3)), model(images(3)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("sparse_wins")

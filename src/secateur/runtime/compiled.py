@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from secateur.errors import KernelError
@@ -21,9 +21,10 @@ from secateur.modes import evaluating
 from secateur.progress import track
 
 from .choose import Choice, candidates, key_of, time_candidates
-from .fuse import FusedLayer, find_layers
+from .fuse import FusedLayer, find_layers, find_pools
 from .modules import SparseConv2d, SparseLinear
 from .ops import found_library
+from .pool import MaxPool2d
 
 __all__ = ["Compiled", "compile"]
 
@@ -73,10 +74,10 @@ def compile(
     """Compile a network for inference on this processor, with the threads that torch has now.
 
     BatchNorms are folded, activations and residual sums fused; layers with zero or unified blocks run in the compiled
-    kernels where these are faster on inputs of the example's size, all else runs in torch. `example_inputs` is one
-    tensor, or the positional or the keyword inputs; the batch stays free where the model allows it. Times of layers
-    are kept in `folder` (default: the user's cache) and not taken again. The result computes the same as the model,
-    within 1e-4 of the largest output: that is checked on the example.
+    kernels where these are faster on inputs of the example's size, and so does max pooling; all else runs in torch.
+    `example_inputs` is one tensor, or the positional or the keyword inputs; the batch stays free where the model allows
+    it. Times of layers are kept in `folder` (default: the user's cache) and not taken again. The result computes the
+    same as the model, within 1e-4 of the largest output: that is checked on the example.
 
     Raises:
         TraceError: the model cannot be exported.
@@ -111,6 +112,9 @@ def compile(
             Choice(layer.name, best, min([layer.weight.numel(), *stored]) / layer.weight.numel(), took)
         )
     times.keep()
+    if found.library is not None:
+        for i, (node, window) in enumerate(list(find_pools(module))):
+            _call_instead(module, node, (node.args[0],), MaxPool2d(window), f"secateur_pool_{i}")
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _drop_unused(module)
@@ -158,12 +162,18 @@ def _shape(layer: FusedLayer, traced: int, batch: int) -> list[int]:
 
 
 def _replace(module: GraphModule, layer: FusedLayer, way: nn.Module, name: str) -> None:
-    module.add_submodule(name, way)
-    with module.graph.inserting_before(layer.last):
-        inputs = (layer.input,) if layer.residual is None else (layer.input, layer.residual)
+    inputs = (layer.input,) if layer.residual is None else (layer.input, layer.residual)
+    _call_instead(module, layer.last, inputs, way, name)
+
+
+def _call_instead(
+    module: GraphModule, node: Node, inputs: tuple[Any, ...], submodule: nn.Module, name: str
+) -> None:
+    module.add_submodule(name, submodule)
+    with module.graph.inserting_before(node):
         call = module.graph.call_module(name, inputs)
-    call.meta = dict(layer.last.meta)
-    layer.last.replace_all_uses_with(call)
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
 
 
 def _drop_unused(module: GraphModule) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.fx import GraphModule, Node
 from .geometry import Window
 from .packing import Activation
 
-__all__ = ["FusedLayer", "find_layers"]
+__all__ = ["FusedLayer", "find_layers", "find_pools"]
 
 aten = torch.ops.aten
 _RELUS: dict[Any, Activation] = {
@@ -36,8 +37,18 @@ class FusedLayer:
     window: Window | None  # None for a linear layer
     groups: int = 1
     activation: Activation = Activation.NONE
-    residual: Node | None = None
+    total: Node | None = None  # the sum that adds a residual
+    side: int = 0  # at which of its arguments the residual stands
     add_last: bool = False
+
+    @property
+    def residual(self) -> Node | None:
+        """The node that is added: read off the sum, for it may be another since the layer was found."""
+        if self.total is None:
+            return None
+        found = self.total.args[self.side]
+        assert isinstance(found, Node)
+        return found
 
     @property
     def input(self) -> Node:
@@ -59,17 +70,30 @@ def find_layers(module: GraphModule) -> Iterator[FusedLayer]:
             continue
         weight, bias, window, groups = call
         last = node
-        norm = _only_user(last)
-        if window is not None and norm is not None and norm.target is aten.batch_norm.default:
-            folded = _folded(module, norm, weight, bias)
-            if folded is not None:
-                (weight, bias), last = folded, norm
-        last, activation, residual, add_last = _behind(last, taken)
-        taken.add(last)
+        folded = _folded(module, last, weight, bias)
+        if folded is not None:
+            weight, bias, last = folded
+        last, activation, total, side, add_last = _behind(last, taken)
         yield FusedLayer(
             name=_name(node), node=node, last=last, weight=weight, bias=bias, window=window, groups=groups,
-            activation=activation, residual=residual, add_last=add_last,
+            activation=activation, total=total, side=side, add_last=add_last,
         )  # fmt: skip
+
+
+def find_pools(module: GraphModule) -> Iterator[tuple[Node, Window]]:
+    """Yield the max poolings of two dimensions that the kernels take, each with its window."""
+    for node in module.graph.nodes:
+        value = node.args[0].meta.get("val") if node.args and isinstance(node.args[0], Node) else None
+        if node.target is not aten.max_pool2d.default or not isinstance(value, Tensor):
+            continue
+        names = ("input", "kernel", "stride", "padding", "dilation", "ceil_mode")
+        arguments: dict[str, Any] = {**dict(zip(names, node.args)), **node.kwargs}
+        plain = _pair(arguments.get("dilation", 1)) == (1, 1) and not arguments.get("ceil_mode", False)
+        if plain and value.dtype == torch.float32 and value.device.type == "cpu":
+            kernel = _pair(arguments["kernel"])
+            stride = _pair(arguments.get("stride") or kernel)
+            high, wide = _pair(arguments.get("padding", 0))
+            yield node, Window(kernel, stride, (high, high, wide, wide))
 
 
 def _call(module: GraphModule, node: Node) -> tuple[Tensor, Tensor | None, Window | None, int] | None:
@@ -120,36 +144,59 @@ def _only_user(node: Node) -> Node | None:
 
 
 def _folded(
-    module: GraphModule, norm: Node, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """Return weight and bias with an evaluating BatchNorm in them; in float64, for its scales may be large."""
-    _, gain, shift, mean, variance, training, _, epsilon = norm.args[:8]
+    module: GraphModule, node: Node, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Node] | None:
+    """Return weight and bias with the evaluating BatchNorm behind a layer in them, and the node of its output.
+
+    In float64, for its scales may be large.
+    """
+    norm, value = _only_user(node), node.meta.get("val")
+    if (
+        norm is None
+        or norm.args[0] is not node
+        or not isinstance(value, Tensor)
+        or value.dim() != weight.dim()
+    ):
+        return None  # with another number of dimensions its channels are not the layer's outputs
+    if norm.target is aten._native_batch_norm_legit_no_training.default:  # what decompositions leave of it
+        _, gain, shift, mean, variance, _, epsilon = norm.args
+        outputs = [n for n in norm.users if n.target is getitem and n.users]
+        if len(outputs) != 1 or outputs[0].args[1] != 0:
+            return None
+        last = outputs[0]
+    elif norm.target is aten.batch_norm.default:
+        _, gain, shift, mean, variance, training, _, epsilon = norm.args[:8]
+        if training:
+            return None
+        last = norm
+    else:
+        return None
     gain, shift, mean, variance = (constant(module, a) for a in (gain, shift, mean, variance))
-    if training or mean is None or variance is None or not isinstance(epsilon, int | float):
+    if mean is None or variance is None or not isinstance(epsilon, int | float):
         return None
     scale = (variance.double() + epsilon).rsqrt() * (1.0 if gain is None else gain.double())
     moved = (0.0 if bias is None else bias.double()) - mean.double()
     fused = moved * scale + (0.0 if shift is None else shift.double())
-    return (weight.double() * scale.reshape(-1, *[1] * (weight.dim() - 1))).float(), fused.float()
+    return (weight.double() * scale.reshape(-1, *[1] * (weight.dim() - 1))).float(), fused.float(), last
 
 
-def _behind(node: Node, taken: set[Node]) -> tuple[Node, Activation, Node | None, bool]:
-    """Follow the only user of a layer: sum then activation, or activation then sum."""
-    last, activation, residual, add_last = node, Activation.NONE, None, False
+def _behind(node: Node, taken: set[Node]) -> tuple[Node, Activation, Node | None, int, bool]:
+    """Follow the only user of a layer: sum then activation, or activation then sum; what it takes is no other's."""
+    last, activation, side, add_last = node, Activation.NONE, 0, False
+    total: Node | None = None
     for _ in range(2):
         user = _only_user(last)
-        if user is None:
+        if user is None or user in taken:
             break
-        other = _summand(user, last)
-        if other is not None and residual is None:
-            residual, last, add_last = other, user, activation != Activation.NONE
+        place = _summand(user, last)
+        if place is not None and total is None:
+            total, side, last, add_last = user, place, user, activation != Activation.NONE
         elif activation == Activation.NONE and _activation(user) is not None:
             activation, last = _activation(user) or Activation.NONE, user
-            if residual is not None:
-                break
         else:
             break
-    return last, activation, residual, add_last
+        taken.add(last)
+    return last, activation, total, side, add_last
 
 
 def _activation(node: Node) -> Activation | None:
@@ -160,17 +207,17 @@ def _activation(node: Node) -> Activation | None:
     return _RELUS.get(node.target)
 
 
-def _summand(node: Node, own: Node) -> Node | None:
-    """Return what a sum adds to `own`, if it is a tensor of the same shape."""
+def _summand(node: Node, own: Node) -> int | None:
+    """Return at which argument of a sum stands what it adds to `own`, if it is a tensor of the same shape."""
     if node.target is not aten.add.Tensor or node.kwargs:
         return None
-    left, right = node.args[:2]
-    other = right if left is own else left
+    place = 1 if node.args[0] is own else 0
+    other = node.args[place]
     if not isinstance(other, Node) or other is own:
         return None
     a, b = own.meta.get("val"), other.meta.get("val")
     same = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and b.dtype == torch.float32
-    return other if same else None
+    return place if same else None
 
 
 def _name(node: Node) -> str:
