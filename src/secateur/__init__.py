@@ -150,7 +150,7 @@ _HOMES = {
 }
 
 
-_ROOMS = ("export",)  # reached as secateur.export.to_onnx, without an import of their own
+_ROOMS = ("export", "runtime")  # reached as secateur.export.to_onnx, without an import of their own
 
 
 def __getattr__(name: str) -> Any:
