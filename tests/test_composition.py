@@ -62,6 +62,8 @@ def test_units_then_zeros_while_training_then_unified_blocks(tmp_path: Path) -> 
     assert same(apply(dense, zeros.plan), zeros.model)
     assert not same(zeros.model, units.model)
     assert zeros.report.method.startswith("SNP; ADMM, 2x1 blocks")
+    assert zeros.report.budget.startswith(units.report.budget)
+    assert zeros.report.seconds.keys() >= units.report.seconds.keys() | {"training"}
     assert zeros.report.structure is not None
     assert zeros.report.kept == units.report.kept
     both = sc.micro_structure(

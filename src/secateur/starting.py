@@ -59,9 +59,13 @@ class Start:
         if self.earlier is None:
             return report
         before = self.earlier.report
+        phases = dict.fromkeys([*before.seconds, *report.seconds])
         return replace(
             report,
             method=f"{before.method}; {report.method}",
+            budget=f"{before.budget}; {report.budget}",
+            max_masked_difference=max(before.max_masked_difference, report.max_masked_difference),
+            seconds={k: before.seconds.get(k, 0.0) + report.seconds.get(k, 0.0) for k in phases},
             kept={**before.kept, **report.kept},
             curves={**before.curves, **report.curves},
             refused={**before.refused, **report.refused},
