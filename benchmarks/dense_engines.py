@@ -20,26 +20,45 @@ DENSE = ("torch", "torch-channels-last", "inductor", "onnxruntime", "openvino")
 
 
 def dense_engines(model: nn.Module, inputs: Mapping[str, Tensor], threads: int) -> dict[str, Call]:
-    """Return a model on its inputs in every engine, fp32, with so many threads; all compiled and run once.
+    """Return a model on its inputs in every engine that takes it, fp32, with so many threads.
 
-    torch's own engines use torch's number of threads, which the caller sets.
+    All are compiled and were run once. torch's own engines use torch's number of threads, which the caller sets.
     """
     values = tuple(inputs.values())
     exported = onnx_bytes(model, inputs)
     arrays = {name: np.ascontiguousarray(x.numpy()) for name, x in inputs.items()}
-    found: dict[str, Call] = {"torch": lambda: model(*values)}
-    if any(x.dim() == 4 for x in values):
+
+    def channels_last() -> Call:
         last = model_like(model).to(memory_format=torch.channels_last)
         laid = tuple(x.to(memory_format=torch.channels_last) if x.dim() == 4 else x for x in values)
-        found["torch-channels-last"] = lambda: last(*laid)
-    torch._inductor.config.freezing = True  # weights are constants, packed ahead
-    torch._dynamo.reset()
-    compiled = torch.compile(model_like(model))
-    found["inductor"] = lambda: compiled(*values)
-    found["onnxruntime"] = onnxruntime_engine(exported, arrays, threads)
-    found["openvino"] = openvino_engine(exported, arrays, threads)
-    for call in found.values():
-        call()
+        return lambda: last(*laid)
+
+    def inductor() -> Call:
+        torch._inductor.config.freezing = True  # weights are constants, packed ahead
+        torch._dynamo.reset()
+        compiled = torch.compile(model_like(model))
+        return lambda: compiled(*values)
+
+    makers: dict[str, Callable[[], Call]] = {
+        "torch": lambda: lambda: model(*values),
+        "torch-channels-last": channels_last,
+        "inductor": inductor,
+        "onnxruntime": lambda: onnxruntime_engine(exported, arrays, threads),
+        "openvino": lambda: openvino_engine(exported, arrays, threads),
+    }
+    if all(x.dim() != 4 for x in values):
+        del makers["torch-channels-last"]
+    found: dict[str, Call] = {}
+    for name, make in makers.items():
+        try:
+            call = make()
+            call()
+        except (
+            Exception
+        ) as error:  # another engine's error is no reason to lose the row; the row names the best one
+            print(f"{name} does not take this model: {error}", flush=True)
+        else:
+            found[name] = call
     return found
 
 
