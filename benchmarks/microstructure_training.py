@@ -89,7 +89,7 @@ CELLS = [
     *pairs(LENET, LOW, 0.988, 0.0, 3, 25),
     *pairs(LENET, LOW, 0.988, 0.0, 3, 25, bits=8),
     *pairs(RESNET, TALL, 0.7, 0.15, 3, 12),
-    *pairs(LENET, LOW, 0.98, 0.02, 3, 25, bits=8),
+    *pairs(LENET, LOW, 0.975, 0.025, 3, 25, bits=8),
     *pairs(LENET, TALL, 0.988, 0.0, 3, 25, bits=8),
     *pairs(CODER, TALL, 0.7, 0.0, 4, 15),
     *pairs(VGG, TALL, 0.7, 0.0, 4, 12),

@@ -165,6 +165,15 @@ def _check(begun: Start, method: TrainingMethod, training: Training) -> None:
             f"{method.label} would part the unified blocks of what it goes on from: train first, and unify by "
             "micro_structure or by ADMM afterwards."
         )
+    check_epochs(method, training)
+
+
+def check_epochs(method: TrainingMethod, training: Training) -> None:
+    """Check that a training is long enough for its method, and does not undo it in the end.
+
+    Raises:
+        StructureError: ADMM is given too few epochs, or unified blocks and fine-tuning without it.
+    """
     if not isinstance(method, ADMM):
         return
     if training.epochs < method.least_epochs:

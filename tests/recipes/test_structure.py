@@ -133,6 +133,14 @@ def test_admm() -> None:
         (UNITS | {"then": [{"method": ADMM}]}, r"then\.0: admm prunes while it trains"),
         (UNITS | {"then": [{"metod": ADMM}]}, r"unknown key 'then\.0\.metod'.*Did you mean 'method'"),
         (UNITS | {"then": [{"method": ZEROS | {"zro": 0}}]}, r"'then\.0\.method\.zro'.*Did you mean 'zero'"),
+        (
+            UNITS | {"then": [{"method": BOTH}, {"method": ADMM, "training": {}}]},
+            "admm would part the unified",
+        ),
+        (
+            UNITS | {"then": [{"method": ZEROS}, {"method": ZEROS | {"zero": 0.5}}]},
+            r"zero=0\.5 after zero=0\.7",
+        ),
         (UNITS | {"pack": "a.sec"}, "'output' is missing"),
         (UNITS | {"output": "a", "pack": {"file": "a.sec", "exclude": ["x"]}}, r"pack: .*add bits"),
     ],
@@ -201,3 +209,11 @@ def test_the_shipped_recipes(name: str) -> None:
         if isinstance(step.method, ADMMSpec):
             assert step.training is not None
             assert step.training.epochs > admm_of(step.method).least_epochs
+
+
+def test_a_shipped_recipe_runs_where_its_output_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet20-cifar10-blocks").mkdir()
+    done = CliRunner().invoke(app, ["prune", "resnet20-cifar10-blocks", "--set", "no=1"])
+    assert isinstance(done.exception, RecipeError)
+    assert "unknown key 'no'" in str(done.exception)

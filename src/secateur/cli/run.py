@@ -99,7 +99,7 @@ def prune(
 
       secateur prune resnet20-cifar10-sparse --resume
 
-      secateur prune resnet20-cifar10-blocks --set then.0.method.zero=0.8
+      secateur prune resnet20-cifar10-blocks --set then.1.method.unify=0.3
     """
     from ..recipes import load_recipe
 
@@ -109,7 +109,7 @@ def prune(
         settings = [*settings, f"output={json.dumps(str(output))}"]
     if path.is_file():
         sys.path.insert(0, str(path.resolve().parent))
-    parsed = load_recipe(_shipped(recipe) if not path.exists() else path, settings)
+    parsed = load_recipe(path if path.is_file() else _shipped(recipe), settings)
     from ..recipes.run import run, write
 
     result = run(parsed, progress=not (quiet or as_json), resume=resume)

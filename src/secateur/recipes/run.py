@@ -31,6 +31,7 @@ from ..errors import CalibrationError, RecipeError
 from ..measure import using_threads
 from ..methods import ZCA, Conditional, Method, Order, Output, Pivot, Variance, Weights
 from ..recovery import Recovery
+from ..sparse import check_epochs
 from .registry import (
     Samples,
     import_callable,
@@ -126,8 +127,9 @@ def _run_of(
             recovery=compensation_of(spec),
         )
     if isinstance(spec, TrainingMethodSpec):
-        training = training_of(recipe, model, samples, resume, number)
-        return partial(prune, method=training_method_of(spec), training=training, budget=budget)
+        method, training = training_method_of(spec), training_of(recipe, model, samples, resume, number)
+        check_epochs(method, training)
+        return partial(prune, method=method, training=training, budget=budget)
     return partial(
         prune,
         method=method_of(spec),

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from ..errors import RecipeError, did_you_mean
 from . import structure_schema, text, training_schema
 from .strict import Positive, Seed, Strict, TypeName, named
-from .structure_schema import MicroStructureSpec
+from .structure_schema import BlocksSpec, MicroStructureSpec
 from .training_schema import TrainingMethodSpec, TrainingSpec
 
 __all__ = [
@@ -227,6 +227,7 @@ class Recipe(Strict):
             _ = self.steps
         except ValidationError as error:
             raise ValueError(str(error.errors()[0]["ctx"]["error"])) from None
+        _check_turns(self.steps)
         if self.pack is not None and self.output is None:
             raise ValueError(
                 "the key 'output' is missing: the folder of the artefact that 'pack' makes a file of"
@@ -237,6 +238,23 @@ class Recipe(Strict):
         if unused := [key for key in sorted(given) if getattr(self, key)]:
             raise ValueError(f"{self.method.name} has no use for the key {unused[0]!r}: leave it out")
         return self
+
+
+def _check_turns(steps: Iterable[Step]) -> None:
+    """Check that no method has to undo one before it."""
+    zero = unify = 0.0
+    for method in (step.method for step in steps if step.budget is None):
+        if isinstance(method, TrainingMethodSpec) and unify:
+            raise ValueError(
+                f"{method.name} would part the unified blocks of the method before it: train first, unify afterwards"
+            )
+        if isinstance(method, BlocksSpec) and not method.shares:
+            if method.zero < zero:
+                raise ValueError(
+                    f"{method.name} has zero={method.zero:g} after zero={zero:g}: zero blocks stay and count, so ask "
+                    f"for {zero:g} or more"
+                )
+            zero, unify = method.zero, max(unify, method.unify)
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
