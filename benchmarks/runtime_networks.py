@@ -30,7 +30,6 @@ from table import Table
 from torch import Tensor, nn
 
 from secateur import runtime
-from secateur.measure import environment
 from secateur.methods.blockable import SKIPPED, Skip, blockable
 from secateur.structure import Block
 from secateur.zoo import pretrained
@@ -149,7 +148,8 @@ def run_group(
     name: str, batch: int, threads: int, cells: list[tuple[str, float]], table: Table, until: float
 ) -> None:
     """Append the rows of a network for one batch and number of threads, as long as there is time."""
-    network, env = NETWORKS[name], environment()
+    network, origin = NETWORKS[name], table.provenance("python benchmarks/runtime_networks.py")
+    origin["cpu"] = f"{origin['cpu']} {runtime.kernels().instruction_set}"
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model, x = network.make().eval().requires_grad_(False), network.inputs(batch)
@@ -174,9 +174,8 @@ def run_group(
             "network": name, "block": block, "sparsity": sparsity, "batch": batch, "threads": threads,
             "best_dense_engine": winner, "best_dense_ms": found.dense * 1e3, "sparse_ms": found.sparse * 1e3,
             "speedup": found.speedup, "speedup_low": found.low, "speedup_high": found.high, "int8_ms": int8_ms,
-            "aa_control": found.control, "commit": env.commit,
-            "cpu": f"{env.cpu} {runtime.kernels().instruction_set}",
-        })  # fmt: skip
+            "aa_control": found.control,
+        } | origin)  # fmt: skip
         print(
             f"{name} batch {batch} threads {threads} {block} {sparsity:.0%}: {found.speedup:.2f} x {winner} "
             f"({found.low:.2f} to {found.high:.2f}; control {found.control:.2f}); {found.dense * 1e3:.2f} ms dense, "
