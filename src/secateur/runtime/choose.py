@@ -20,7 +20,8 @@ from .unified import pack_unified
 
 __all__ = ["Choice", "Dense", "candidates", "key_of", "time_candidates"]
 
-WORTH = 0.9  # of the weights; a layer that stores more of them is left dense
+LARGE = 1 << 24  # weights; reading so many is what takes time, by whatever engine, if few of them are zero
+WORTH = 0.9  # of the weights, that a large layer's kernels may read
 RUNS, SECONDS = 7, 0.03
 
 
@@ -57,7 +58,10 @@ class Dense(nn.Module):
 
 
 def candidates(layer: FusedLayer) -> dict[str, nn.Module]:
-    """Return the ways to run a layer by name, "dense" first; sparse ones where they save enough."""
+    """Return the ways to run a layer by name, "dense" first.
+
+    Kernels that read all weights are tried as well: on small batches and few channels torch is often slower.
+    """
     found: dict[str, nn.Module] = {"dense": Dense(layer)}
     if layer.groups > 1 and layer.groups == len(layer.weight):
         return found  # depthwise: nothing to share between outputs
@@ -66,7 +70,7 @@ def candidates(layer: FusedLayer) -> dict[str, nn.Module]:
         blocks = pack(layer.weight, layer.bias, groups=layer.groups)
     except KernelError:
         return found
-    if blocks.values.numel() < WORTH * total:
+    if total < LARGE or blocks.values.numel() < WORTH * total:
         found[f"{blocks.height}x1"] = _sparse(layer, blocks)
     if layer.groups == 1:
         unified = pack_unified(layer.weight, layer.bias)
