@@ -22,6 +22,7 @@ from secateur.progress import track
 
 from .choose import Choice, candidates, key_of, time_candidates
 from .fuse import FusedLayer, find_layers, find_pools
+from .memory import Memory
 from .modules import SparseConv2d, SparseLinear
 from .ops import found_library
 from .pool import MaxPool2d
@@ -100,10 +101,13 @@ def compile(
     batch = 1 if example is None else example.shape[0]
     here = environment()
     times = _Times(folder or cache_folder(), Conditions(here.cpu, here.torch, here.threads, batch))
-    choices = []
+    choices, memory = [], Memory()
     for i, layer in enumerate(track(layers, "choosing kernels")):
         shape = _shape(layer, program.batch, batch)
         ways = candidates(layer) if found.library is not None else dict(list(candidates(layer).items())[:1])
+        for way in ways.values():
+            if isinstance(way, SparseLinear | SparseConv2d):
+                way.memory = memory
         took = times.of(layer, ways, shape, instruction_set) if len(ways) > 1 else {}
         best = min(took, key=lambda name: took[name]) if took else "dense"
         _replace(module, layer, ways[best], f"secateur_{i}")
@@ -114,7 +118,7 @@ def compile(
     times.keep()
     if found.library is not None:
         for i, (node, window) in enumerate(list(find_pools(module))):
-            _call_instead(module, node, (node.args[0],), MaxPool2d(window), f"secateur_pool_{i}")
+            _call_instead(module, node, (node.args[0],), MaxPool2d(window, memory), f"secateur_pool_{i}")
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _drop_unused(module)

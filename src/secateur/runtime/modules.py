@@ -11,6 +11,7 @@ from secateur.errors import KernelError
 
 from .dense import dense_conv, dense_linear, warn_once
 from .geometry import Window
+from .memory import Memory
 from .ops import dense_bias, dense_weight, found_library, sparse_conv2d, sparse_linear
 from .packing import Activation, Packed, pack
 from .run import Prepared, prepare, run_conv, run_linear
@@ -20,7 +21,9 @@ __all__ = ["SparseConv2d", "SparseLinear"]
 
 
 class _Sparse(nn.Module):
-    """A packed matrix as buffers, and what is made from it on first use."""
+    """A packed matrix as buffers, and what is made from it on first use; `memory` is where outputs come from."""
+
+    memory: Memory | None = None
 
     first: Tensor
     count: Tensor
@@ -141,7 +144,7 @@ class SparseLinear(_Sparse):
             if isinstance(made, Prepared):
                 library = found_library().library
                 assert library is not None
-                return run_linear(library, made, x, residual)
+                return run_linear(library, made, x, residual, self.memory)
             return dense_linear(x, *made, self.activation, residual, self.add_last)
         y: Tensor = sparse_linear(
             x, self.first, self.count, self.start, self.column, self.values, self.bias, self.rows, self.columns,
@@ -198,7 +201,7 @@ class SparseConv2d(_Sparse):
             if isinstance(made, Prepared):
                 library = found_library().library
                 assert library is not None
-                return run_conv(library, made, window, x, residual)
+                return run_conv(library, made, window, x, residual, self.memory)
             return dense_conv(x, *made, window, self.groups, self.activation, residual, self.add_last)
         y: Tensor = sparse_conv2d(
             x, self.first, self.count, self.start, self.column, self.values, self.bias, self.rows, self.columns,

@@ -10,14 +10,17 @@ from torch.nn import functional as F
 
 from .geometry import Window
 from .library import Library, Pool
+from .memory import Memory
 from .ops import found_library
 from .run import checked, succeed
 
 __all__ = ["MaxPool2d", "run_max_pool"]
 
 
-def run_max_pool(library: Library, window: Window, x: Tensor) -> Tensor:
+def run_max_pool(library: Library, window: Window, x: Tensor, memory: Memory | None = None) -> Tensor:
     """Pool (..., height, width) float32 by a window without dilation, whose padding is at most half of its kernel.
+
+    The output is what `memory` gives (None: torch).
 
     Raises:
         KernelError: wrong dtype or device, or an input smaller than the window.
@@ -25,7 +28,8 @@ def run_max_pool(library: Library, window: Window, x: Tensor) -> Tensor:
     x = checked(x, "input")
     height, width = x.shape[-2:]
     out = window.out_size(height, width)
-    y = x.new_empty((*x.shape[:-2], *out))
+    shape = (*x.shape[:-2], *out)
+    y = torch.empty(shape) if memory is None else memory.empty(shape)
     if y.numel():
         pool = Pool(height, width, *out, *window.kernel, *window.stride, window.padding[0], window.padding[2])
         succeed(
@@ -45,9 +49,9 @@ class MaxPool2d(nn.Module):
     True
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, memory: Memory | None = None) -> None:
         super().__init__()
-        self.window = window
+        self.window, self.memory = window, memory
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool; what is traced or wants a gradient, and machines without kernels, take torch's operator."""
@@ -56,5 +60,5 @@ class MaxPool2d(nn.Module):
         wants_gradient = torch.is_grad_enabled() and x.requires_grad
         library = found_library().library if direct and not wants_gradient else None
         if library is not None:
-            return run_max_pool(library, window, x)
+            return run_max_pool(library, window, x, self.memory)
         return F.max_pool2d(x, window.kernel, window.stride, (window.padding[0], window.padding[2]))

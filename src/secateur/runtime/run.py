@@ -12,6 +12,7 @@ from secateur.errors import KernelError
 
 from .geometry import Window, geometry
 from .library import Conv, Library, Matrix
+from .memory import Memory
 from .packing import TAP_BITS, Activation, Packed, check_packed
 
 FORMS = 64  # of one layer
@@ -80,8 +81,14 @@ def prepare(
     return Prepared(packed, activation, add_last)
 
 
-def run_linear(library: Library, prepared: Prepared, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Multiply (..., inputs) float32 to (..., outputs).
+def run_linear(
+    library: Library,
+    prepared: Prepared,
+    x: Tensor,
+    residual: Tensor | None = None,
+    memory: Memory | None = None,
+) -> Tensor:
+    """Multiply (..., inputs) float32 to (..., outputs), which `memory` gives (None: torch).
 
     Raises:
         KernelError: wrong dtype, device or shape.
@@ -92,7 +99,8 @@ def run_linear(library: Library, prepared: Prepared, x: Tensor, residual: Tensor
         raise KernelError(
             f"The input has shape {tuple(x.shape)}; a layer of {packed.columns} inputs was packed."
         )
-    y = x.new_empty((*x.shape[:-1], packed.rows))
+    shape = (*x.shape[:-1], packed.rows)
+    y = torch.empty(shape) if memory is None else memory.empty(shape)
     if y.numel():
         residual = None if residual is None else checked(residual, "residual", y.shape)
         succeed(
@@ -105,9 +113,10 @@ def run_linear(library: Library, prepared: Prepared, x: Tensor, residual: Tensor
 
 
 def run_conv(
-    library: Library, prepared: Prepared, window: Window, x: Tensor, residual: Tensor | None = None
-) -> Tensor:
-    """Convolve (batch, channels, height, width) float32, or one image without the batch.
+    library: Library, prepared: Prepared, window: Window, x: Tensor, residual: Tensor | None = None,
+    memory: Memory | None = None,
+) -> Tensor:  # fmt: skip
+    """Convolve (batch, channels, height, width) float32, or one image without the batch; see `run_linear`.
 
     Raises:
         KernelError: wrong dtype, device or shape, or an input smaller than the kernel.
@@ -119,7 +128,8 @@ def run_conv(
             f"The input has shape {tuple(x.shape)}; a convolution of {packed.columns} input channels was packed."
         )
     form = prepared.form(window, x.shape[-2], x.shape[-1])
-    y = x.new_empty((*x.shape[:-3], packed.rows, *form.out_size))
+    shape = (*x.shape[:-3], packed.rows, *form.out_size)
+    y = torch.empty(shape) if memory is None else memory.empty(shape)
     if y.numel():
         residual = None if residual is None else checked(residual, "residual", y.shape)
         succeed(
