@@ -2,6 +2,7 @@
 
 from .compiled import Compiled, compile
 from .library import INSTRUCTION_SETS, find_library, kernels
+from .load import load
 from .modules import SparseConv2d, SparseLinear
 from .packing import HEIGHTS, Activation, Packed, best_height, pack, unpack
 from .unified import pack_unified, unpack_unified
@@ -18,6 +19,7 @@ __all__ = [
     "compile",
     "find_library",
     "kernels",
+    "load",
     "pack",
     "pack_unified",
     "unpack",

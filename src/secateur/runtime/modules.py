@@ -17,7 +17,7 @@ from .packing import Activation, Packed, pack
 from .run import Prepared, prepare, run_conv, run_linear
 from .unified import pack_unified
 
-__all__ = ["SparseConv2d", "SparseLinear"]
+__all__ = ["SparseConv2d", "SparseLinear", "window_of"]
 
 
 class _Sparse(nn.Module):
@@ -191,7 +191,7 @@ class SparseConv2d(_Sparse):
             if unified
             else pack(layer.weight, layer.bias, height=height, groups=layer.groups)
         )
-        return cls(packed, _window(layer), layer.groups, activation, add_last)
+        return cls(packed, window_of(layer), layer.groups, activation, add_last)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Convolve, add the residual (of the output's shape), activate."""
@@ -211,7 +211,8 @@ class SparseConv2d(_Sparse):
         return y
 
 
-def _window(layer: nn.Conv2d) -> Window:
+def window_of(layer: nn.Conv2d) -> Window:
+    """Return what a convolution reads."""
     (kh, kw), (dh, dw) = layer.kernel_size, layer.dilation
     if layer.padding == "same":
         total = (dh * (kh - 1), dw * (kw - 1))

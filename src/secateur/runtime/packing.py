@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from secateur.errors import KernelError
 
-__all__ = ["HEIGHTS", "Activation", "Packed", "best_height", "check_packed", "pack", "unpack"]
+__all__ = ["COST", "HEIGHTS", "Activation", "Packed", "best_height", "check_packed", "pack", "unpack"]
 
 HEIGHTS = (1, 4, 8, 16)
 """Rows of a block that the kernels know."""
 
 TAP_BITS = 8  # of a column's number; the channel is in front of them (native/matrix.h)
-_COST = {1: 2.4, 4: 1.06, 8: 1.0, 16: 1.0}
+COST = {1: 2.4, 4: 1.06, 8: 1.0, 16: 1.0}
 """What a multiply-accumulate costs by height, against that of 8: estimates, which only choose among heights."""
 
 
@@ -132,7 +132,7 @@ def best_height(weight: Tensor, groups: int = 1) -> int:
 
     def cost(height: int) -> float:
         blocks, *_ = row_blocks(matrix, height, groups)
-        return float((blocks != 0).any(1).sum()) * height * _COST[height]
+        return float((blocks != 0).any(1).sum()) * height * COST[height]
 
     return min(reversed(HEIGHTS), key=cost)
 

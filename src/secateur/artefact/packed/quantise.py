@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .header import Quantised
 
-__all__ = ["Codes", "Quantise", "dequantise", "quantise"]
+__all__ = ["Codes", "Quantise", "dequantise", "quantise", "scaled"]
 
 CLIPS = tuple(
     1 - 0.04 * i for i in range(13)
@@ -72,12 +72,17 @@ def dequantise(words: NDArray[Any], scales: NDArray[np.float32], bits: int, rows
     if bits == 16:
         halves = np.ascontiguousarray(words >> np.uint16(1) | words << np.uint16(15))
         return torch.from_numpy(halves.view(np.float16).astype(np.float32).reshape(words.shape))
+    flat = words.reshape(len(words), -1)
+    return torch.from_numpy(scaled(flat, np.repeat(scales, rows)[: len(flat), None]).reshape(words.shape))
+
+
+def scaled(words: NDArray[Any], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the values of integer codes, each times its scale (broadcast)."""
     values = (words >> np.uint8(1)).astype(np.float32)
     np.negative(values, out=values, where=(words & 1).astype(bool))
-    flat = values.reshape(len(words), -1)
     with np.errstate(over="ignore", invalid="ignore"):  # a file may hold any scales
-        flat *= np.repeat(scales, rows)[: len(flat), None]
-    return torch.from_numpy(values)
+        values *= scales
+    return values
 
 
 def _fit(values: NDArray[np.float64], top: int, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

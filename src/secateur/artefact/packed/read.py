@@ -7,7 +7,7 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -20,7 +20,7 @@ from secateur.errors import ArtefactError, did_you_mean
 
 from .coders import decompress
 from .header import MAX_HEADER, Header, Record, TensorInfo, header_from_json
-from .records import decode_record, digest
+from .records import NonzeroBlocks, decode_blocks, decode_record, digest
 
 __all__ = ["MAGIC", "PREFIX", "VERSION", "PackedFile", "is_packed", "unpack"]
 
@@ -67,19 +67,38 @@ class PackedFile(Mapping[str, Tensor]):
         stored = self.header.tied.get(name, name)
         return self._read(self._records[name])[stored]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._records  # without reading it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def all(self) -> dict[str, Tensor]:
-        """Return every tensor; names of one tensor get the same object."""
+    def all(self, *, without: Collection[str] = ()) -> dict[str, Tensor]:
+        """Return every tensor but some; names of one tensor get the same object."""
         tensors: dict[str, Tensor] = {}
-        for i in range(len(self.header.records)):
-            tensors |= self._read(i)
-        ordered = {tensor.name: tensors[tensor.name] for tensor in self.header.tensors}
+        for i, record in enumerate(self.header.records):
+            if any(info.name not in without for info in self._infos(record)):
+                tensors |= self._read(i)
+        names = [tensor.name for tensor in self.header.tensors if tensor.name not in without]
+        ordered = {name: tensors[name] for name in names}
         return ordered | {name: tensors[target] for name, target in self.header.tied.items()}
+
+    def nonzero_blocks(self, name: str) -> NonzeroBlocks | None:
+        """Return the blocks of a float32 tensor that are not zero, without the others; None where it has no blocks.
+
+        Raises:
+            ArtefactError: its bytes are damaged.
+        """
+        index = self._records[name]
+        record = self.header.records[index]
+        infos = self._infos(record)
+        try:
+            return decode_blocks(record, infos[0], self._bytes(self._starts[index], record.size))
+        except ArtefactError as error:
+            raise ArtefactError(f"{self.path}: {name}: {error}") from None
 
     @property
     def documents(self) -> tuple[str, ...]:

@@ -19,11 +19,19 @@ from .blocks import Blocks
 from .coders import Effort
 from .detect import detect
 from .header import DIGEST, Quantised, Record, TensorInfo
-from .quantise import Quantise, dequantise, quantise
-from .streams import Role, Stream, decode, decode_values, encode, encode_values
+from .quantise import Quantise, dequantise, quantise, scaled
+from .streams import Role, Stream, decode, decode_nonzero, decode_values, encode, encode_values
 from .words import KINDS, Kind, from_words, kind_of, to_words
 
-__all__ = ["Encoded", "decode_record", "digest", "encode_small", "encode_tensor"]
+__all__ = [
+    "Encoded",
+    "NonzeroBlocks",
+    "decode_blocks",
+    "decode_record",
+    "digest",
+    "encode_small",
+    "encode_tensor",
+]
 
 Words = NDArray[Any]
 HALF, CODE = np.dtype("<u2"), np.dtype("u1")
@@ -101,17 +109,61 @@ def decode_record(record: Record, tensors: Sequence[TensorInfo], stored: memoryv
     return [_checked(piece.copy(), kind, tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
+@dataclass(frozen=True)
+class NonzeroBlocks:
+    """The blocks of a float32 tensor that are not zero: their numbers in the grid, and values (positions, blocks)."""
+
+    layout: Blocks
+    shape: tuple[int, ...]
+    number: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+def decode_blocks(record: Record, tensor: TensorInfo, stored: memoryview) -> NonzeroBlocks | None:
+    """Return a record's blocks without the zeros; None where it is not one float32 tensor whose rows are cut apart.
+
+    Raises:
+        ArtefactError: the bytes are not those that the header describes.
+    """
+    layout, quantised = record.layout, record.quantised
+    if len(record.tensors) > 1 or tensor.kind.name != "F32" or layout is None or layout.axes[0] != (0,):
+        return None
+    if digest(stored) != record.digest:
+        raise ArtefactError("its content was changed or damaged: it does not have the digest of the header")
+    streams, shape = _streams(record, stored), tensor.shape
+    if quantised is None:
+        number, words = decode_nonzero(streams, layout, shape, tensor.kind.word_type, signed=True)
+        return NonzeroBlocks(layout, shape, number, from_words(words, tensor.kind, words.shape).numpy())
+    scales, rest, word_type = _scales(quantised, tensor, streams)
+    number, words = decode_nonzero(rest, layout, shape, word_type, signed=True)
+    if quantised.bits == 16:
+        return NonzeroBlocks(layout, shape, number, dequantise(words, scales, 16, 1).numpy())
+    high, (below, *_) = layout.block[0], np.unravel_index(np.arange(layout.size), layout.block)
+    row = number // prod(layout.grid(shape)[1:]) * high + below[:, None]
+    row = np.minimum(row, shape[0] - 1)  # what lies beyond the edges is zero
+    return NonzeroBlocks(layout, shape, number, scaled(words, scales[row // quantised.rows]))
+
+
 def _decode_quantised(
     record: Record, quantised: Quantised, tensor: TensorInfo, streams: Sequence[Stream]
 ) -> Tensor:
-    scales = np.empty(0, np.float32)
-    if quantised.bits < 16:
+    scales, rest, word_type = _scales(quantised, tensor, streams)
+    codes = decode(rest, record.layout, tensor.shape, word_type, signed=True)
+    return dequantise(codes, scales, quantised.bits, quantised.rows).to(tensor.kind.dtype)
+
+
+def _scales(
+    quantised: Quantised, tensor: TensorInfo, streams: Sequence[Stream]
+) -> tuple[NDArray[np.float32], list[Stream], np.dtype[Any]]:
+    """Return the scales, the streams of codes and their type."""
+    if quantised.bits == 16:
+        scales = np.empty(0, np.float32)
+    else:
         count = -(-tensor.shape[0] // quantised.rows)
         words = decode_values([s for s in streams if s.role is Role.SCALES], count, SCALE)
         scales = from_words(words, KINDS["F32"], (count,)).numpy()
     rest = [stream for stream in streams if stream.role is not Role.SCALES]
-    codes = decode(rest, record.layout, tensor.shape, HALF if quantised.bits == 16 else CODE, signed=True)
-    return dequantise(codes, scales, quantised.bits, quantised.rows).to(tensor.kind.dtype)
+    return scales, rest, HALF if quantised.bits == 16 else CODE
 
 
 def _smallest(

@@ -16,7 +16,7 @@ from secateur.errors import ArtefactError
 from .blocks import Blocks
 from .coders import Coder, Effort, Stored, decode_bits, decode_bytes, encode_bits, encode_bytes
 
-__all__ = ["Part", "Role", "Stream", "decode", "decode_values", "encode", "encode_values"]
+__all__ = ["Part", "Role", "Stream", "decode", "decode_nonzero", "decode_values", "encode", "encode_values"]
 
 Words = NDArray[Any]
 PART = 8  # bytes that one more stream costs in the header, about
@@ -108,22 +108,52 @@ def decode(
         if negative := _take_one(left, Role.NEGATIVE):
             places = _Places(~nonzero, inside)
             places.put(blocks, _bits(negative, places.count(layout.size)))
+    _fill(blocks, nonzero, inside, left, signed)
+    return layout.join(blocks, shape)
+
+
+def decode_nonzero(
+    streams: Sequence[Stream], layout: Blocks, shape: Sequence[int], dtype: np.dtype[Any], signed: bool
+) -> tuple[NDArray[np.int64], Words]:
+    """Return the numbers of the blocks that are not zero, and (positions, blocks) of their words; no zeros are made.
+
+    Raises:
+        ArtefactError: the streams do not fit one another, the layout or the shape.
+    """
+    left, count = list(streams), prod(layout.grid(shape))
+    zeros = _take_one(left, Role.NONZERO)
+    chosen = np.arange(count) if zeros is None else np.flatnonzero(_bits(zeros, count))
+    _take_one(left, Role.NEGATIVE)  # the signs of zeros
+    inside = layout.inside(shape)
+    blocks = np.zeros((layout.size, len(chosen)), dtype)
+    _fill(blocks, np.ones(len(chosen), np.bool_), None if inside is None else inside[:, chosen], left, signed)
+    return chosen, blocks
+
+
+def _fill(
+    blocks: Words,
+    nonzero: NDArray[np.bool_],
+    inside: NDArray[np.bool_] | None,
+    left: list[Stream],
+    signed: bool,
+) -> None:
+    """Set the words of those blocks that are not zero."""
+    dtype, size = blocks.dtype, len(blocks)
     kept = nonzero
     if states := _take_one(left, Role.UNIFIED):
         signs = _take_one(left, Role.SIGNS)
         if signs is None or not signed:
             raise ArtefactError("a stream of unified has no signs beside it, or values without signs")
-        unified = np.zeros(count, np.bool_)
+        unified = np.zeros(len(nonzero), np.bool_)
         unified[nonzero] = _bits(states, int(np.count_nonzero(nonzero)))
         kept = nonzero & ~unified
         places = _Places(unified, inside)
-        places.put(blocks, _bits(signs, places.count(layout.size)))
+        places.put(blocks, _bits(signs, places.count(size)))
         number = int(np.count_nonzero(unified))
         blocks[:, unified] |= decode_values(_take(left, Role.MAGNITUDES), number, dtype) << dtype.type(1)
     places = _Places(kept, inside)
-    places.put(blocks, decode_values(_take(left, Role.VALUES), places.count(layout.size), dtype))
+    places.put(blocks, decode_values(_take(left, Role.VALUES), places.count(size), dtype))
     _finish(left)
-    return layout.join(blocks, shape)
 
 
 def encode_values(role: Role, words: Words, effort: Effort, elements: int) -> list[Stream]:
