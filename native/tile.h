@@ -16,6 +16,7 @@ struct Span {
   long lanes;    // at least LANES
   const float* residual = nullptr;  // lies as y does, elsewhere
   const int32_t* keep = nullptr;    // [lanes] all bits where a lane is stored, none where it becomes 0
+  bool far = false;                 // x does not stay in the cache
 };
 
 // Rows and vectors of the sums that are kept in registers.
@@ -44,6 +45,8 @@ INLINE void tile(const Matrix& m, const Epilogue& e, const Span& s, int block, i
     Vector v[NV];
     each<NV - 1>([&](auto i) FLAT { v[i] = load(x + at + i * LANES); });
     v[NV - 1] = load(end + at);
+    // The next tile's lanes: planes are too far apart for the processor to see what will be read.
+    if (s.far) each<NV>([&](auto i) FLAT { __builtin_prefetch(x + at + (NV + i) * LANES); });
     each<RT>([&](auto r) FLAT {
       const Vector weight = all(w[j * HEIGHT + r]);
       each<NV>([&](auto i) FLAT { a[(u * RT + r) * NV + i] += weight * v[i]; });
@@ -128,8 +131,8 @@ void multiply_blocks(const Matrix& m, const Epilogue& e, const Span& s, int begi
 }
 
 // Multiply the row blocks [begin, end), in pieces whose values stay in the cache while the lanes pass.
-inline void multiply(const Matrix& m, const Epilogue& e, const Span& s, int begin, int end,
-                     long x_bytes) {
+inline void multiply(const Matrix& m, const Epilogue& e, Span s, int begin, int end, long x_bytes) {
+  s.far = x_bytes > L2_BYTES;
   const long piece = (x_bytes <= L2_BYTES ? L2_BYTES / 4 : L2_BYTES) / long(sizeof(float) * (m.height + 1));
   while (begin < end) {
     int next = begin + 1;
