@@ -52,12 +52,17 @@ INLINE void tile(const Matrix& m, const Epilogue& e, const Span& s, int block, i
       each<NV>([&](auto i) FLAT { a[(u * RT + r) * NV + i] += weight * v[i]; });
     });
   };
+  const long to = (m.first[block] + row) * s.y_plane + q;
+  if (s.residual) {  // while the products are summed
+    const int below = std::min(RT, m.count[block] - row);
+    for (int r = 0; r < below; r++)
+      each<NV>([&](auto i) FLAT { __builtin_prefetch(s.residual + to + r * s.y_plane + i * LANES); });
+  }
   long j = 0;
   for (; j + U <= n; j += U) each<U>([&](auto u) FLAT { entry(u, j + u); });
   if constexpr (U > 1)
     for (; j < n; j++) entry(std::integral_constant<int, 0>{}, j);
 
-  const long to = (m.first[block] + row) * s.y_plane + q;
   each<RT * NV>([&](auto i) FLAT {
     each<U - 1>([&](auto u) FLAT { a[i] += a[(u + 1) * RT * NV + i]; });
   });
