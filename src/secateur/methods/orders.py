@@ -203,24 +203,27 @@ class Output:
             order = _cheapest_first(states, torch.arange(len(dead)), dead).flip(0)
             return Ranking(tuple(order.tolist()), _losses(readers, order))
         share = min(self.share * max(1.0, (len(dead) / 512) ** 2), 0.25)
-        left = torch.arange(len(dead))
+        known = left = torch.arange(len(dead))  # units that the states hold, and positions in them of what is left
         removed: list[int] = []
         loss = [0.0]
         while len(left):
+            if 2 * len(left) <= len(known):  # the removed half of every matrix is zero
+                states = [s.restricted(left) for s in states]
+                known, dead, left = known[left], dead[left], torch.arange(len(left))
             count = max(1, int(len(left) * share))
             near = left[_cheapest_first(states, left, dead)[: count + min(3 * count, 256)]]
             among = [s.restricted(near) for s in states]
             rest = torch.arange(len(near))
-            gone = []
+            gone = torch.empty(0, dtype=torch.long)
             for _ in range(count):
                 best = _cheapest_first(among, rest, dead[near])[:1]
                 loss.append(loss[-1] + max(sum(s.remove(rest[best]) for s in among), 0.0))
-                gone.append(int(near[rest[best]]))
+                gone = torch.cat([gone, near[rest[best]]])
                 rest = rest[rest != rest[best]]
             for s in states:
-                s.remove(torch.tensor(gone))
-            removed += gone
-            left = left[~torch.isin(left, torch.tensor(gone))]
+                s.remove(gone)
+            removed += known[gone].tolist()
+            left = left[~torch.isin(left, gone)]
         return Ranking(tuple(reversed(removed)), torch.tensor(loss, dtype=torch.float64).flip(0))
 
 
@@ -281,11 +284,15 @@ class _Elimination:
         index = torch.cat([own[own < empty], torch.tensor([empty])])
         place = torch.empty(empty + 1, dtype=torch.long)
         place[index] = torch.arange(len(index))
-        return _Elimination(self.precision[index][:, index], self.weight[:, index], place[own], self.power)
+        precision = self.precision[index[:, None], index]
+        return _Elimination(precision, self.weight[:, index], place[own], self.power)
 
     def costs(self, units: Tensor) -> Tensor:
         """Return what each unit would cost alone, (units,)."""
         own = self.columns[units]
+        if own.shape[1] == 1:  # blocks of one entry; that of the empty column is one
+            squares = self.weight.square().sum(0)
+            return (squares / self.precision.diagonal())[own[:, 0]] / self.power
         padded = own == len(self.precision) - 1
         blocks = self.precision[own[:, :, None], own[:, None, :]]
         eye = torch.eye(own.shape[1], dtype=blocks.dtype)
@@ -300,11 +307,11 @@ class _Elimination:
         own = own[own < len(self.precision) - 1]
         weights = self.weight[:, own]
         rows = self.precision[own]
-        block = rows[:, own]
-        cost = float((weights * torch.linalg.solve(block, weights.T).T).sum()) / self.power
-        solved = torch.linalg.solve(block, rows)
-        self.weight -= weights @ solved
-        self.precision -= rows.T @ solved
+        solved = torch.linalg.solve(rows[:, own], torch.cat([rows, weights.T], 1))
+        solved, gains = solved.split([len(self.precision), len(weights)], 1)
+        cost = float((weights * gains.T).sum()) / self.power
+        self.weight.addmm_(weights, solved, alpha=-1)
+        self.precision.addmm_(rows.T, solved, alpha=-1)
         self.weight[:, own] = 0
         self.precision[own] = 0  # exactly, so that nothing of it comes back in later solves
         self.precision[:, own] = 0

@@ -55,10 +55,14 @@ def ridge(moments: Moments, start: Tensor, strength: float) -> Tensor:
 
     Shapes: `start` and the result are (g, m, d), float64.
     """
+    return _ridge(moments, start, moments.yx - start @ moments.xx, strength)
+
+
+def _ridge(moments: Moments, start: Tensor, residual: Tensor, strength: float) -> Tensor:
+    """Do what `ridge` does, with ``residual = yx - start xx``, which is the same for all strengths."""
     diagonal = moments.xx.diagonal(dim1=1, dim2=2)
     unit = diagonal.mean(1).clamp_min(torch.finfo(torch.float64).tiny)
     eye = torch.eye(moments.xx.shape[-1], dtype=torch.float64)
-    residual = moments.yx - start @ moments.xx
     for _attempt in range(12):
         shifted = moments.xx + (strength * unit)[:, None, None] * eye
         factor, failed = torch.linalg.cholesky_ex(shifted)
@@ -90,8 +94,9 @@ def choose_ridge(
     best = start
     error = judged(start)
     chosen = torch.full_like(error, float("inf"))
+    residual = fit.yx - start @ fit.xx
     for strength in strengths:
-        weight = ridge(fit, start, strength)
+        weight = _ridge(fit, start, residual, strength)
         candidate = judged(weight)
         better = candidate < error
         best = torch.where(better[..., None], weight, best)

@@ -46,12 +46,15 @@ class OnePass:
         # What a transposed convolution makes of a constant differs from position to position: no bias holds it.
         centred = self.centred and not job.layer.transposed
         mean = site.mean if centred else torch.zeros_like(site.mean)
-        fit, held, whole = (
-            _moments(job, m - torch.outer(mean, mean)) for m in (site.fit, site.held, site.gram)
-        )
-        start = identity(job.layer.width // job.fold, _channels(job))
-        norms = job.column_norms(statistics.tensors[job.layer.weight])
-        mixing = solve(fit, held, whole, start, self.ridges, importance=norms)
+        lost = _lost(job)
+        mixing = identity(job.layer.width // job.fold, _channels(job))
+        if lost.shape[1]:  # inputs that are left stand for themselves, which no ridge could better
+            fit, held, whole = (
+                _moments(job, lost, m - torch.outer(mean, mean)) for m in (site.fit, site.held, site.gram)
+            )
+            norms = job.column_norms(statistics.tensors[job.layer.weight]).gather(1, lost)
+            rows = torch.arange(len(lost))[:, None]
+            mixing[rows, lost] = solve(fit, held, whole, mixing[rows, lost], self.ridges, importance=norms)
         return _recombine(job, mixing, statistics.tensors, current, mean if centred else None)
 
 
@@ -60,15 +63,22 @@ def _channels(job: Job) -> Tensor:
     return job.inputs[:, :: job.fold] // job.fold
 
 
-def _moments(job: Job, gram: Tensor) -> Moments:
-    """Return the regression of all inputs of each group on those that are left."""
+def _lost(job: Job) -> Tensor:
+    """Return the inputs that each group has lost, in the units of `_channels`."""
+    whole = torch.ones(len(job.groups), job.layer.width // job.fold, dtype=torch.bool)
+    whole.scatter_(1, _channels(job), False)
+    return whole.nonzero()[:, 1].view(len(job.groups), -1)
+
+
+def _moments(job: Job, lost: Tensor, gram: Tensor) -> Moments:
+    """Return the regression of the inputs that each group has lost on those that are left."""
     width = job.layer.width // job.fold
     grams, crosses, squares = [], [], []
-    for g, left in zip(job.groups.tolist(), _channels(job), strict=True):
+    for g, left, gone in zip(job.groups.tolist(), _channels(job), lost, strict=True):
         own = gram[g * width : (g + 1) * width, g * width : (g + 1) * width]
-        grams.append(own[left][:, left])
-        crosses.append(own[:, left])
-        squares.append(own.diagonal())
+        grams.append(own[left[:, None], left])
+        crosses.append(own[gone[:, None], left])
+        squares.append(own.diagonal()[gone])
     return Moments(torch.stack(grams), torch.stack(crosses), torch.stack(squares), 1)
 
 
