@@ -203,7 +203,8 @@ class Output:
             order = _cheapest_first(states, torch.arange(len(dead)), dead).flip(0)
             return Ranking(tuple(order.tolist()), _losses(readers, order))
         share = min(self.share * max(1.0, (len(dead) / 512) ** 2), 0.25)
-        known = left = torch.arange(len(dead))  # units that the states hold, and positions in them of what is left
+        known = torch.arange(len(dead))  # units that the states hold
+        left = known  # positions in them of what is left
         removed: list[int] = []
         loss = [0.0]
         while len(left):
