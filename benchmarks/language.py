@@ -84,7 +84,8 @@ FOLDER = Path("runs/language")
 # What irrelevance decay crops at a time follows from the share: the last crop comes at this part of the pruning epochs.
 CROP_EVERY, CROPS_END = 10, 0.75
 METHODS = ("irrelevance", "magnitude")
-STRENGTHS = ((1e-4, 1.0), (1e-3, 1e-4), (1e-3, 1e-3), (1e-3, 1.0), (1e-2, 1e-3))
+STRENGTHS = ((1e-4, 1e-3), (1e-4, 1.0), (3e-4, 1e-3), (1e-3, 1e-3), (1e-3, 1.0))
+SHARES = (0.2, 0.5, 0.3)
 
 
 class Block(nn.Module):
@@ -275,31 +276,35 @@ def name(decay: sc.IrrelevanceDecay) -> str:
     return f"gamma {decay.gamma:g} alpha {decay.alpha:g}"
 
 
-def tuned() -> sc.IrrelevanceDecay:
-    """Return the decay that validates best in the tuning table."""
+def tuned(share: float) -> sc.IrrelevanceDecay:
+    """Return the decay that validates best at a share in the tuning table."""
     if not TUNING.path.exists():
         raise DataError("The strength of the decay is not tuned yet: python benchmarks/language.py --tune")
     with TUNING.path.open(newline="") as f:
-        rows = [row for row in csv.DictReader(f) if row["method"] == METHODS[0]]
+        rows = [row for row in csv.DictReader(f) if row["share"] == str(share)]
+    if not rows:
+        raise DataError(
+            f"The decay is not tuned at {share}: python benchmarks/language.py --tune --shares {share}"
+        )
     best = min(rows, key=lambda row: float(row["perplexity_validation"]))
     decays = (sc.IrrelevanceDecay(gamma=gamma, alpha=alpha) for gamma, alpha in STRENGTHS)
     return next(decay for decay in decays if name(decay) == best["variant"])
 
 
-def tune(data: dict[str, TensorDataset], seed: int) -> None:
-    """Compare strengths of the decay on the validation chapters, at a fifth of the weights, in one epoch."""
-    command = "python benchmarks/language.py --tune"
-    for gamma, alpha in STRENGTHS:
-        decay = sc.IrrelevanceDecay(gamma=gamma, alpha=alpha)
-        cell(data, decay, name(decay), 0.2, seed, (1, 0), TUNING, command)
-    cell(data, None, "default", 0.2, seed, (1, 0), TUNING, command)
+def tune(data: dict[str, TensorDataset], shares: list[float], seed: int) -> None:
+    """Compare strengths of the decay on the validation chapters at each share, in a third of the epochs."""
+    for share in shares:
+        for gamma, alpha in STRENGTHS:
+            decay = sc.IrrelevanceDecay(gamma=gamma, alpha=alpha)
+            command = f"python benchmarks/language.py --tune --shares {share}"
+            cell(data, decay, name(decay), share, seed, (1, 1), TUNING, command)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument(
-        "--shares", nargs="+", type=float, default=[0.2, 0.5, 0.3], help="of the parameters kept"
+        "--shares", nargs="+", type=float, default=list(SHARES), help="of the parameters kept"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
@@ -308,13 +313,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     data = load_text()
     if options.tune:
-        tune(data, options.seeds[0])
+        tune(data, options.shares, options.seeds[0])
         return
     for seed in options.seeds:
         for share in options.shares:
             for method in options.methods:
                 command = f"python benchmarks/language.py --methods {method} --shares {share} --seeds {seed}"
-                decay = tuned() if method == METHODS[0] else None
+                decay = tuned(share) if method == METHODS[0] else None
                 cell(
                     data,
                     decay,
