@@ -296,6 +296,19 @@ SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
                 "bytes_zip": ("zipped bytes", str),
             },
         ),
+        "language": partial(
+            plain,
+            "language",
+            {
+                "method": ("method", str),
+                "kept": ("parameters left", percent),
+                "kept_embeddings": ("of embeddings", percent),
+                "kept_layers": ("of layers", percent),
+                "perplexity_dense": ("dense", short),
+                "perplexity": ("perplexity", short),
+                "bytes_zip": ("zipped bytes", str),
+            },
+        ),
         "decoder": partial(
             plain,
             "decoder",
