@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .api import Evaluate, Result, inputs_of, timed
+from .block_latency import shares_within_latency
 from .errors import BudgetError
 from .graph import Graph, trace
 from .measure import compare_latency, environment, evaluating, size
 from .methods.block_costs import Criterion, WeightError
 from .methods.blockable import Blockable
 from .methods.counted import Counted, counted
-from .methods.microstructure import MicroStructured
+from .methods.microstructure import EachLayer, MicroStructured, Shares
 from .progress import silenced
 from .recovery import Compensate
 from .report import Accuracy, LayerBlocks, Report, Structured
+from .runtime.timer import BlockTimer, CompiledTimer
 from .selection import Budget
 from .starting import Start
 from .statistics import collect, state_tensors
@@ -36,9 +38,31 @@ __all__ = ["micro_structure", "summary"]
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    patterns: Mapping[str, BlockPattern]
-    counted: Counted
+class _Shares:
+    """Networks whose layers have given shares of zero blocks."""
+
+    method: MicroStructured
+    model: nn.Module
+    layers: Blockable
+    costs: Mapping[str, Costs]
+    tensors: Mapping[str, Tensor]
+    within: Mapping[str, BlockPattern]
+
+    def patterns(self, zeros: Mapping[str, float]) -> dict[str, BlockPattern]:
+        """Return the patterns; what is zero or unified already stays so, whatever the shares say."""
+        shares = {}
+        for name in self.layers.partitions:
+            old = self.within.get(name)
+            unify = max(self.method.shares_of(self.model, name).unify, old.share(UNIFY) if old else 0.0)
+            zero = max(min(zeros[name], 1 - unify), old.share(ZERO) if old else 0.0)
+            shares[name] = Shares(zero, min(unify, 1 - zero))
+        inside = {name: self.within[name] for name in self.layers.partitions if name in self.within}
+        return EachLayer()(self.layers.partitions, self.costs, shares, self.method.assignment, inside)
+
+    def filled(self, zeros: Mapping[str, float]) -> nn.Module:
+        """Return the network, projected."""
+        patterns = dict(self.within) | self.patterns(zeros)
+        return _filled(self.model, {name: p.project(self.tensors[name]) for name, p in patterns.items()})
 
 
 def micro_structure(
@@ -52,6 +76,7 @@ def micro_structure(
     recovery: Compensate | None = Compensate(),  # noqa: B008 - frozen
     dense: nn.Module | None = None,
     evaluate: Evaluate | None = None,
+    timer: BlockTimer | None = None,
     progress: bool = True,
     seed: int = 0,
 ) -> Result:
@@ -60,7 +85,9 @@ def micro_structure(
     `model` may be the result of `prune` or of this function, whose plan then goes on: blocks that are zero or unified
     already stay so and count; give the `dense` model that it began with. The shares are the method's; with a
     `budget` of MACs or bytes those of zero blocks follow from it (counted, as shares of what the given model's shapes
-    take dense), and all layers had better compete (``spread=AcrossLayers()``). `criterion` prices blocks.
+    take dense), and all layers had better compete (``spread=AcrossLayers()``). With one of latency they follow, layer
+    by layer, from times of the compiled network on the example inputs (`timer`, default: on this machine), a share
+    being one of the compiled dense model's time; the report then compares the two compiled. `criterion` prices blocks.
     `calibration` yields a few hundred inputs without labels, on which what is left is solved again (`recovery`);
     without them weights are projected, and nothing is repaired. `evaluate` scores a model, higher is better.
 
@@ -97,8 +124,14 @@ def micro_structure(
         with timed(seconds, "selection"):
             costs = criterion(graph, layers.partitions, tensors, statistics)
             within = begun.patterns
-            chosen = _chosen(method, start, graph, layers, costs, tensors, within, budget)
-            patterns = dict(within) | dict(chosen.patterns)
+            if budget is not None and budget.timed:
+                clock = timer or CompiledTimer()
+                shares = _Shares(method, start, layers, costs, tensors, within)
+                found = shares_within_latency(original, costs, shares.filled, budget, inputs, clock)
+                chosen = shares.patterns(found)
+            else:
+                clock, chosen = None, _chosen(method, start, graph, layers, costs, tensors, within, budget)
+            patterns = dict(within) | chosen
         states = {name: pattern.states for name, pattern in patterns.items()}
         require_same(digest(states), "selection", "give each the same options and weights")
         projected = {n: patterns[n].project(t) if n in patterns else t for n, t in tensors.items()}
@@ -118,16 +151,19 @@ def micro_structure(
                     evaluate(original), evaluate(pruned), evaluate(applied) if recovered else None
                 )
         with timed(seconds, "measurement"):
+            pair = (original, applied)
+            if clock is not None:
+                pair = (clock.compile(original, inputs).network, clock.compile(applied, inputs).network)
             report = Report(
                 method=method.label,
-                budget=str(budget) if budget is not None else "shares of blocks",
+                budget="shares of blocks" if budget is None else f"{budget}{', compiled' if clock else ''}",
                 before=size(original, inputs),
                 after=size(applied, inputs),
                 max_masked_difference=_difference(smaller, applied, args, kwargs),
                 seconds=seconds,
                 environment=environment(),
                 seed=seed,
-                latency=compare_latency(original, applied, inputs),
+                latency=compare_latency(*pair, inputs),
                 accuracy=accuracy,
                 model=type(original).__name__,
                 structure=summary(graph, tensors, patterns, layers),
@@ -182,23 +218,23 @@ def _chosen(
     tensors: Mapping[str, Tensor],
     within: Mapping[str, BlockPattern],
     budget: Budget | None,
-) -> _Chosen:
+) -> dict[str, BlockPattern]:
     """Return the patterns: with the method's shares, or with the least share of zeros that meets the budget."""
     inside = {name: pattern for name, pattern in within.items() if name in layers.partitions}
 
-    def tried(zero: float) -> _Chosen:
-        patterns = replace(method, zero=zero).patterns(model, layers.partitions, costs, inside)
-        return _Chosen(patterns, _counted(graph, tensors, dict(within) | patterns))
+    def tried(zero: float) -> dict[str, BlockPattern]:
+        return replace(method, zero=zero).patterns(model, layers.partitions, costs, inside)
 
     if budget is None:
         return tried(method.zero)
     if budget.unit not in ("macs", "bytes") or not budget.is_share:
         raise BudgetError(
-            f"Blocks are budgeted in shares of macs or bytes, as Budget(bytes=0.3), not {budget!r}."
+            f"Blocks are budgeted in shares of macs or bytes, as Budget(bytes=0.3), or in latency, not {budget!r}."
         )
 
-    def level(found: _Chosen) -> float:
-        return found.counted.operations if budget.unit == "macs" else found.counted.stored_bits
+    def level(patterns: Mapping[str, BlockPattern]) -> float:
+        found = _counted(graph, tensors, dict(within) | dict(patterns))
+        return found.operations if budget.unit == "macs" else found.stored_bits
 
     count = sum(p.count for p in layers.partitions.values())
     room = sum(method.spread.room(p) for p in layers.partitions.values())

@@ -205,8 +205,10 @@ class MicroStructured:
             StructureError: the shares cannot be had.
         """
         check_patterns(model, self.shares, "shares")
-        shares = {}
-        for name in partitions:
-            own = [s for g, s in self.shares.items() if matches(model, name.rpartition(".")[0], g)]
-            shares[name] = own[-1] if own else Shares(self.zero, self.unify)
+        shares = {name: self.shares_of(model, name) for name in partitions}
         return self.spread(partitions, costs, shares, self.assignment, within or {})
+
+    def shares_of(self, model: nn.Module, weight: str) -> Shares:
+        """Return the shares of a weight: those of the last glob that matches its module, else the method's."""
+        own = [s for g, s in self.shares.items() if matches(model, weight.rpartition(".")[0], g)]
+        return own[-1] if own else Shares(self.zero, self.unify)
