@@ -53,10 +53,7 @@ POINT = {"lenet300": 0.0145, "lenet5": 0.0048}  # the chosen share of the parame
 CURVE = {"lenet300": (0.05, 0.025, 0.01), "lenet5": (0.02, 0.01, 0.003)}
 BATCH, SHIFT = 256, 1
 
-OPTIMIZERS: dict[str, OptimizerFactory] = {
-    "Adam": partial(torch.optim.Adam, lr=5e-3),
-    "SGD": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
-}
+SGD_RATES = {"lenet300": 0.1, "lenet5": 0.02}  # at 0.1 LeNet-5 diverges
 METHODS: dict[str, Callable[[float], TrainingMethod]] = {
     "NN-relief": lambda share: NNRelief(alpha_conv=0.9, alpha_linear=0.95),
     "irrelevance decay": lambda share: IrrelevanceDecay(gamma=1e-4),
@@ -164,7 +161,7 @@ def dense(cell: Cell, images: Images) -> nn.Module:
         model.load_state_dict(load_file(path))
         return model
     # Gradual magnitude pruning to everything is plain training.
-    options = training(images, cell.optimizer, 1, DENSE_EPOCHS[cell.model], bf16=True)
+    options = training(images, optimizer_of(cell), 1, DENSE_EPOCHS[cell.model], bf16=True)
     model = train(model, GradualMagnitude(share=1.0), options, seed=cell.seed).model
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), f"{path}.tmp")
@@ -172,11 +169,17 @@ def dense(cell: Cell, images: Images) -> nn.Module:
     return model
 
 
+def optimizer_of(cell: Cell) -> OptimizerFactory:
+    if cell.optimizer == "Adam":
+        return partial(torch.optim.Adam, lr=5e-3)
+    return partial(torch.optim.SGD, lr=SGD_RATES[cell.model], momentum=0.9)
+
+
 def training(
-    images: Images, optimizer: str, rounds: int, epochs: int, last: int = 0, bf16: bool = False
+    images: Images, optimizer: OptimizerFactory, rounds: int, epochs: int, last: int = 0, bf16: bool = False
 ) -> Training:
     return Training(
-        images, epochs=epochs, iterations=rounds, finetune=last, schedule=Cosine(), optimizer=OPTIMIZERS[optimizer],
+        images, epochs=epochs, iterations=rounds, finetune=last, schedule=Cosine(), optimizer=optimizer,
         validation=Validation(images.held), bf16=bf16,
     )  # fmt: skip
 
@@ -194,7 +197,7 @@ def pruned(cell: Cell, model: nn.Module, images: Images) -> tuple[nn.Module, int
         target = min(1.0, stretch.share * total / sum(p.numel() for p in model.parameters()))
         gradual = cell.method == "gradual magnitude"  # has its own rounds
         rounds, epochs = (1, stretch.rounds * stretch.epochs) if gradual else (stretch.rounds, stretch.epochs)
-        options = training(images, cell.optimizer, rounds, epochs, stretch.last, bf16=not stretch.last)
+        options = training(images, optimizer_of(cell), rounds, epochs, stretch.last, bf16=not stretch.last)
         model = train(
             model, METHODS[cell.method](target), options, share=None if gradual else target, seed=cell.seed
         ).model

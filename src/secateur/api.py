@@ -201,37 +201,46 @@ def prune(
                     )
             with in_step():
                 check_fixed(fixed, first.candidates)
-        kept, chosen, pruned, final = first.kept, first.candidates, first.model, first.plan
+        kept, chosen, smaller, final, verification = (
+            first.kept, first.candidates, first.model, first.plan, first.verification,
+        )  # fmt: skip
+        del first
         require_same(
             digest({name: torch.tensor(units) for name, units in kept.items()}),
             "selection",
             "give each the same options, and data that the model can be verified on",
         )
-        recovered = distilled = None
-        tensors = masked(graph, statistics.tensors, kept)
-        with timed(seconds, "recovery"):
-            if method.recovery is not None:
-                tensors = method.recovery(graph, kept, statistics, calibration, seed)
-                final = plan(model, graph, kept, tensors)
-                recovered = apply(model, final)
-        if distill is not None:
-            with timed(seconds, "distillation"):
-                final = plan(model, graph, kept, distill(graph, kept, tensors, calibration, seed))
-                distilled = apply(model, final)
-        stages = (pruned, recovered, distilled)
-        smaller = [stage for stage in stages if stage is not None][-1]
-        accuracy = None
+        # Stage by stage, so that no more networks are in memory than have to be.
+        accuracy: Accuracy | None = None
         if evaluate is not None:
             with timed(seconds, "evaluation"):
-                scores = (None if stage is None else evaluate(stage) for stage in stages)
-                accuracy = Accuracy(evaluate(model), *scores)
+                accuracy = Accuracy(evaluate(model), evaluate(smaller))
+        tensors: Mapping[str, Tensor] | None = None
+        if method.recovery is not None:
+            del smaller
+            with timed(seconds, "recovery"):
+                tensors = method.recovery(graph, kept, statistics, calibration, seed)
+                final = plan(model, graph, kept, tensors)
+                smaller = apply(model, final)
+            if evaluate is not None and accuracy is not None:
+                with timed(seconds, "evaluation"):
+                    accuracy = replace(accuracy, recovered=evaluate(smaller))
+        if distill is not None:
+            del smaller
+            with timed(seconds, "distillation"):
+                given = tensors if tensors is not None else masked(graph, statistics.tensors, kept)
+                final = plan(model, graph, kept, distill(graph, kept, given, calibration, seed))
+                smaller = apply(model, final)
+            if evaluate is not None and accuracy is not None:
+                with timed(seconds, "evaluation"):
+                    accuracy = replace(accuracy, distilled=evaluate(smaller))
         with timed(seconds, "measurement"):
             report = Report(
                 method=method.label,
                 budget=str(budget),
                 before=size(model, inputs),
                 after=size(smaller, inputs),
-                max_masked_difference=first.verification.max_difference,
+                max_masked_difference=verification.max_difference,
                 seconds=seconds,
                 environment=environment(),
                 seed=seed,
@@ -269,7 +278,7 @@ def plan(model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tenso
     changed = {
         n for n, value in tensors.items() if value is not dense[n] and not torch.equal(value, dense[n])
     }
-    draft = make_plan(_with(model, graph, tensors, changed), graph, kept)
+    draft = make_plan(_with(model, tensors, changed), graph, kept)
     left = {name for name, _ in apply(model, draft).state_dict().items()}
     repaired: dict[str, Tensor] = {}
     for name in sorted(changed & left):
@@ -280,14 +289,15 @@ def plan(model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tenso
     return replace(draft, tensors={**draft.tensors, **repaired})
 
 
-def _with(model: nn.Module, graph: Graph, tensors: Mapping[str, Tensor], names: set[str]) -> nn.Module:
-    """Return a copy of the dense model with some tensors replaced: removed branches take their constants from it."""
-    filled = copy.deepcopy(model)
-    state = filled.state_dict()
-    with torch.no_grad():
-        for name in names:
-            state[name].copy_(tensors[name])
-    return filled
+def _with(model: nn.Module, tensors: Mapping[str, Tensor], names: set[str]) -> nn.Module:
+    """Return the dense model with some tensors replaced, no memory copied: removed branches take constants from it."""
+    memo: dict[int, Any] = {}
+    for name, tensor in tensors_of(model).items():
+        value = tensors[name].to(tensor) if name in names else tensor.detach()
+        memo[id(tensor)] = (
+            nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+        )
+    return copy.deepcopy(model, memo)
 
 
 def inputs_of(

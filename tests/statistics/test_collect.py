@@ -261,3 +261,43 @@ def test_outlets() -> None:
         assert map_ is not None
         made = y * map_.scale.view(-1, 1, 1) + map_.shift.view(-1, 1, 1)
         torch.testing.assert_close(made, model.bn_a(y))
+
+
+@pytest.mark.parametrize("make", [strided, tokens])
+@pytest.mark.parametrize("memory", [1, 2000])
+@pytest.mark.parametrize("patches", [False, True])
+def test_in_parts_the_moments_are_the_same(make: Any, memory: int, patches: bool) -> None:
+    model, x = make()
+    _, whole = gathered(model, x, patches=patches)
+    _, parts = gathered(model, x, patches=patches, memory=memory)
+    assert parts.samples == whole.samples
+    forwards = list(whole.sites)
+    for node in (*forwards, *reversed(forwards), forwards[0]):  # going back starts again
+        ours, theirs = parts.sites[node], whole.sites[node]
+        for field in ("fit", "held", "gram", "mean"):
+            torch.testing.assert_close(getattr(ours, field), getattr(theirs, field), rtol=1e-12, atol=1e-12)
+        assert (ours.patches is None) == (theirs.patches is None)
+        if ours.patches is not None and theirs.patches is not None:
+            torch.testing.assert_close(ours.patches, theirs.patches, rtol=1e-12, atol=1e-12)
+        assert parts.power[node] == pytest.approx(whole.power[node], rel=1e-9)
+    assert set(parts.sites) == set(whole.sites)
+
+
+def test_parts_in_order_cost_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = tokens()
+    graph = trace(model, x[:2])
+    ran: list[str] = []
+    original = torch.fx.Interpreter.run_node
+
+    def counted(self: Any, n: Any) -> Any:
+        result = original(self, n)
+        if n.op == "call_function":
+            ran.append(n.name)
+        return result
+
+    monkeypatch.setattr(torch.fx.Interpreter, "run_node", counted)
+    found = collect(graph, graph.groups, [x], layers=[layer.node for layer in graph.layers], memory=1)
+    for node in found.sites:
+        assert torch.isfinite(found.sites[node].gram).all()
+        assert found.power[node] > 0
+    assert len(ran) == len(set(ran)) > 2

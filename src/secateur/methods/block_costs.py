@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Layer
-from secateur.statistics.collect import SiteStatistics, Statistics
+from secateur.statistics.collect import Statistics
 from secateur.statistics.outlets import affine, outlet
+from secateur.statistics.sums import SiteStatistics
 from secateur.structure import Costs, Partition, block_costs
 
 __all__ = ["Criterion", "OutputError", "WeightError"]

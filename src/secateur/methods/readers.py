@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Group, Layer, Site
-from secateur.statistics.collect import SiteStatistics, Statistics
+from secateur.statistics.collect import Statistics
 from secateur.statistics.outlets import affine, outlet
+from secateur.statistics.sums import SiteStatistics
 from secateur.statistics.weights import outputs_first
 
 from .ranking import Reader

@@ -2,9 +2,10 @@
 
 from .activity import Norm
 from .batches import Calibration
-from .collect import SiteStatistics, Statistics, collect
+from .collect import Statistics, collect
 from .forward import Forward, state_tensors
 from .gradients import Loss, random_projection
+from .sums import SiteStatistics
 
 __all__ = [
     "Calibration",

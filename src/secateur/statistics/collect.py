@@ -5,41 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, Group, Layer
-from secateur.progress import track
 
 from .batches import Calibration
-from .forward import Forward, Watch, state_tensors
+from .forward import Forward, state_tensors
 from .gradients import Loss, gate_gradients
 from .outlets import outlet
-from .patches import Rows, multiplicity, read_rows, sample_rows
-from .reduce import digest, in_step, require_same, summed
+from .parts import ByPart, Event, Parts
+from .reduce import digest, require_same
+from .sums import PowerSum, SiteStatistics, SiteSum
 
-__all__ = ["SiteStatistics", "Statistics", "collect"]
-
-
-@dataclass(frozen=True)
-class SiteStatistics:
-    """Second moments of one value as one kind of window reads it, float64.
-
-    ``fit`` and ``held`` (C, C) are channel moments over positions that the layer reads, each position counted as
-    often as a tap reads it (C / fold of them, where flattened positions are pooled); ``gram`` and ``mean`` (C,)
-    likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments of whole patches with a constant one
-    behind them, where they were asked for and fit.
-    """
-
-    fit: Tensor
-    held: Tensor
-    gram: Tensor  # over all samples, as the next two are
-    mean: Tensor
-    patches: Tensor | None
+__all__ = ["Statistics", "collect"]
 
 
 @dataclass(frozen=True)
@@ -74,111 +56,6 @@ def fold(graph: Graph, layer: Layer) -> int:
     return 1
 
 
-class _Power:
-    """Running first and second moments of a watched value, by channel."""
-
-    def __init__(self, layer: Layer, positions: int) -> None:
-        self.layer, self.positions = layer, positions
-        self.sum, self.square = torch.zeros(2, layer.out_channels, dtype=torch.float64)
-        self.count = 0
-
-    def begin(self, generator: torch.Generator) -> None:
-        """Start a batch: draw the positions that count."""
-        self.rows = Rows.draw(math.prod(self.layer.positions), self.positions, generator)
-
-    def __call__(self, args: tuple[Any, ...], result: Tensor) -> None:
-        if self.layer.taps and self.rows.index is not None:
-            result = result.flatten(2)[:, :, self.rows.index]
-        dims = [d for d in range(result.ndim) if d != self.layer.channel_dim % result.ndim]
-        self.sum = self.sum + result.sum(dims)
-        self.square = self.square + (result * result).sum(dims)
-        self.count += result.numel() // result.shape[self.layer.channel_dim]
-
-    def value(self) -> float:
-        """Return the power over all processes."""
-        count = summed(torch.tensor(float(self.count), dtype=torch.float64)).clamp_min(1)
-        mean = summed(self.sum) / count
-        return float((summed(self.square) / count - mean**2).clamp_min(0).sum())
-
-
-class _Site:
-    """Running sums of one value under one kind of window."""
-
-    def __init__(self, layer: Layer, patches: bool, positions: int, fold: int) -> None:
-        self.layer, self.fold = layer, fold
-        c = layer.in_channels // fold
-        self.grams = torch.zeros(2, c, c, dtype=torch.float64)
-        self.totals = torch.zeros(2, c, dtype=torch.float64)
-        self.count = torch.zeros(2, dtype=torch.float64)
-        self.patches: Tensor | None = None
-        if patches:
-            d = c // layer.groups * math.prod(layer.taps) + 1
-            self.patches = torch.zeros(layer.groups, d, d, dtype=torch.float64)
-        self.rows_seen = 0
-        self.positions = positions
-        self.weights: Tensor | None = None
-
-    def begin(self, held: Tensor, generator: torch.Generator) -> None:
-        """Start a batch whose held-out samples come last: draw the positions that count."""
-        self.held, self._generator = held, generator
-        self.rows = Rows.draw(math.prod(self.layer.positions), self.positions, generator)
-
-    def __call__(self, args: tuple[Any, ...], result: None) -> None:
-        x = args[self.layer.position].detach()
-        rows, weight = self._read(x)
-        held = sample_rows(self.held, len(rows))  # pieces of a sample may stand as samples of their own
-        fitted = int((~held).sum())
-        each = rows.shape[1] if weight is None else float(weight.sum())
-        for i, part in enumerate((rows[:fitted], rows[fitted:])):
-            weighted = part if weight is None else part * weight.to(part.dtype)[:, None]
-            flat = weighted.reshape(-1, rows.shape[2])
-            self.grams[i] += part.reshape(flat.shape).T @ flat
-            self.totals[i] += flat.sum(0)
-            self.count[i] += len(part) * each
-        if self.patches is not None:
-            p = read_rows(self.layer, x, self.rows)
-            p = torch.cat([p, p.new_ones(*p.shape[:2], 1)], 2)
-            self.patches += (p.mT @ p).double()
-            self.rows_seen += p.shape[1]
-
-    def _read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what is read, (samples, positions, C), and how often by position; None if all are read alike."""
-        if not self.layer.taps:
-            flat = x.reshape(len(x), -1, x.shape[-1])
-            if self.fold > 1:
-                flat = flat.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)
-            return flat, None
-        if self.weights is None:
-            weights = multiplicity(self.layer, tuple(x.shape[2:])).flatten()
-            self.places, self.weights = weights.nonzero()[:, 0], weights[weights > 0]
-        rows = Rows.draw(len(self.places), self.positions, self._generator)
-        places = self.places if rows.index is None else self.places[rows.index]
-        weight = self.weights if rows.index is None else self.weights[rows.index]
-        flat = x.flatten(2).transpose(1, 2)
-        if len(places) < flat.shape[1]:
-            flat = flat[:, places]
-        return flat, None if bool((weight == 1).all()) else weight
-
-    def statistics(self) -> SiteStatistics:
-        """Return the moments over all processes; where one of fit and held has no samples, it is the other."""
-        count = summed(self.count)
-        grams, totals = summed((self.grams + self.grams.mT) / 2), summed(self.totals)
-        both = grams.sum(0) / count.sum().clamp_min(1)
-        mean = totals.sum(0) / count.sum().clamp_min(1)
-        fit, held = grams / count.clamp_min(1)[:, None, None]
-        fit, held = fit if count[0] else held, held if count[1] else fit
-        if not (torch.isfinite(both).all() and torch.isfinite(mean).all()):
-            raise CalibrationError(
-                f"The activations that {self.layer.module or self.layer.node} reads are not finite on the calibration "
-                "data: check the inputs' preprocessing, and that the model itself gives finite outputs on them."
-            )
-        patches = None
-        if self.patches is not None:
-            rows = summed(torch.tensor(float(self.rows_seen), dtype=torch.float64))
-            patches = summed(self.patches) / rows.clamp_min(1)
-        return SiteStatistics(fit, held, both, mean, patches)
-
-
 def collect(
     graph: Graph,
     groups: Iterable[Group],
@@ -189,17 +66,23 @@ def collect(
     layers: Iterable[str] = (),
     positions: int = 64,
     widest: int = 2400,
+    memory: int = 1 << 31,
     seed: int = 0,
 ) -> Statistics:
     """Stream calibration data once through the dense program and sum what the consumers of `groups` read.
 
-    Nothing of the size of an activation is kept. Moments are made in the activations' type batch by batch and
-    summed in float64, over all processes of `torch.distributed`; one sample in four goes to the held-out sum. Values
-    that several layers read in the same way are summed once. Of maps, `positions` positions of each sample count, drawn
-    anew for each batch: neighbours say much the same, and all of them would cost more than the forward pass. With
-    `patches`, moments of whole patches are summed as well, for layers whose patches are at most `widest` columns wide.
-    A linear layer that reads more columns than that, of flattened maps, has the moments of the channels, positions
-    pooled. `layers` names further layers, by node. With a `loss`, a pass of its own sums squared gradients.
+    Moments are made in the activations' type batch by batch and summed in float64, over all processes of
+    `torch.distributed`; one sample in four goes to the held-out sum. Values that several layers read in the same way
+    are summed once. Of maps, `positions` positions of each sample count, drawn anew for each batch: neighbours say
+    much the same, and all of them would cost more than the forward pass. With `patches`, moments of whole patches are
+    summed as well, for layers whose patches are at most `widest` columns wide. A linear layer that reads more columns
+    than that, of flattened maps, has the moments of the channels, positions pooled. `layers` names further layers, by
+    node. With a `loss`, a pass of its own sums squared gradients.
+
+    Nothing of the size of an activation is kept if all moments fit into `memory` bytes. Else the network is gone
+    through in parts, front to back: the moments of one part are there at a time, those of the next are summed when
+    they are asked for, and between parts each batch keeps the values that cross the border. Asked for in the network's
+    order, all parts together cost one pass.
 
     Raises:
         CalibrationError: the data are empty, do not fit the example, or make activations that are not finite; of
@@ -209,45 +92,34 @@ def collect(
     wanted = {site.node for group in groups for site in group.consumers}.union(layers)
     read = [layer for layer in graph.layers if layer.node in wanted]
     tensors = state_tensors(graph.program)
+
+    def site_sum(layer: Layer) -> Event[SiteSum]:
+        columns = layer.width * math.prod(layer.taps)
+        narrow = columns <= widest
+        pooled = 1 if narrow else fold(graph, layer)
+        size = 8 * 3 * (layer.in_channels // pooled) ** 2  # fit, held-out and all samples
+        if patches and narrow:
+            size += 8 * layer.groups * (columns + 1) ** 2
+        return Event(layer.node, size, partial(SiteSum, layer, patches and narrow, positions, pooled))
+
+    sites: dict[Any, Event[SiteSum]] = {}
+    powers: dict[str, Event[PowerSum]] = {}
     keys = {layer.node: _key(layer) for layer in read}
-    sites: dict[Any, _Site] = {}
+    where = {layer.node: outlet(graph, layer).end for layer in read}
     for layer in read:
         if keys[layer.node] not in sites:
-            columns = layer.width * math.prod(layer.taps)
-            narrow = columns <= widest
-            pooled = 1 if columns <= widest else fold(graph, layer)
-            sites[keys[layer.node]] = _Site(layer, patches and narrow, positions, pooled)
-    powers: dict[str, _Power] = {}
-    where = {}
-    for layer in read:
-        where[layer.node] = outlet(graph, layer).end
-        powers.setdefault(where[layer.node], _Power(layer, positions))
-    reads: dict[str, Watch] = {site.layer.node: site for site in sites.values()}
+            sites[keys[layer.node]] = site_sum(layer)
+        end = where[layer.node]
+        powers.setdefault(end, Event(end, 0, partial(PowerSum, layer, positions)))
     forward = Forward(graph.program, tensors)
     require_same(digest(tensors), "weights", "load the same checkpoint in each before pruning")
-    seen = torch.zeros((), dtype=torch.int64)
-    with in_step():
-        batches = Calibration(calibration, graph.program)
-        for batch, held in track(batches.held_out(), "statistics"):
-            generator = batches.generator(batch, seed)
-            seen += len(held)
-            order = held.argsort(stable=True)  # so that no part of an activation has to be copied
-            batch, held = batches.take(batch, order), held[order]
-            for site in sites.values():
-                site.begin(held, generator)
-            for power in powers.values():
-                power.begin(generator)
-            forward.run(batch, reads, dict(powers))
-    samples = int(summed(seen))
-    if not samples:
-        raise CalibrationError(
-            "The calibration data are empty in every process: give at least one batch of inputs."
-        )
-    done = {key: site.statistics() for key, site in sites.items()}
+    parts = Parts(
+        forward, Calibration(calibration, graph.program), [*sites.values()], [*powers.values()], memory, seed
+    )
     return Statistics(
-        samples,
-        {layer.node: done[keys[layer.node]] for layer in read},
-        {layer.node: powers[where[layer.node]].value() for layer in read},
+        parts.samples,
+        ByPart({node: sites[key].node for node, key in keys.items()}, parts.site),
+        ByPart(where, parts.power),
         tensors,
         gate_gradients(graph, groups, calibration, loss) if loss is not None else {},
     )

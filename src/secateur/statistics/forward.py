@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, fx
 from secateur.graph import Program
 from secateur.graph.program import references
 
-__all__ = ["Forward", "Normalise", "Watch", "state_tensors"]
+__all__ = ["Forward", "Normalise", "Paused", "Watch", "state_tensors"]
 
 Watch = Callable[[tuple[Any, ...], Any], tuple[Any, ...] | None]
 """Called with a node's arguments (before it runs in place on them), which it may replace, or its result."""
@@ -27,6 +29,15 @@ def state_tensors(program: Program) -> dict[str, Tensor]:
 
 Normalise = Callable[[str, Tensor, Tensor, int], None]
 """Called with a BatchNorm node, the mean and the (biased) variance of its input by channel, and their count."""
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A run over one batch that has stopped on the way: flat inputs, the values that are still read, the last node."""
+
+    inputs: list[Any]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    after: str | None = None
 
 
 class _Stop(Exception):  # noqa: N818 - a signal, not an error
@@ -52,6 +63,11 @@ class Forward:
         self._canonical = {placeholder: names[0] for placeholder, names in program.parameters.items()}
         self._others = {**program.exported.state_dict, **program.exported.constants}
 
+    @property
+    def order(self) -> list[str]:
+        """The names of all nodes, as they run."""
+        return [node.name for node in self._graph.graph.nodes]
+
     def run(
         self,
         inputs: list[Any],
@@ -65,14 +81,7 @@ class Forward:
 
         With `normalise`, BatchNorms use the mean and variance of the batch, which the callback is told.
         """
-        given = iter(inputs)
-        values = []
-        for spec in self._signature.input_specs:
-            if spec.kind.name == "USER_INPUT":
-                values.append(self._laid_out(next(given)))
-                continue
-            name = self._canonical.get(spec.arg.name, spec.target)
-            values.append(self._tensors[name] if name in self._tensors else self._others[spec.target])
+        values = self._arguments(inputs)
         watched = set(reads) | set(makes)
         last = next((n.name for n in reversed(self._graph.graph.nodes) if n.name in watched), None)
         with torch.enable_grad() if self._gradients else torch.inference_mode():
@@ -87,6 +96,36 @@ class Forward:
             for value, spec in zip(result, self._signature.output_specs, strict=True)
             if spec.kind.name == "USER_OUTPUT"
         ]
+
+    def advance(
+        self, paused: Paused, reads: Mapping[str, Watch], makes: Mapping[str, Watch], until: str
+    ) -> Paused:
+        """Run a batch on, from where it stopped to the node `until`, that included; what it gives goes on from there.
+
+        Values that writes have changed in place belong to what is returned: `paused` cannot go on twice.
+        """
+        nodes = list(self._graph.graph.nodes)
+        place = {node.name: i for i, node in enumerate(nodes)}
+        done = nodes[: place[paused.after] + 1] if paused.after is not None else []
+        env: dict[fx.Node, Any] = {n: paused.values.get(n.name) for n in done if n.op != "placeholder"}
+        stop = nodes[place[until] + 1].name  # the output is behind every other node
+        interpreter = _Interpreter(self._graph, reads, makes, None, None, stop)
+        with torch.inference_mode(), suppress(_Stop):
+            interpreter.run(*self._arguments(paused.inputs), initial_env=env)
+        live = {n.name: v for n, v in interpreter.env.items() if n.op != "placeholder" and v is not None}
+        return Paused(paused.inputs, live, until)
+
+    def _arguments(self, inputs: list[Any]) -> list[Any]:
+        """Return the values of all placeholders."""
+        given = iter(inputs)
+        values = []
+        for spec in self._signature.input_specs:
+            if spec.kind.name == "USER_INPUT":
+                values.append(self._laid_out(next(given)))
+                continue
+            name = self._canonical.get(spec.arg.name, spec.target)
+            values.append(self._tensors[name] if name in self._tensors else self._others[spec.target])
+        return values
 
     def _laid_out(self, value: Any) -> Any:
         if isinstance(value, Tensor) and value.ndim == 4:
@@ -111,11 +150,15 @@ class _Interpreter(fx.Interpreter):
         makes: Mapping[str, Watch],
         last: str | None,
         normalise: Normalise | None,
+        stop: str | None = None,
     ) -> None:
         super().__init__(graph)
         self._reads, self._makes, self._last, self._normalise = reads, makes, last, normalise
+        self._stop = stop  # the node in front of which the run ends
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.name == self._stop:
+            raise _Stop
         read = self._reads.get(n.name)
         others = None
         if read is not None:

@@ -37,7 +37,13 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         SurgeryError: the plan does not fit the model; the message names the tensor and its two shapes.
     """
-    return apply_in_place(copy.deepcopy(model), plan)
+    _check(model, plan)
+    # What is sliced is replaced, never written to: until then it may be the model's own.
+    tensors = tensors_of(model)
+    sliced = [
+        tensors[name] for e in plan.edits if isinstance(e, SliceTensor) for name in e.names if name in tensors
+    ]
+    return apply_in_place(copy.deepcopy(model, {id(t): t for t in sliced}), plan)
 
 
 def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:

@@ -1,0 +1,142 @@
+"""Running sums of what passes through a network: second moments of what layers read, power of what they make."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import CalibrationError
+from secateur.graph import Layer
+
+from .patches import Rows, multiplicity, read_rows, sample_rows
+from .reduce import summed
+
+__all__ = ["PowerSum", "SiteStatistics", "SiteSum"]
+
+
+@dataclass(frozen=True)
+class SiteStatistics:
+    """Second moments of one value as one kind of window reads it, float64.
+
+    ``fit`` and ``held`` (C, C) are channel moments over positions that the layer reads, each position counted as
+    often as a tap reads it (C / fold of them, where flattened positions are pooled); ``gram`` and ``mean`` (C,)
+    likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments of whole patches with a constant one
+    behind them, where they were asked for and fit.
+    """
+
+    fit: Tensor
+    held: Tensor
+    gram: Tensor  # over all samples, as the next two are
+    mean: Tensor
+    patches: Tensor | None
+
+
+class PowerSum:
+    """Running first and second moments of a watched value, by channel."""
+
+    def __init__(self, layer: Layer, positions: int) -> None:
+        self.layer, self.positions = layer, positions
+        self.sum, self.square = torch.zeros(2, layer.out_channels, dtype=torch.float64)
+        self.count = 0
+
+    def begin(self, held: Tensor, generator: torch.Generator) -> None:
+        """Start a batch: draw the positions that count."""
+        self.rows = Rows.draw(math.prod(self.layer.positions), self.positions, generator)
+
+    def __call__(self, args: tuple[Any, ...], result: Tensor) -> None:
+        """Add what the node has made."""
+        if self.layer.taps and self.rows.index is not None:
+            result = result.flatten(2)[:, :, self.rows.index]
+        dims = [d for d in range(result.ndim) if d != self.layer.channel_dim % result.ndim]
+        self.sum = self.sum + result.sum(dims)
+        self.square = self.square + (result * result).sum(dims)
+        self.count += result.numel() // result.shape[self.layer.channel_dim]
+
+    def value(self) -> float:
+        """Return the power over all processes."""
+        count = summed(torch.tensor(float(self.count), dtype=torch.float64)).clamp_min(1)
+        mean = summed(self.sum) / count
+        return float((summed(self.square) / count - mean**2).clamp_min(0).sum())
+
+
+class SiteSum:
+    """Running sums of one value under one kind of window."""
+
+    def __init__(self, layer: Layer, patches: bool, positions: int, fold: int) -> None:
+        self.layer, self.fold = layer, fold
+        c = layer.in_channels // fold
+        self.grams = torch.zeros(2, c, c, dtype=torch.float64)
+        self.totals = torch.zeros(2, c, dtype=torch.float64)
+        self.count = torch.zeros(2, dtype=torch.float64)
+        self.patches: Tensor | None = None
+        if patches:
+            d = c // layer.groups * math.prod(layer.taps) + 1
+            self.patches = torch.zeros(layer.groups, d, d, dtype=torch.float64)
+        self.rows_seen = 0
+        self.positions = positions
+        self.weights: Tensor | None = None
+
+    def begin(self, held: Tensor, generator: torch.Generator) -> None:
+        """Start a batch whose held-out samples come last: draw the positions that count."""
+        self.held, self._generator = held, generator
+        self.rows = Rows.draw(math.prod(self.layer.positions), self.positions, generator)
+
+    def __call__(self, args: tuple[Any, ...], result: None) -> None:
+        """Add what the node is about to read."""
+        x = args[self.layer.position].detach()
+        rows, weight = self._read(x)
+        held = sample_rows(self.held, len(rows))  # pieces of a sample may stand as samples of their own
+        fitted = int((~held).sum())
+        each = rows.shape[1] if weight is None else float(weight.sum())
+        for i, part in enumerate((rows[:fitted], rows[fitted:])):
+            weighted = part if weight is None else part * weight.to(part.dtype)[:, None]
+            flat = weighted.reshape(-1, rows.shape[2])
+            self.grams[i] += part.reshape(flat.shape).T @ flat
+            self.totals[i] += flat.sum(0)
+            self.count[i] += len(part) * each
+        if self.patches is not None:
+            p = read_rows(self.layer, x, self.rows)
+            p = torch.cat([p, p.new_ones(*p.shape[:2], 1)], 2)
+            self.patches += (p.mT @ p).double()
+            self.rows_seen += p.shape[1]
+
+    def _read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what is read, (samples, positions, C), and how often by position; None if all are read alike."""
+        if not self.layer.taps:
+            flat = x.reshape(len(x), -1, x.shape[-1])
+            if self.fold > 1:
+                flat = flat.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)
+            return flat, None
+        if self.weights is None:
+            weights = multiplicity(self.layer, tuple(x.shape[2:])).flatten()
+            self.places, self.weights = weights.nonzero()[:, 0], weights[weights > 0]
+        rows = Rows.draw(len(self.places), self.positions, self._generator)
+        places = self.places if rows.index is None else self.places[rows.index]
+        weight = self.weights if rows.index is None else self.weights[rows.index]
+        flat = x.flatten(2).transpose(1, 2)
+        if len(places) < flat.shape[1]:
+            flat = flat[:, places]
+        return flat, None if bool((weight == 1).all()) else weight
+
+    def statistics(self) -> SiteStatistics:
+        """Return the moments over all processes; where one of fit and held has no samples, it is the other."""
+        count = summed(self.count)
+        grams, totals = summed((self.grams + self.grams.mT) / 2), summed(self.totals)
+        both = grams.sum(0) / count.sum().clamp_min(1)
+        mean = totals.sum(0) / count.sum().clamp_min(1)
+        fit, held = grams / count.clamp_min(1)[:, None, None]
+        fit, held = fit if count[0] else held, held if count[1] else fit
+        if not (torch.isfinite(both).all() and torch.isfinite(mean).all()):
+            raise CalibrationError(
+                f"The activations that {self.layer.module or self.layer.node} reads are not finite on the calibration "
+                "data: check the inputs' preprocessing, and that the model itself gives finite outputs on them."
+            )
+        patches = None
+        if self.patches is not None:
+            rows = summed(torch.tensor(float(self.rows_seen), dtype=torch.float64))
+            patches = summed(self.patches) / rows.clamp_min(1)
+        return SiteStatistics(fit, held, both, mean, patches)
