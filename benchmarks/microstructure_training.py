@@ -25,7 +25,7 @@ from training import HELD_OUT
 from secateur.artefact import Quantise, pack, unpack
 from secateur.data import ImageData, load_images
 from secateur.graph import trace
-from secateur.methods.microstructure import MicroStructured, Shares
+from secateur.methods.microstructure import AcrossLayers, MicroStructured, Shares
 from secateur.structure import Block
 from secateur.training.admm import ADMM
 
@@ -45,10 +45,17 @@ class Cell:
     epochs: int  # in all
     seed: int = 0
     bits: int | None = None  # of the packed file's weights, and of those that are judged; else they are exact
+    across: bool = False  # layers compete for zeros, where the task gives each its own
 
     def method(self) -> ADMM:
         task = TASKS[self.model]
-        structure = MicroStructured(self.block, self.zero, self.unify, skip=task.skip, spread=task.spread)
+        structure = MicroStructured(
+            self.block,
+            self.zero,
+            self.unify,
+            skip=task.skip,
+            spread=AcrossLayers() if self.across else task.spread,
+        )
         stages = tuple(Shares(zero) for zero in task.stages) if self.admm else ()
         if self.unify and self.zero and self.admm:
             stages += (Shares(self.zero),)
@@ -57,6 +64,7 @@ class Cell:
     def keys(self) -> dict[str, str]:
         name = "admm" if self.admm else "magnitude"
         name += f", {self.bits} bit" if self.bits else ""
+        name += ", across layers" if self.across else ""
         least = self.method().least_epochs
         training = f"{least}+{self.epochs - least}"
         return keys(self.model, name, self.block, self.zero, self.unify, training, self.seed)
@@ -96,6 +104,7 @@ CELLS = [
     *pairs(RESNET, TALL, 0.9, 0.0, 4, 12),
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=1),
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=2),
+    Cell(RESNET, TALL, 0.7, 0.0, 0, 24, across=True),
 ]
 
 
