@@ -84,9 +84,10 @@ def pairs(
     epochs: int,
     seed: int = 0,
     bits: int | None = None,
+    across: bool = False,
 ) -> list[Cell]:
     """Return a cell and its magnitude twin."""
-    return [Cell(model, block, zero, unify, n, epochs, seed, bits) for n in (admm, 0)]
+    return [Cell(model, block, zero, unify, n, epochs, seed, bits, across) for n in (admm, 0)]
 
 
 RESNET, VGG = "resnet20-cifar10", "vgg16bn-quarter-cifar10"
@@ -104,7 +105,7 @@ CELLS = [
     *pairs(RESNET, TALL, 0.9, 0.0, 4, 12),
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=1),
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=2),
-    Cell(RESNET, TALL, 0.7, 0.0, 0, 24, across=True),
+    *pairs(RESNET, TALL, 0.7, 0.0, 4, 24, across=True),
 ]
 
 
