@@ -118,20 +118,20 @@ def test_the_shares_are_about_the_best_there_are(seed: int) -> None:
     }
     ms = {"a": 1.0, "b": 3.0}
 
+    class Shared(nn.Module):
+        def __init__(self, shares: Mapping[str, float]) -> None:
+            super().__init__()
+            self.ms = {n: ms[n] * (1 - shares[f"{n}.w"]) for n in ms}
+
     class Table:
         def compile(self, model: Any, inputs: Any) -> TimedLayers:
-            return TimedLayers(model, {n: ms[n] * (1 - model.shares[f"{n}.w"]) for n in ms})
+            return TimedLayers(model, model.ms)
 
         def models(self, networks: Sequence[Any], inputs: Any) -> Sequence[float]:
-            return [sum(ms[n] * (1 - m.shares[f"{n}.w"]) for n in ms) + START for m in networks]
+            return [sum(m.ms.values()) + START for m in networks]
 
-    def filled(shares: Mapping[str, float]) -> nn.Module:
-        module = nn.Module()
-        module.shares = dict(shares)  # type: ignore[assignment]
-        return module
-
-    dense = filled({"a.w": 0.0, "b.w": 0.0})
-    found = shares_within_latency(dense, costs, filled, sc.Budget(latency=0.5), (), Table())
+    dense = Shared({"a.w": 0.0, "b.w": 0.0})
+    found = shares_within_latency(dense, costs, Shared, sc.Budget(latency=0.5), (), Table())
 
     def error(name: str, share: float) -> float:
         zero = costs[name].zero.sort().values
@@ -143,7 +143,7 @@ def test_the_shares_are_about_the_best_there_are(seed: int) -> None:
         error("a.w", a) + error("b.w", b)
         for a in grid
         for b in grid
-        if Table().models([filled({"a.w": a, "b.w": b})], ())[0] <= limit
+        if Table().models([Shared({"a.w": a, "b.w": b})], ())[0] <= limit
     )
     assert sum(error(n, s) for n, s in found.items()) <= best + 0.05
 

@@ -6,10 +6,9 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ from .statistics import Calibration, collect, state_tensors
 from .statistics.reduce import digest, in_step, require_same
 from .surgery import Plan, apply, make_plan
 from .surgery.fingerprint import tensors_of
+from .training.describe import describe
 
 __all__ = ["Result", "plan", "prune"]
 
@@ -257,7 +257,7 @@ def prune(
                 frozen=frozen_parts(graph.frozen),
             )
     recipe = {
-        "method": _plain(method),
+        "method": describe(method),
         "budget": {budget.unit: budget.value},
         "exclude": [p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in exclude],
         "keep": dict(keep or {}),
@@ -265,7 +265,7 @@ def prune(
         "floor": floor,
         "uniform": uniform,
         "streams": streams,
-        "distill": _plain(distill),
+        "distill": describe(distill),
         "seed": seed,
         "refused": dict(chosen.refused),
     }
@@ -331,13 +331,3 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-def _plain(value: Any) -> Any:
-    """Return a dataclass as plain data with the names of the classes and functions."""
-    if is_dataclass(value) and not isinstance(value, type):
-        fields = {k: _plain(getattr(value, k)) for k in asdict(value)}
-        return {"type": type(value).__name__, **fields}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return f"{value.__module__}:{value.__qualname__}" if isinstance(value, FunctionType) else value

@@ -25,7 +25,7 @@ TIMED = (0, 10, 14, 16, 18, 19)  # of these the kernels are timed; the others li
 
 
 def shares_within_latency(
-    dense: nn.Module,
+    reference: nn.Module,
     costs: Mapping[str, Costs],
     filled: Callable[[Mapping[str, float]], nn.Module],
     budget: Budget,
@@ -34,17 +34,16 @@ def shares_within_latency(
 ) -> dict[str, float]:
     """Return the share of zero blocks of each weight with which the compiled network keeps to a latency budget.
 
-    `filled` makes the network with given shares. It is compiled and timed with some shares, the same in all layers:
-    that is the table, milliseconds by layer and share. The shares are then those of the least error, summed over
-    layers as a share of each one's energy, that the table lets through: for a price of a millisecond each layer has
-    its best share (the Lagrange multiplier of the budget), and bisection finds the price. What the kernels do not run
-    stays whole. The network so made is timed beside the compiled dense one, and the target that the table is given is
-    corrected until what was measured fits.
+    `reference` is the dense network as the timer runs it, `filled` makes one with given shares. That is compiled and
+    timed with some shares, the same in all layers: that is the table, milliseconds by layer and share. The shares are
+    then those of the least error, summed over layers as a share of each one's energy, that the table lets through: for
+    a price of a millisecond each layer has its best share (the Lagrange multiplier of the budget), and bisection finds
+    the price. What the kernels do not run stays whole. The network so made is timed beside the reference, and the
+    target that the table is given is corrected until what was measured fits.
 
     Raises:
         BudgetError: with 95 % of each layer's blocks at zero it still takes longer, or no kernel runs any layer.
     """
-    reference = timer.compile(dense, example).network
     with in_step():
         timed = [
             timer.compile(filled(dict.fromkeys(costs, float(SHARES[k]))), example)

@@ -17,6 +17,7 @@ from .block_latency import shares_within_latency
 from .errors import BudgetError
 from .graph import Graph, trace
 from .measure import compare_latency, environment, evaluating, size
+from .measure.mode import Inputs
 from .methods.block_costs import Criterion, WeightError
 from .methods.blockable import Blockable
 from .methods.counted import Counted, counted
@@ -110,6 +111,7 @@ def micro_structure(
     args, kwargs = inputs_of(example_inputs)
     inputs = kwargs or args
     calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
+    clock = (timer or CompiledTimer()) if budget is not None and budget.timed else None
     seconds: dict[str, float] = {}
     with silenced(not progress):
         with timed(seconds, "trace"):
@@ -124,13 +126,13 @@ def micro_structure(
         with timed(seconds, "selection"):
             costs = criterion(graph, layers.partitions, tensors, statistics)
             within = begun.patterns
-            if budget is not None and budget.timed:
-                clock = timer or CompiledTimer()
+            reference = _as_run(original, inputs, clock)
+            if budget is not None and clock is not None:
                 shares = _Shares(method, start, layers, costs, tensors, within)
-                found = shares_within_latency(original, costs, shares.filled, budget, inputs, clock)
+                found = shares_within_latency(reference, costs, shares.filled, budget, inputs, clock)
                 chosen = shares.patterns(found)
             else:
-                clock, chosen = None, _chosen(method, start, graph, layers, costs, tensors, within, budget)
+                chosen = _chosen(method, start, graph, layers, costs, tensors, within, budget)
             patterns = dict(within) | chosen
         states = {name: pattern.states for name, pattern in patterns.items()}
         require_same(digest(states), "selection", "give each the same options and weights")
@@ -151,9 +153,6 @@ def micro_structure(
                     evaluate(original), evaluate(pruned), evaluate(applied) if recovered else None
                 )
         with timed(seconds, "measurement"):
-            pair = (original, applied)
-            if clock is not None:
-                pair = (clock.compile(original, inputs).network, clock.compile(applied, inputs).network)
             report = Report(
                 method=method.label,
                 budget="shares of blocks" if budget is None else f"{budget}{', compiled' if clock else ''}",
@@ -163,7 +162,7 @@ def micro_structure(
                 seconds=seconds,
                 environment=environment(),
                 seed=seed,
-                latency=compare_latency(*pair, inputs),
+                latency=compare_latency(reference, _as_run(applied, inputs, clock), inputs),
                 accuracy=accuracy,
                 model=type(original).__name__,
                 structure=summary(graph, tensors, patterns, layers),
@@ -254,6 +253,11 @@ def _chosen(
         else:
             low = middle + 1
     return best
+
+
+def _as_run(model: nn.Module, inputs: Inputs, clock: BlockTimer | None) -> nn.Module:
+    """Return what is timed: the compiled network where compiled networks are budgeted."""
+    return model if clock is None else clock.compile(model, inputs).network
 
 
 def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -96,11 +96,6 @@ class Parts:
                 "The calibration data are empty in every process: give at least one batch of inputs."
             )
 
-    @property
-    def count(self) -> int:
-        """Number of parts."""
-        return len(self._parts)
-
     def site(self, node: str) -> SiteStatistics:
         """Return the moments of what is read at a node; its part's are then there, another's are not."""
         if node not in self._found:
