@@ -9,6 +9,7 @@ packed file. Of autoencoders the columns of accuracy hold the peak signal-to-noi
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import tempfile
 import time
@@ -26,11 +27,13 @@ from secateur.artefact import Quantise, pack, unpack
 from secateur.data import ImageData, load_images
 from secateur.graph import trace
 from secateur.methods.microstructure import AcrossLayers, MicroStructured, Shares
+from secateur.recovery import distillation_loss
 from secateur.structure import Block
 from secateur.training.admm import ADMM
 
 RUNS = Path("runs/microstructure")
 BATCH = 128
+TAUGHT = 0.9  # weight of the dense network's outputs, as in `finetune`
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Cell:
     seed: int = 0
     bits: int | None = None  # of the packed file's weights, and of those that are judged; else they are exact
     across: bool = False  # layers compete for zeros, where the task gives each its own
+    taught: bool = False  # by the dense network's outputs, beside the labels
 
     def method(self) -> ADMM:
         task = TASKS[self.model]
@@ -65,6 +69,7 @@ class Cell:
         name = "admm" if self.admm else "magnitude"
         name += f", {self.bits} bit" if self.bits else ""
         name += ", across layers" if self.across else ""
+        name += ", taught" if self.taught else ""
         least = self.method().least_epochs
         training = f"{least}+{self.epochs - least}"
         return keys(self.model, name, self.block, self.zero, self.unify, training, self.seed)
@@ -85,9 +90,10 @@ def pairs(
     seed: int = 0,
     bits: int | None = None,
     across: bool = False,
+    taught: bool = False,
 ) -> list[Cell]:
     """Return a cell and its magnitude twin."""
-    return [Cell(model, block, zero, unify, n, epochs, seed, bits, across) for n in (admm, 0)]
+    return [Cell(model, block, zero, unify, n, epochs, seed, bits, across, taught) for n in (admm, 0)]
 
 
 RESNET, VGG = "resnet20-cifar10", "vgg16bn-quarter-cifar10"
@@ -106,6 +112,7 @@ CELLS = [
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=1),
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=2),
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 24, across=True),
+    *pairs(RESNET, TALL, 0.7, 0.0, 4, 24, across=True, taught=True),
 ]
 
 
@@ -117,6 +124,7 @@ def trained(
     epochs: int,
     seed: int,
     checkpoint: Path,
+    teacher: nn.Module | None = None,
 ) -> tuple[nn.Module, float]:
     """Train on all but the held-out images, by one cycle; go on from `checkpoint` if it is there. Count the seconds."""
     torch.manual_seed(seed)
@@ -149,8 +157,13 @@ def trained(
         for i in torch.randperm(len(x), generator=generator)[: steps * BATCH].split(BATCH):
             inputs, wanted = task.batch(x[i], y[i], generator)
             with torch.autocast("cpu", torch.bfloat16, enabled=task.bf16):
-                outputs = model(inputs.contiguous(memory_format=torch.channels_last))
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+                outputs = model(inputs)
+                with torch.no_grad():
+                    taught = None if teacher is None else teacher(inputs)
             loss = task.loss(outputs.float(), wanted)
+            if taught is not None:
+                loss = (1 - TAUGHT) * loss + TAUGHT * distillation_loss(outputs.float(), taught.float())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -194,7 +207,8 @@ def run(cell: Cell) -> None:
     before = task.score(dense, images, data.test_y)
     print(*cell.keys().values(), cell.method(), flush=True)
     checkpoint = RUNS / f"{cell.label}.ckpt"
-    model, seconds = trained(dense, data, task, cell.method(), cell.epochs, cell.seed, checkpoint)
+    teacher = copy.deepcopy(dense) if cell.taught else None
+    model, seconds = trained(dense, data, task, cell.method(), cell.epochs, cell.seed, checkpoint, teacher)
     model = model.to(memory_format=torch.contiguous_format)
     patterns = cell.method().structure.observed(model)
     save_file(model.state_dict(), RUNS / f"{cell.label}.safetensors")
