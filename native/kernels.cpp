@@ -1,8 +1,6 @@
 // The C interface of the kernels. One shared library per instruction set is made from this file (see build.py).
-#include "conv.h"
-#include "linear.h"
+#include "chain.h"
 #include "lookup.h"
-#include "pool.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -41,4 +39,9 @@ EXPORT int secateur_lookup(const Lookup* l, const float* x, const float* residua
 // x and y are (planes, height, width); y does not overlap x.
 EXPORT int secateur_max_pool(const Pool* p, const float* x, float* y, int64_t planes, int threads) {
   return max_pool(*p, x, y, planes, threads) ? 0 : 1;
+}
+
+// Steps in turn, on the pieces of memory that their places name. What a step writes overlaps nothing that it reads.
+EXPORT int secateur_chain(const Step* steps, int64_t count, float* const* pieces, int threads) {
+  return run_steps(steps, count, pieces, threads) ? 0 : 1;
 }

@@ -20,6 +20,7 @@ from secateur.measure.store import Conditions, cache_folder, read_times, write_t
 from secateur.modes import evaluating
 from secateur.progress import track
 
+from .chain import Chain, find_chains
 from .choose import Choice, candidates, key_of, time_candidates
 from .fuse import FusedLayer, find_layers, find_pools
 from .memory import Memory
@@ -120,6 +121,9 @@ def compile(
         for i, (node, window) in enumerate(list(find_pools(module))):
             _call_instead(module, node, (node.args[0],), MaxPool2d(window, memory), f"secateur_pool_{i}")
     module.graph.eliminate_dead_code()
+    for i, nodes in enumerate(list(find_chains(module))):
+        _chain(module, nodes, memory, f"secateur_chain_{i}")
+    module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _drop_unused(module)
     module.recompile()
@@ -178,6 +182,15 @@ def _call_instead(
         call = module.graph.call_module(name, inputs)
     call.meta = dict(node.meta)
     node.replace_all_uses_with(call)
+
+
+def _chain(module: GraphModule, nodes: Sequence[Node], memory: Memory, name: str) -> None:
+    """Make one call of several."""
+    inputs = list(dict.fromkeys(a for node in nodes for a in node.all_input_nodes if a not in nodes))
+    number = {node: i for i, node in enumerate([*inputs, *nodes])}
+    layers = [module.get_submodule(str(node.target)) for node in nodes]
+    reads = [tuple(number[a] for a in node.args if isinstance(a, Node)) for node in nodes]
+    _call_instead(module, nodes[-1], tuple(inputs), Chain(layers, reads, len(inputs), memory), name)
 
 
 def _drop_unused(module: GraphModule) -> None:

@@ -19,12 +19,14 @@ __all__ = [
     "Library",
     "Lookup",
     "Matrix",
+    "Place",
     "Pool",
+    "Step",
     "find_library",
     "kernels",
 ]
 
-ABI = 3
+ABI = 4
 """Version of the C interface (native/build.py compiles it in)."""
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
@@ -77,6 +79,22 @@ class Pool(ctypes.Structure):
     _fields_ = [
         *((name, c_int32) for name in ("height", "width", "out_height", "out_width", "kernel_h", "kernel_w")),
         *((name, c_int32) for name in ("stride_h", "stride_w", "pad_top", "pad_left")),
+    ]
+
+
+class Place(ctypes.Structure):
+    """``struct Place`` of native/chain.h."""
+
+    _fields_ = [("offset", c_int64), ("piece", c_int32)]
+
+
+class Step(ctypes.Structure):
+    """``struct Step`` of native/chain.h."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("matrix", "conv", "pool")),
+        *((name, Place) for name in ("x", "residual", "y")),
+        ("count", c_int64),
     ]
 
 
@@ -179,8 +197,10 @@ def _open(folder: Path, name: str) -> Library:
     handle.secateur_linear.argtypes = (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int)
     handle.secateur_lookup.argtypes = (POINTER(Lookup), _Floats, _Floats, _Floats, c_int)
     handle.secateur_max_pool.argtypes = (POINTER(Pool), _Floats, _Floats, c_int64, c_int)
+    handle.secateur_chain.argtypes = (POINTER(Step), c_int64, POINTER(c_void_p), c_int)
     for function in (
         handle.secateur_conv, handle.secateur_linear, handle.secateur_lookup, handle.secateur_max_pool,
+        handle.secateur_chain,
     ):  # fmt: skip
         function.restype = c_int
     return Library(name, handle)

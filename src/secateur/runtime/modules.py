@@ -79,7 +79,7 @@ class _Sparse(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_made": None}  # pointers are not copied
 
-    def _ready(self) -> Prepared | tuple[Tensor, Tensor]:
+    def ready(self) -> Prepared | tuple[Tensor, Tensor]:
         """Return the C structure, or without kernels the dense weight and bias."""
         if self._made is None:
             found, taps = found_library(), 1
@@ -140,7 +140,7 @@ class SparseLinear(_Sparse):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply, add the residual (of the output's shape), activate."""
         if self._direct(x):
-            made = self._ready()
+            made = self.ready()
             if isinstance(made, Prepared):
                 library = found_library().library
                 assert library is not None
@@ -197,7 +197,7 @@ class SparseConv2d(_Sparse):
         """Convolve, add the residual (of the output's shape), activate."""
         window = self.window
         if self._direct(x):
-            made = self._ready()
+            made = self.ready()
             if isinstance(made, Prepared):
                 library = found_library().library
                 assert library is not None

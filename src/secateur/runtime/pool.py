@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from .memory import Memory
 from .ops import found_library
 from .run import checked, succeed
 
-__all__ = ["MaxPool2d", "run_max_pool"]
+__all__ = ["MaxPool2d", "pool_form", "run_max_pool"]
 
 
 def run_max_pool(library: Library, window: Window, x: Tensor, memory: Memory | None = None) -> Tensor:
@@ -26,19 +28,27 @@ def run_max_pool(library: Library, window: Window, x: Tensor, memory: Memory | N
         KernelError: wrong dtype or device, or an input smaller than the window.
     """
     x = checked(x, "input")
-    height, width = x.shape[-2:]
-    out = window.out_size(height, width)
-    shape = (*x.shape[:-2], *out)
+    pool, shape, planes = pool_form(window, x.shape)
     y = torch.empty(shape) if memory is None else memory.empty(shape)
     if y.numel():
-        pool = Pool(height, width, *out, *window.kernel, *window.stride, window.padding[0], window.padding[2])
         succeed(
             library.handle.secateur_max_pool(
-                ctypes.byref(pool), x.data_ptr(), y.data_ptr(), x.numel() // (height * width),
-                torch.get_num_threads(),
+                ctypes.byref(pool), x.data_ptr(), y.data_ptr(), planes, torch.get_num_threads()
             )
-        )  # fmt: skip
+        )
     return y
+
+
+def pool_form(window: Window, shape: Sequence[int]) -> tuple[Pool, tuple[int, ...], int]:
+    """Return the C structure for inputs of a shape, the output's shape and the number of planes.
+
+    Raises:
+        KernelError: the input is smaller than the window.
+    """
+    height, width = shape[-2:]
+    out = window.out_size(height, width)
+    pool = Pool(height, width, *out, *window.kernel, *window.stride, window.padding[0], window.padding[2])
+    return pool, (*shape[:-2], *out), math.prod(shape[:-2])
 
 
 class MaxPool2d(nn.Module):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +19,17 @@ from .packing import TAP_BITS, Activation, Packed, check_packed
 
 FORMS = 64  # of one layer
 
-__all__ = ["Form", "Prepared", "checked", "prepare", "run_conv", "run_linear", "succeed"]
+__all__ = [
+    "Form",
+    "Prepared",
+    "checked",
+    "conv_form",
+    "linear_form",
+    "prepare",
+    "run_conv",
+    "run_linear",
+    "succeed",
+]
 
 
 @dataclass(frozen=True)
@@ -93,20 +105,15 @@ def run_linear(
     Raises:
         KernelError: wrong dtype, device or shape.
     """
-    packed = prepared.packed
     x = checked(x, "input")
-    if x.dim() == 0 or x.shape[-1] != packed.columns:
-        raise KernelError(
-            f"The input has shape {tuple(x.shape)}; a layer of {packed.columns} inputs was packed."
-        )
-    shape = (*x.shape[:-1], packed.rows)
+    form, shape, rows = linear_form(prepared, x.shape)
     y = torch.empty(shape) if memory is None else memory.empty(shape)
     if y.numel():
         residual = None if residual is None else checked(residual, "residual", y.shape)
         succeed(
             library.handle.secateur_linear(
-                prepared.form().pointer, x.data_ptr(), None if residual is None else residual.data_ptr(),
-                y.data_ptr(), x.numel() // packed.columns, torch.get_num_threads(),
+                form.pointer, x.data_ptr(), None if residual is None else residual.data_ptr(), y.data_ptr(), rows,
+                torch.get_num_threads(),
             )
         )  # fmt: skip
     return y
@@ -121,24 +128,47 @@ def run_conv(
     Raises:
         KernelError: wrong dtype, device or shape, or an input smaller than the kernel.
     """
-    packed = prepared.packed
     x = checked(x, "input")
-    if x.dim() not in (3, 4) or x.shape[-3] != packed.columns:
-        raise KernelError(
-            f"The input has shape {tuple(x.shape)}; a convolution of {packed.columns} input channels was packed."
-        )
-    form = prepared.form(window, x.shape[-2], x.shape[-1])
-    shape = (*x.shape[:-3], packed.rows, *form.out_size)
+    form, shape, images = conv_form(prepared, window, x.shape)
     y = torch.empty(shape) if memory is None else memory.empty(shape)
     if y.numel():
         residual = None if residual is None else checked(residual, "residual", y.shape)
         succeed(
             library.handle.secateur_conv(
                 form.pointer, form.conv, x.data_ptr(), None if residual is None else residual.data_ptr(),
-                y.data_ptr(), x.shape[0] if x.dim() == 4 else 1, torch.get_num_threads(),
+                y.data_ptr(), images, torch.get_num_threads(),
             )
         )  # fmt: skip
     return y
+
+
+def linear_form(prepared: Prepared, shape: Sequence[int]) -> tuple[Form, tuple[int, ...], int]:
+    """Return the C structure for inputs of a shape, the output's shape and the number of rows.
+
+    Raises:
+        KernelError: inputs of this shape cannot be taken.
+    """
+    packed = prepared.packed
+    if not shape or shape[-1] != packed.columns:
+        raise KernelError(
+            f"The input has shape {tuple(shape)}; a layer of {packed.columns} inputs was packed."
+        )
+    return prepared.form(), (*shape[:-1], packed.rows), math.prod(shape[:-1])
+
+
+def conv_form(prepared: Prepared, window: Window, shape: Sequence[int]) -> tuple[Form, tuple[int, ...], int]:
+    """Return the C structures for images of a shape, the output's shape and the number of images.
+
+    Raises:
+        KernelError: inputs of this shape cannot be taken.
+    """
+    packed = prepared.packed
+    if len(shape) not in (3, 4) or shape[-3] != packed.columns:
+        raise KernelError(
+            f"The input has shape {tuple(shape)}; a convolution of {packed.columns} input channels was packed."
+        )
+    form = prepared.form(window, shape[-2], shape[-1])
+    return form, (*shape[:-3], packed.rows, *form.out_size), math.prod(shape[:-3])
 
 
 def checked(x: Tensor, name: str, shape: torch.Size | None = None) -> Tensor:
