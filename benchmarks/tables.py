@@ -247,20 +247,112 @@ def coverage() -> str:
     return "\n".join([*_table(heads, body), ""])
 
 
+SPEEDS = (("8x1", "0.5"), ("8x1", "0.7"), ("8x1", "0.8"), ("8x1", "0.9"), ("8x1", "0.95"), ("4x4", "0.8"))
+OTHERS = (("16x1", "0.8"), ("8x8", "0.8"), ("1x1", "0.8"), ("u1x4", "0.8"))
+
+
+def speeds(
+    name: str,
+    case: Sequence[str],
+    blocks: Sequence[tuple[str, str]],
+    figures: Mapping[str, tuple[str, Format]],
+) -> str:
+    """Return lower quartiles of speedups, a column for each block and sparsity, and figures of the 8x1 at 80 % row."""
+    cells: dict[tuple[str, ...], dict[tuple[str, str], Row]] = defaultdict(dict)
+    for r in rows(name):
+        cells[tuple(r[column] for column in case)][r["block"], r["sparsity"]] = r
+    body = []
+    for key, own in cells.items():
+        told = own["8x1", "0.8"]
+        quartiles = [f"{float(own[b]['speedup_low']):.2f}" if b in own else "" for b in blocks]
+        body.append([*key, *quartiles, *(form(told[column]) for column, (_, form) in figures.items())])
+    heads = [*case, *(f"{block}, {float(share):.0%}" for block, share in blocks)]
+    return "\n".join([*_table([*heads, *(heading for heading, _ in figures.values())], body), ""])
+
+
+PLAIN: Mapping[str, tuple[str, Mapping[str, tuple[str, Format]]]] = {  # section: results file, columns
+    "ablation": ("ablation", {
+        "variant": ("variant", str),
+        "acc_pruned": ("pruned", accuracy),
+        "acc_recovered": ("repaired", accuracy),
+        "seconds": ("seconds", short),
+    }),
+    "connections": ("cifar_connections", {
+        "model": ("network", str),
+        "method": ("method", str),
+        "epochs": ("epochs", str),
+        "acc_dense": ("dense", accuracy),
+        "acc_test": ("accuracy", accuracy),
+        "params_left_percent": ("parameters left, %", short),
+        "units_left": ("units left", str),
+        "macs_ratio": ("MACs left", percent),
+        "bytes_zip": ("zipped bytes", str),
+    }),
+    "language": ("language", {
+        "method": ("method", str),
+        "kept": ("parameters left", percent),
+        "kept_embeddings": ("of embeddings", percent),
+        "kept_layers": ("of layers", percent),
+        "perplexity_dense": ("dense", short),
+        "perplexity": ("perplexity", short),
+        "bytes_zip": ("zipped bytes", str),
+    }),
+    "effnet": ("effnet", {
+        "method": ("method", str),
+        "recovery": ("recovery", str),
+        "budget": ("asked for", percent),
+        "macs_ratio": ("MACs left", percent),
+        "latency_ratio": ("time", short),
+        "zero_shot_dense": ("dense", accuracy),
+        "zero_shot": ("zero-shot accuracy", accuracy),
+        "agreement": ("agreement", accuracy),
+    }),
+    "minilm": ("minilm", {
+        "gallery": ("gallery", str),
+        "method": ("method", str),
+        "recovery": ("recovery", str),
+        "budget": ("asked for", percent),
+        "macs_ratio": ("MACs left", percent),
+        "heads": ("heads", str),
+        "neurons": ("neurons", str),
+        "latency_ratio": ("time", short),
+        "recall_at_1_dense": ("dense R@1", accuracy),
+        "recall_at_1": ("R@1", accuracy),
+        "mrr": ("MRR", short),
+    }),
+    "decoder": ("decoder", {
+        "method": ("method", str),
+        "recovery": ("recovery", str),
+        "blocks_ratio": ("blocks' parameters left", percent),
+        "perplexity": ("perplexity", short),
+        "perplexity_ratio": ("against dense", short),
+    }),
+    "latency": ("latency", {
+        "model": ("network", str),
+        "share": ("asked for", percent),
+        "measured": ("measured", percent),
+        "error": ("off by", percent),
+        "dense_ms": ("dense, ms", short),
+        "pruned_ms": ("pruned, ms", short),
+        "macs_ratio": ("MACs left", percent),
+    }),
+    "cost": ("cost", {
+        "method": ("method", str),
+        "streams": ("streams", str),
+        "forward": ("plain forward, s", short),
+        "statistics": ("statistics, s", short),
+        "ranking": ("ranking, s", short),
+        "recovery": ("recovery, s", short),
+        "surgery": ("surgery, s", short),
+        "verification": ("verification, s", short),
+        "ratio": ("statistics and solving / forward", short),
+        "peak_mb": ("peak MB", short),
+    }),
+}  # fmt: skip
 SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"oneshot": partial(oneshot, SHORT)},
     "docs/results.md": {
         "oneshot": partial(oneshot, NAMES),
-        "ablation": partial(
-            plain,
-            "ablation",
-            {
-                "variant": ("variant", str),
-                "acc_pruned": ("pruned", accuracy),
-                "acc_recovered": ("repaired", accuracy),
-                "seconds": ("seconds", short),
-            },
-        ),
         "calibration": partial(crossed, "calibration_size", "variant", "n_calibration", "acc_recovered"),
         "coverage": coverage,
         "lenet": partial(
@@ -281,76 +373,32 @@ SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
                 "bytes_zip": ("zipped bytes", whole),
             },
         ),
-        "connections": partial(
-            plain,
-            "cifar_connections",
-            {
-                "model": ("network", str),
-                "method": ("method", str),
-                "epochs": ("epochs", str),
-                "acc_dense": ("dense", accuracy),
-                "acc_test": ("accuracy", accuracy),
-                "params_left_percent": ("parameters left, %", short),
-                "units_left": ("units left", str),
-                "macs_ratio": ("MACs left", percent),
-                "bytes_zip": ("zipped bytes", str),
-            },
-        ),
-        "language": partial(
-            plain,
-            "language",
-            {
-                "method": ("method", str),
-                "kept": ("parameters left", percent),
-                "kept_embeddings": ("of embeddings", percent),
-                "kept_layers": ("of layers", percent),
-                "perplexity_dense": ("dense", short),
-                "perplexity": ("perplexity", short),
-                "bytes_zip": ("zipped bytes", str),
-            },
-        ),
-        "decoder": partial(
-            plain,
-            "decoder",
-            {
-                "method": ("method", str),
-                "recovery": ("recovery", str),
-                "blocks_ratio": ("blocks' parameters left", percent),
-                "perplexity": ("perplexity", short),
-                "perplexity_ratio": ("against dense", short),
-            },
-        ),
-        "latency": partial(
-            plain,
-            "latency",
-            {
-                "model": ("network", str),
-                "share": ("asked for", percent),
-                "measured": ("measured", percent),
-                "error": ("off by", percent),
-                "dense_ms": ("dense, ms", short),
-                "pruned_ms": ("pruned, ms", short),
-                "macs_ratio": ("MACs left", percent),
-            },
-        ),
         "blocks": blocks,
         "trained blocks": trained_blocks,
-        "cost": partial(
-            plain,
-            "cost",
+        "layers": partial(
+            speeds,
+            "runtime_layers",
+            ("layer", "batch"),
+            (*SPEEDS, *OTHERS),
             {
-                "method": ("method", str),
-                "streams": ("streams", str),
-                "forward": ("plain forward, s", short),
-                "statistics": ("statistics, s", short),
-                "ranking": ("ranking, s", short),
-                "recovery": ("recovery, s", short),
-                "surgery": ("surgery, s", short),
-                "verification": ("verification, s", short),
-                "ratio": ("statistics and solving / forward", short),
-                "peak_mb": ("peak MB", short),
+                "best_dense_engine": ("best dense engine", str),
+                "best_dense_us": ("dense, µs", short),
+                "sparse_us": ("8x1 at 80 %, µs", short),
             },
         ),
+        "networks": partial(
+            speeds,
+            "runtime_networks",
+            ("network", "batch", "threads"),
+            [b for b in SPEEDS if b[1] not in ("0.5", "0.95")],
+            {
+                "best_dense_engine": ("best dense engine", str),
+                "best_dense_ms": ("dense, ms", short),
+                "sparse_ms": ("8x1 at 80 %, ms", short),
+                "int8_ms": ("dense int8, ms", short),
+            },
+        ),
+        **{section: partial(plain, *arguments) for section, arguments in PLAIN.items()},
     },
 }
 

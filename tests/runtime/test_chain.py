@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from secateur.errors import KernelError
 from secateur.runtime import SparseConv2d, SparseLinear
-from secateur.runtime.chain import Chain, _placed, find_chains
+from secateur.runtime.chain import Chain, _placed, find_chains, part_sizes, time_parts
 from secateur.runtime.geometry import Window
 from secateur.runtime.library import VARIABLE
 from secateur.runtime.memory import Memory
@@ -72,6 +72,27 @@ def test_it_computes_what_the_layers_do(threads: int) -> None:
                 assert torch.equal(chain(*x), one_by_one(chain, *x)), (batch, size)
     finally:
         torch.set_num_threads(1)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("at_once", [1, 2, 3, 8])
+def test_a_batch_in_parts(at_once: int) -> None:
+    chain, x = residual(), inputs(7, 12)
+    whole = chain(*x)
+    chain.at_once = at_once
+    assert torch.equal(chain(*x), whole)
+    image = Chain([conv(3, 16), conv(16, 8)], [(0,), (1,)], 1, Memory())
+    image.at_once = at_once
+    x = torch.randn(3, 9, 9)  # channels are no samples
+    assert torch.equal(image(x), one_by_one(image, x))
+
+
+def test_how_many_samples_at_a_time_is_timed() -> None:
+    chain = residual()
+    took = time_parts(chain, [(6, 3, 12, 12), (6, 8, 6, 6)])
+    assert list(took) == part_sizes(6) == [None, 1, 2, 4]
+    assert min(took.values()) > 0
+    assert chain.key([(6, 3)]) == copy.deepcopy(chain).key([(6, 3)]) != chain.key([(7, 3)])
 
 
 @torch.inference_mode()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,14 +16,15 @@ from torch.fx import GraphModule, Node
 
 from secateur.errors import KernelError
 
-from .library import Place, Step
+from .choose import in_turns
+from .library import Library, Place, Step
 from .memory import Memory
 from .modules import SparseConv2d, SparseLinear
 from .ops import found_library
 from .pool import MaxPool2d, pool_form
 from .run import FORMS, Prepared, checked, conv_form, linear_form, succeed
 
-__all__ = ["Chain", "find_chains"]
+__all__ = ["Chain", "find_chains", "part_sizes", "time_parts"]
 
 LINE = 16  # floats of a cache line
 OUTPUT, ARENA, INPUTS = 0, 1, 2  # the pieces of memory of a call; inputs follow
@@ -35,6 +38,7 @@ class _Plan:
     steps: ctypes.Array[Step]
     shape: tuple[int, ...]  # of the output
     floats: int  # of what is handed on
+    images: bool  # whether the first dimension counts samples that have nothing to do with each other
     made: tuple[Prepared | None, ...]  # by layer
     alive: list[Any]
 
@@ -43,7 +47,8 @@ class Chain(nn.Module):
     """Layers of which each reads inputs of the chain or outputs of earlier ones; the last one's output is the result.
 
     ``reads`` has for each layer the numbers of what it reads (input, residual): the inputs come first, then the outputs
-    of the layers. What is traced, and machines without kernels, take the layers one by one.
+    of the layers. A batch goes through all layers ``at_once`` samples at a time (None: whole), so that what is handed
+    on stays in the cache. What is traced, and machines without kernels, take the layers one by one.
 
     >>> window = MaxPool2d(Window((2, 2), (2, 2)))
     >>> chain = Chain([window, window], [(0,), (1,)], 1, Memory())
@@ -57,6 +62,7 @@ class Chain(nn.Module):
         super().__init__()
         self.layers, self.reads = nn.ModuleList(layers), tuple(reads)
         self.inputs, self.memory = inputs, memory
+        self.at_once: int | None = None
         self._plans: dict[tuple[torch.Size, ...], _Plan] = {}
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -73,15 +79,22 @@ class Chain(nn.Module):
         inputs = tuple([checked(x, "input") for x in inputs])
         plan = self._plan(tuple([x.shape for x in inputs]))
         y = self.memory.empty(plan.shape)
-        if y.numel():
-            arena = self.memory.empty((plan.floats,))
-            pieces = (ctypes.c_void_p * (INPUTS + len(inputs)))(
-                y.data_ptr(), arena.data_ptr(), *[x.data_ptr() for x in inputs]
-            )
-            succeed(
-                library.handle.secateur_chain(plan.steps, len(plan.steps), pieces, torch.get_num_threads())
-            )
+        if not y.numel():
+            return y
+        batch = plan.shape[0]
+        if self.at_once is None or self.at_once >= batch or not plan.images:
+            self._run(library, plan, y, inputs)
+        else:
+            for part in zip(y.split(self.at_once), *[x.split(self.at_once) for x in inputs]):
+                self._run(library, self._plan(tuple([x.shape for x in part[1:]])), part[0], part[1:])
         return y
+
+    def _run(self, library: Library, plan: _Plan, y: Tensor, inputs: Sequence[Tensor]) -> None:
+        arena = self.memory.empty((plan.floats,))
+        pieces = (ctypes.c_void_p * (INPUTS + len(inputs)))(
+            y.data_ptr(), arena.data_ptr(), *[x.data_ptr() for x in inputs]
+        )
+        succeed(library.handle.secateur_chain(plan.steps, len(plan.steps), pieces, torch.get_num_threads()))
 
     def _plan(self, shapes: tuple[torch.Size, ...]) -> _Plan:
         found = self._plans.get(shapes)
@@ -127,7 +140,23 @@ class Chain(nn.Module):
         for k, (step, reads) in enumerate(zip(steps, self.reads)):
             step.x, step.y = places[reads[0]], places[self.inputs + k]
             step.residual = places[reads[1]] if len(reads) > 1 else NOWHERE
-        return _Plan(steps, shapes[-1], max(floats, 1), tuple(made), alive)
+        images = len({s[0] for s in shapes}) == 1 and all(
+            len(shapes[reads[0]]) == 4 or not isinstance(layer, SparseConv2d)  # 3: one image, without a batch
+            for layer, reads in zip(self.layers, self.reads)
+        )
+        return _Plan(steps, shapes[-1], max(floats, 1), images, tuple(made), alive)
+
+    def extra_repr(self) -> str:
+        """Say how a batch goes through."""
+        return "the whole batch" if self.at_once is None else f"{self.at_once} samples at a time"
+
+    def key(self, shapes: Sequence[Sequence[int]]) -> str:
+        """Return a text that two chains share only if they take the same time."""
+        parts = [
+            (repr(layer), getattr(layer, "window", None), reads)
+            for layer, reads in zip(self.layers, self.reads)
+        ]
+        return f"chain {hashlib.sha256(repr((parts, *map(tuple, shapes))).encode()).hexdigest()[:16]}"
 
     def _last_reads(self) -> list[int]:
         """Return for each layer the last one that reads its output."""
@@ -140,6 +169,28 @@ class Chain(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plans": {}}  # pointers are not copied
+
+
+def part_sizes(batch: int) -> list[int | None]:
+    """Return how many samples may go through at a time: all (None), or powers of two.
+
+    >>> part_sizes(6)
+    [None, 1, 2, 4]
+    """
+    return [None, *(1 << i for i in range((batch - 1).bit_length()))]
+
+
+@torch.inference_mode()
+def time_parts(chain: Chain, shapes: Sequence[Sequence[int]]) -> dict[int | None, float]:
+    """Return the milliseconds that random inputs take by how many samples go through at a time."""
+    rng = torch.Generator().manual_seed(0)
+    inputs = [torch.rand(tuple(shape), generator=rng) for shape in shapes]
+
+    def call(at_once: int | None) -> None:
+        chain.at_once = at_once
+        chain(*inputs)
+
+    return in_turns({size: partial(call, size) for size in part_sizes(len(inputs[0]))})
 
 
 def _placed(sizes: Sequence[int], last: Sequence[int]) -> tuple[list[int], int]:

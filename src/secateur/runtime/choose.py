@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +20,12 @@ from .modules import SparseConv2d, SparseLinear
 from .packing import Packed, pack
 from .unified import pack_unified
 
-__all__ = ["Choice", "Dense", "candidates", "key_of", "time_candidates"]
+__all__ = ["Choice", "Dense", "candidates", "in_turns", "key_of", "time_candidates"]
 
 LARGE = 1 << 24  # weights; reading so many is what takes time, by whatever engine, if few of them are zero
 WORTH = 0.9  # of the weights, that a large layer's kernels may read
 RUNS, SECONDS = 7, 0.03
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -110,15 +113,21 @@ def time_candidates(
     inputs: tuple[Tensor, ...] = (x,)
     if layer.residual is not None:
         inputs = (x, torch.rand(next(iter(modules.values()))(x).shape, generator=rng))
-    times: dict[str, list[float]] = {name: [] for name in modules}
-    for module in modules.values():
-        module(*inputs)
-    begin = time.perf_counter()
-    while len(times["dense"]) < RUNS or time.perf_counter() - begin < SECONDS * len(modules):
-        for name, module in modules.items():
+    calls = {name: partial(module, *inputs) for name, module in modules.items()}
+    return in_turns(calls)
+
+
+def in_turns(calls: Mapping[K, Callable[[], object]]) -> dict[K, float]:
+    """Return the median milliseconds of each call."""
+    times: dict[K, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    begin, fewest = time.perf_counter(), next(iter(times.values()))
+    while len(fewest) < RUNS or time.perf_counter() - begin < SECONDS * len(calls):
+        for name, call in calls.items():
             start = time.perf_counter()
-            module(*inputs)
+            call()
             times[name].append(1000 * (time.perf_counter() - start))
-        if len(times["dense"]) >= 200:
+        if len(fewest) >= 200:
             break
     return {name: statistics.median(t) for name, t in times.items()}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from secateur.measure.store import Conditions, cache_folder, read_times, write_t
 from secateur.modes import evaluating
 from secateur.progress import track
 
-from .chain import Chain, find_chains
+from .chain import Chain, find_chains, part_sizes, time_parts
 from .choose import Choice, candidates, key_of, time_candidates
 from .fuse import FusedLayer, find_layers, find_pools
 from .memory import Memory
@@ -31,6 +32,7 @@ from .pool import MaxPool2d
 __all__ = ["Compiled", "compile"]
 
 TOLERANCE = 1e-4
+K = TypeVar("K")
 
 
 class Compiled(nn.Module):
@@ -64,6 +66,8 @@ class Compiled(nn.Module):
         for choice in self.choices:
             times = ", ".join(f"{name} {ms:.3f}" for name, ms in choice.ms.items()) or "not timed"
             lines.append(f"{choice.layer:{wide}}  {choice.kernel:12}  {choice.stored:6.1%}  {times}")
+        chains = [m for m in self.program.modules() if isinstance(m, Chain)]
+        lines += [f"{len(chain.layers)} calls are one: {chain.extra_repr()}" for chain in chains]
         return "\n".join(lines)
 
 
@@ -104,25 +108,30 @@ def compile(
     times = _Times(folder or cache_folder(), Conditions(here.cpu, here.torch, here.threads, batch))
     choices, memory = [], Memory()
     for i, layer in enumerate(track(layers, "choosing kernels")):
-        shape = _shape(layer, program.batch, batch)
+        shape = _shape(layer.input, program.batch, batch)
         ways = candidates(layer) if found.library is not None else dict(list(candidates(layer).items())[:1])
         for way in ways.values():
             if isinstance(way, SparseLinear | SparseConv2d):
                 way.memory = memory
-        took = times.of(layer, ways, shape, instruction_set) if len(ways) > 1 else {}
-        best = min(took, key=lambda name: took[name]) if took else "dense"
+        keys = {name: key_of(layer, name, way, shape, instruction_set) for name, way in ways.items()}
+        took = times.of(keys, partial(time_candidates, layer, ways, shape)) if len(ways) > 1 else {}
+        best = _fastest(took) if took else "dense"
         _replace(module, layer, ways[best], f"secateur_{i}")
         stored = [w.values.numel() for w in ways.values() if isinstance(w, SparseLinear | SparseConv2d)]
         choices.append(
             Choice(layer.name, best, min([layer.weight.numel(), *stored]) / layer.weight.numel(), took)
         )
-    times.keep()
     if found.library is not None:
         for i, (node, window) in enumerate(list(find_pools(module))):
             _call_instead(module, node, (node.args[0],), MaxPool2d(window, memory), f"secateur_pool_{i}")
     module.graph.eliminate_dead_code()
     for i, nodes in enumerate(list(find_chains(module))):
-        _chain(module, nodes, memory, f"secateur_chain_{i}")
+        shapes = [_shape(node, program.batch, batch) for node in _inputs(nodes)]
+        chain = _chain(module, nodes, memory, f"secateur_chain_{i}")
+        if batch > 1 and all(shape[0] == batch for shape in shapes):
+            parts = {n: f"{chain.key(shapes)} {instruction_set} {n}" for n in part_sizes(batch)}
+            chain.at_once = _fastest(times.of(parts, partial(time_parts, chain, shapes)))
+    times.keep()
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _drop_unused(module)
@@ -139,12 +148,9 @@ class _Times:
         self.folder, self.conditions = folder, conditions
         self.known, self.fresh = read_times(folder, conditions), dict[str, float]()
 
-    def of(
-        self, layer: FusedLayer, ways: Mapping[str, nn.Module], shape: Sequence[int], instruction_set: str
-    ) -> dict[str, float]:
-        keys = {name: key_of(layer, name, way, shape, instruction_set) for name, way in ways.items()}
+    def of(self, keys: Mapping[K, str], measure: Callable[[], Mapping[K, float]]) -> dict[K, float]:
         if any(key not in self.known for key in keys.values()):
-            took = time_candidates(layer, ways, shape)
+            took = measure()
             self.fresh |= {keys[name]: ms for name, ms in took.items()}
             self.known |= self.fresh
         return {name: self.known[key] for name, key in keys.items()}
@@ -157,15 +163,19 @@ class _Times:
                 warnings.warn(f"Times cannot be kept in {self.folder}: {error}", stacklevel=3)
 
 
+def _fastest(took: Mapping[K, float]) -> K:
+    return min(took, key=lambda name: took[name])
+
+
 def _arguments(inputs: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
 
 
-def _shape(layer: FusedLayer, traced: int, batch: int) -> list[int]:
-    """Return the shape of a layer's input for the example: where the traced batch stands, the batch that is wanted."""
-    sizes: list[Any] = list(layer.input.meta["val"].shape)
+def _shape(node: Node, traced: int, batch: int) -> list[int]:
+    """Return the shape of a value for the example: where the traced batch stands, the batch that is wanted."""
+    sizes: list[Any] = list(node.meta["val"].shape)
     return [int(n) if isinstance(n, int) else max(1, round(int(n.node.hint) * batch / traced)) for n in sizes]
 
 
@@ -184,13 +194,20 @@ def _call_instead(
     node.replace_all_uses_with(call)
 
 
-def _chain(module: GraphModule, nodes: Sequence[Node], memory: Memory, name: str) -> None:
+def _inputs(nodes: Sequence[Node]) -> list[Node]:
+    """Return what calls read that none of them makes."""
+    return list(dict.fromkeys(a for node in nodes for a in node.all_input_nodes if a not in nodes))
+
+
+def _chain(module: GraphModule, nodes: Sequence[Node], memory: Memory, name: str) -> Chain:
     """Make one call of several."""
-    inputs = list(dict.fromkeys(a for node in nodes for a in node.all_input_nodes if a not in nodes))
+    inputs = _inputs(nodes)
     number = {node: i for i, node in enumerate([*inputs, *nodes])}
     layers = [module.get_submodule(str(node.target)) for node in nodes]
     reads = [tuple(number[a] for a in node.args if isinstance(a, Node)) for node in nodes]
-    _call_instead(module, nodes[-1], tuple(inputs), Chain(layers, reads, len(inputs), memory), name)
+    chain = Chain(layers, reads, len(inputs), memory)
+    _call_instead(module, nodes[-1], tuple(inputs), chain, name)
+    return chain
 
 
 def _drop_unused(module: GraphModule) -> None:
