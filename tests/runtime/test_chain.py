@@ -13,13 +13,25 @@ from sparse import blocked
 from torch import Tensor, nn
 
 from secateur.errors import KernelError
-from secateur.runtime import SparseConv2d, SparseLinear
+from secateur.runtime import SparseConv2d, SparseLinear, modules, pool
+from secateur.runtime import chain as chain_module
 from secateur.runtime.chain import Chain, _placed, find_chains, part_sizes, time_parts
 from secateur.runtime.geometry import Window
-from secateur.runtime.library import VARIABLE
+from secateur.runtime.library import Found, Library
 from secateur.runtime.memory import Memory
 from secateur.runtime.packing import Activation
 from secateur.runtime.pool import MaxPool2d
+
+
+@pytest.fixture(autouse=True)
+def each_library(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run with the kernels of each instruction set (with sanitizers under `make sanitize`)."""
+    use(Found(library, ""), monkeypatch)
+
+
+def use(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (chain_module, modules, pool):
+        monkeypatch.setattr(module, "found_library", lambda: found)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, seed: int = 0) -> SparseConv2d:
@@ -112,8 +124,8 @@ def test_calls_from_several_threads() -> None:
         with torch.inference_mode():
             return chain(*inputs(2, 12, seed))
 
-    with ThreadPoolExecutor(4) as pool:
-        for found, expected in zip(pool.map(call, range(16)), wanted, strict=True):
+    with ThreadPoolExecutor(4) as workers:
+        for found, expected in zip(workers.map(call, range(16)), wanted, strict=True):
             assert torch.equal(found, expected)
 
 
@@ -144,7 +156,7 @@ def test_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     chain, x = residual(), inputs(2, 12)
     with torch.inference_mode():
         expected = chain(*x)
-        monkeypatch.setenv(VARIABLE, "none")
+        use(Found(None, "The kernels are switched off"), monkeypatch)
         found = copy.deepcopy(chain)(*x)
         assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
 
