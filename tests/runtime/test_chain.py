@@ -166,7 +166,8 @@ def test_what_is_traced_takes_the_operators() -> None:
     program = torch.export.export(chain, x)
     assert sum("sparse_conv2d" in str(n.target) for n in program.graph.nodes) == 4
     with torch.inference_mode():
-        torch.testing.assert_close(program.module()(*x), chain(*x))
+        found, expected = program.module()(*x), chain(*x)
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
 def test_bad_inputs() -> None:
