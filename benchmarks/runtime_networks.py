@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -159,8 +160,10 @@ def run_group(
         winner = best(engines)
     dense = engines.pop(winner)
     engines.clear()  # the memory of the others is not needed any more
+    gc.collect()
     int8_ms = int8_time(model, x, threads, dense)
     for block, sparsity in cells:
+        gc.collect()  # graphs refer to themselves, and each holds a network
         sparse = block_sparse(model, network.skip, block, sparsity)
         with tempfile.TemporaryDirectory() as folder:  # choices from times that are taken now
             fast = runtime.compile(sparse, x, folder=Path(folder))
