@@ -239,3 +239,16 @@ def test_a_compiled_network_is_exported(tmp_path: Path) -> None:
     torch.export.save(exported, buffer)
     buffer.seek(0)
     assert torch.equal(torch.export.load(buffer).module()(images(2, 8)), fast(images(2, 8)))
+
+
+def test_inputs_are_checked_once_for_each_form(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    fast = runtime.compile(model, torch.ones(2, 8), folder=tmp_path)
+    for batch in (2, 5, 2, 5):
+        x = torch.randn(batch, 8)
+        with torch.inference_mode():
+            torch.testing.assert_close(fast(x), model(x))
+    for bad in (torch.ones(2, 7), torch.ones(2, 8, dtype=torch.float64)):
+        for _ in range(2):
+            with pytest.raises((RuntimeError, KernelError)):
+                fast(bad)
