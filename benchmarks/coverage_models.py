@@ -5,7 +5,7 @@ Each entry makes an untrained model in eval mode and the keyword or positional i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,6 +224,9 @@ _TIMM: Mapping[str, tuple[int, Mapping[str, Any]]] = {
 }
 
 
+_STANDARDISED = ("nf_regnet_b0", "nf_resnet50")  # their convolutions compute their weights
+
+
 def _timm(name: str, options: Mapping[str, Any]) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         import timm
@@ -232,6 +235,23 @@ def _timm(name: str, options: Mapping[str, Any]) -> Callable[[], nn.Module]:
         return model
 
     return make
+
+
+def _folded(make: Callable[[], nn.Module], size: int) -> Callable[[], nn.Module]:
+    """Make a model whose computed weights are plain, as its users would before they prune it."""
+
+    def made() -> nn.Module:
+        import secateur
+
+        return secateur.fold_weights(make().eval(), torch.zeros(2, 3, size, size))
+
+    return made
+
+
+def _timm_models() -> Iterator[Entry]:
+    for name, (size, options) in _TIMM.items():
+        make = _timm(name, options)
+        yield Entry("timm", name, _folded(make, size) if name in _STANDARDISED else make, pictures(size))
 
 
 # -------------------------------------------------------------------------------------------------- Hugging Face
@@ -379,6 +399,6 @@ def _hugging_face_models() -> list[Entry]:
 
 MODELS: tuple[Entry, ...] = (
     *_torchvision_models(),
-    *(Entry("timm", name, _timm(name, options), pictures(size)) for name, (size, options) in _TIMM.items()),
+    *_timm_models(),
     *_hugging_face_models(),
 )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .sparse import SparseResult
     from .structure import Block
     from .structuring import micro_structure
+    from .surgery import fold_weights
     from .training import (
         ADMM,
         Bound,
@@ -92,6 +93,7 @@ __all__ = [
     "WeightDecay",
     "distillation_loss",
     "finetune",
+    "fold_weights",
     "hold_out",
     "load",
     "micro_structure",
@@ -127,6 +129,7 @@ _HOMES = {
     "sparse": ("SparseResult",),
     "structure": ("Block",),
     "structuring": ("micro_structure",),
+    "surgery": ("fold_weights",),
     "training": (
         "ADMM",
         "Bound",

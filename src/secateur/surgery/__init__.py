@@ -3,6 +3,7 @@
 from .apply import apply
 from .edits import edits
 from .fingerprint import fingerprint
+from .fold import fold_weights
 from .mask import mask
 from .plan import Edit, Fingerprint, Plan, RemoveBranch, Resize, Retrace, SetAttribute, SliceTensor
 from .plan_json import plan_from_json, plan_to_json
@@ -25,6 +26,7 @@ __all__ = [
     "editable",
     "edits",
     "fingerprint",
+    "fold_weights",
     "make_plan",
     "mask",
     "plan_from_json",

@@ -1,0 +1,148 @@
+"""Layers that compute their weight from parameters (standardised, normalised, low-rank ones) made plain."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from secateur.errors import SurgeryError
+from secateur.modes import evaluating
+
+__all__ = ["fold_weights"]
+
+_LAYERS: Mapping[
+    Callable[..., Tensor], type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d] | type[nn.Linear]
+] = {
+    torch.conv1d: nn.Conv1d,
+    torch.conv2d: nn.Conv2d,
+    torch.conv3d: nn.Conv3d,
+    F.linear: nn.Linear,
+}
+_NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+TOLERANCE = 1e-4  # of the largest output
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a layer function and its result."""
+
+    kind: type[nn.Module]
+    arguments: Mapping[str, Any]
+    result: Tensor
+
+    def plain(self) -> nn.Module:
+        """Return a layer that has the weight that was computed."""
+        weight, bias = self.arguments["weight"].detach(), self.arguments.get("bias")
+        if self.kind is nn.Linear:
+            layer: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+        else:
+            groups = self.arguments.get("groups", 1)
+            options = {k: self.arguments[k] for k in ("stride", "padding", "dilation") if k in self.arguments}
+            layer = self.kind(
+                weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), groups=groups,
+                bias=bias is not None, device="meta", **options,
+            )  # fmt: skip
+        layer.register_parameter("weight", nn.Parameter(weight.clone()))
+        layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
+        return layer
+
+
+class _Calls(TorchFunctionMode):
+    """Keeps the calls of layer functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[_Call] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function in _LAYERS:
+            self.found.append(_Call(_LAYERS[function], {**dict(zip(_NAMES, args)), **(kwargs or {})}, result))
+        return result
+
+
+def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    """Return a copy in which layers with a computed weight are plain ``nn.Linear`` or ``nn.Conv1d`` to ``nn.Conv3d``.
+
+    Weight-standardised convolutions, `torch.nn.utils.parametrize` and their like compute a weight from parameters at
+    each call; as it depends on all inputs of a unit, none can be pruned. For inference the weight is a constant: every
+    module of the model that does nothing but apply one layer function to its input with such a weight is replaced by
+    a plain layer, whose ``weight`` and ``bias`` take the place of its parameters. The model runs on the example inputs
+    in evaluation mode. Train on, if you like: the copy has parameters, but what made its weights is gone.
+
+    Raises:
+        SurgeryError: the copy does not compute what the model does.
+
+    >>> from torch.nn.utils import parametrizations
+    >>> model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2))
+    >>> fold_weights(model, torch.randn(3, 4))
+    Sequential(
+      (0): Linear(in_features=4, out_features=8, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=8, out_features=2, bias=True)
+    )
+    """
+    folded = copy.deepcopy(model)
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, given: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
+        if len(given) == 1 and not options and isinstance(given[0], Tensor) and isinstance(result, Tensor):
+            inputs.setdefault(module, given[0])
+
+    with evaluating(model, folded), torch.no_grad():
+        wanted = list(_floats(model(*args, **kwargs)))
+        inside = [m for m in folded.modules() if m is not folded and next(m.parameters(), None) is not None]
+        handles = [module.register_forward_hook(keep, with_kwargs=True) for module in inside]
+        folded(*args, **kwargs)
+        for handle in handles:
+            handle.remove()
+        layers: dict[nn.Module, nn.Module] = {}
+        for module in reversed(inside):  # what is inside of a module comes behind it
+            plain = None if layers.keys() & set(module.modules()) else _plain(module, inputs.get(module))
+            if plain is not None:
+                layers[module] = plain
+        names = {n: layers[m] for n, m in folded.named_modules(remove_duplicate=False) if m in layers}
+        for name, layer in names.items():
+            folded.set_submodule(name, layer)
+        given = list(_floats(folded(*args, **kwargs)))
+    for name, layer in names.items():
+        layer.train(model.get_submodule(name).training)
+    for a, b in zip(wanted, given, strict=True):
+        if not float((a - b).abs().max()) <= TOLERANCE * float(a.abs().max()):
+            raise SurgeryError(
+                f"With plain weights in {', '.join(names)} the model computes something else: it looks at more of "
+                "these layers than what they return. Remedy: fold the submodules where it does not, one by one."
+            )
+    return folded
+
+
+def _plain(module: nn.Module, x: Tensor | None) -> nn.Module | None:
+    """Return a plain layer instead of a module that was called with x, or None if it is none or does more."""
+    if x is None or not x.is_floating_point():
+        return None
+    calls = []
+    for given in (x, torch.randn_like(x)):
+        with _Calls() as mode:
+            result = module(given)
+        if (
+            len(mode.found) != 1
+            or mode.found[0].arguments["input"] is not given
+            or mode.found[0].result is not result
+        ):
+            return None
+        calls.append(mode.found[0])
+    weights = [call.arguments["weight"] for call in calls]
+    own = any(weights[0] is parameter for parameter in module.parameters())
+    return None if own or not torch.equal(*weights) else calls[0].plain()
+
+
+def _floats(outputs: Any) -> Iterator[Tensor]:
+    return (x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point())
