@@ -48,7 +48,8 @@ def candidates(
             refused[group.id] = f"{hit} is excluded"
         elif not graph.computed.isdisjoint(s.parameter for s in group.slices):
             refused[group.id] = (
-                "a layer computes its weight from parameters, so that its units cannot be ranked: see secateur.fold_weights"
+                "a layer computes its weight from parameters, so that its units cannot be ranked: "
+                "see secateur.fold_weights"
             )
         elif not group.consumers:
             refused[group.id] = "no convolution or linear layer reads it"
