@@ -50,6 +50,7 @@ class Chain(nn.Module):
     of the layers. A batch goes through all layers ``at_once`` samples at a time (None: whole), so that what is handed
     on stays in the cache. What is traced, and machines without kernels, take the layers one by one.
 
+    >>> from secateur.runtime.geometry import Window
     >>> window = MaxPool2d(Window((2, 2), (2, 2)))
     >>> chain = Chain([window, window], [(0,), (1,)], 1, Memory())
     >>> chain(torch.randn(2, 3, 8, 8)).shape
