@@ -233,6 +233,24 @@ def trained_blocks() -> str:
     return "\n".join([*_table([heading for heading, _ in columns.values()], body), ""])
 
 
+def packing() -> str:
+    """Return bytes by format of networks with structures, and how fast the packed files are written and read."""
+    cells: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    for r in rows("packing"):
+        cells[r["model"], r["form"]][r["format"]] = r
+    formats = ("safetensors", "zip", "zstd-19", "csr", "packed", "packed-smallest", "packed-8bit")
+    body = [
+        [
+            *key,
+            *(own[f]["bytes"] for f in formats),
+            *(whole(own["packed"][f"{way}code_mb_s"]) for way in ("en", "de")),
+        ]
+        for key, own in cells.items()
+    ]
+    head = ["weights", "structure", *formats, "packed in, MB/s", "packed out, MB/s"]
+    return "\n".join([*_table(head, body), ""])
+
+
 def coverage() -> str:
     """Return how many models of each source go through, and how far they can be pruned."""
     found = rows("coverage")
@@ -362,6 +380,7 @@ SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
         ),
         "blocks": blocks,
         "trained blocks": trained_blocks,
+        "packing": packing,
         "layers": partial(
             speeds,
             "runtime_layers",
