@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from coverage_timm import TIMM
 from torch import Tensor, nn
 
 __all__ = ["MODELS", "Entry"]
@@ -99,131 +100,6 @@ def _torchvision_models() -> list[Entry]:
 
 # ---------------------------------------------------------------------------------------------------------- timm
 
-# One model of each family (file) of timm, the cheapest, with the size of its pictures and options that make it small.
-_TIMM: Mapping[str, tuple[int, Mapping[str, Any]]] = {
-    "beit_base_patch16_224": (224, {"depth": 2}),
-    "halonet_h1": (256, {}),
-    "repvgg_b0": (64, {}),
-    "resnet51q": (64, {}),
-    "botnet26t_256": (256, {}),
-    "cait_xxs24_224": (224, {"depth": 3}),
-    "coat_tiny": (224, {}),
-    "convit_tiny": (224, {"depth": 11}),
-    "convmixer_768_32": (56, {}),
-    "convnext_atto": (64, {}),
-    "convnextv2_atto": (64, {}),
-    "cpubone_nano": (224, {}),
-    "crossvit_tiny_240": (240, {}),
-    "csatv2": (512, {}),
-    "cs3darknet_focus_s": (64, {}),
-    "cspresnet50": (64, {}),
-    "cspnext_tiny": (64, {}),
-    "davit_tiny": (224, {}),
-    "deepseek_vit_412m": (126, {"depth": 2}),
-    "deit_tiny_patch16_224": (224, {}),
-    "densenet121": (64, {}),
-    "dla46x_c": (64, {}),
-    "dla34": (64, {}),
-    "dpn48b": (64, {}),
-    "edgenext_xx_small": (64, {}),
-    "efficientformer_l1": (224, {}),
-    "efficientformerv2_s0": (224, {}),
-    "efficientnet_lite0": (64, {}),
-    "tf_efficientnetv2_b0": (64, {}),
-    "mixnet_s": (64, {}),
-    "efficientvim_m1": (224, {}),
-    "efficientvit_b0": (64, {}),
-    "efficientvit_m0": (224, {}),
-    "eva02_tiny_patch14_224": (224, {"depth": 3}),
-    "fasternet_t0": (64, {}),
-    "fastvit_t8": (64, {}),
-    "focalnet_tiny_srf": (224, {}),
-    "gcvit_xxtiny": (224, {}),
-    "gemma4_vit_167m": (192, {"depth": 2}),
-    "ghostnet_050": (64, {}),
-    "ghostnetv2_100": (64, {}),
-    "hardcorenas_b": (64, {}),
-    "hgnetv2_b0": (64, {}),
-    "hiera_tiny_224": (224, {}),
-    "sam2_hiera_tiny": (224, {}),
-    "hrnet_w18_small": (64, {}),
-    "iformer_t": (224, {}),
-    "inception_next_atto": (64, {}),
-    "inception_resnet_v2": (96, {}),
-    "inception_v4": (96, {}),
-    "lcnet_050": (64, {}),
-    "lcnetv2_small": (64, {}),
-    "levit_128s": (224, {}),
-    "lowformer_b0": (64, {}),
-    "mambaout_femto": (64, {}),
-    "maxvit_pico_rw_256": (256, {}),
-    "coatnet_pico_rw_224": (224, {}),
-    "caformer_s18": (224, {}),
-    "poolformer_s12": (64, {}),
-    "gmlp_ti16_224": (224, {}),
-    "mixer_s32_224": (224, {}),
-    "resmlp_12_224": (224, {}),
-    "mobilenetv3_small_050": (64, {}),
-    "mobilenetv4_conv_small": (64, {}),
-    "mobilenetv5_base": (64, {}),
-    "mobilevit_xxs": (64, {}),
-    "mobilevitv2_050": (64, {}),
-    "mobileone_s0": (64, {}),
-    "mvitv2_tiny": (224, {}),
-    "naflexvit_base_patch16_parfac_gap": (224, {"depth": 2}),
-    "nasnetalarge": (96, {}),
-    "jx_nest_tiny": (224, {}),
-    "nextvit_small": (64, {}),
-    "nf_regnet_b0": (64, {}),
-    "nf_resnet50": (64, {}),
-    "pit_ti_224": (224, {}),
-    "pnasnet5large": (96, {}),
-    "pvt_v2_b0": (224, {}),
-    "qwen3_vit_88m": (224, {"depth": 2}),
-    "rdnet_tiny": (64, {}),
-    "regnetx_002": (64, {}),
-    "regnetz_b16": (64, {}),
-    "repghostnet_050": (64, {}),
-    "repvit_m1_0": (64, {}),
-    "res2net50_26w_4s": (64, {}),
-    "resnest14d": (64, {}),
-    "resnet18": (64, {}),
-    "resnet26d": (64, {}),
-    "seresnext26d_32x4d": (64, {}),
-    "ecaresnet26t": (64, {}),
-    "resnetv2_18": (64, {}),
-    "rexnet_100": (64, {}),
-    "selecsls42": (64, {}),
-    "legacy_seresnet18": (64, {}),
-    "sequencer2d_s": (224, {}),
-    "shvit_s1": (224, {}),
-    "skresnet18": (64, {}),
-    "starnet_s050": (64, {}),
-    "swiftformer_xs": (224, {}),
-    "swin_tiny_patch4_window7_224": (224, {}),
-    "swinv2_tiny_window16_256": (256, {}),
-    "swinv2_cr_tiny_224": (224, {}),
-    "tiny_vit_5m_224": (224, {}),
-    "tnt_s_legacy_patch16_224": (224, {"depth": 3}),
-    "tresnet_m": (64, {}),
-    "twins_svt_small": (224, {}),
-    "twins_pcpvt_small": (224, {}),
-    "vgg11": (64, {}),
-    "visformer_tiny": (224, {}),
-    "vit_tiny_patch16_224": (224, {"depth": 3}),
-    "vit_small_patch16_18x2_224": (224, {"depth": 2}),
-    "vit_tiny_r_s16_p8_224": (224, {"depth": 3}),
-    "vit_srelpos_small_patch16_224": (224, {"depth": 3}),
-    "samvit_base_patch16_224": (224, {"depth": 3}),
-    "vitamin_small_224": (224, {}),
-    "volo_d1_224": (224, {}),
-    "ese_vovnet19b_slim_dw": (64, {}),
-    "legacy_xception": (96, {}),
-    "xception41p": (96, {}),
-    "xcit_nano_12_p8_224": (224, {"depth": 3}),
-}
-
-
 _STANDARDISED = ("nf_regnet_b0", "nf_resnet50")  # their convolutions compute their weights
 
 
@@ -249,7 +125,7 @@ def _folded(make: Callable[[], nn.Module], size: int) -> Callable[[], nn.Module]
 
 
 def _timm_models() -> Iterator[Entry]:
-    for name, (size, options) in _TIMM.items():
+    for name, (size, options) in TIMM.items():
         make = _timm(name, options)
         yield Entry("timm", name, _folded(make, size) if name in _STANDARDISED else make, pictures(size))
 

@@ -7,14 +7,27 @@ Accuracies are means over the calibration seeds with the range. Between its mark
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
 
-RESULTS = Path("results")
+from page_tables import (
+    Format,
+    Row,
+    accuracy,
+    crossed,
+    markdown,
+    means,
+    percent,
+    plain,
+    rows,
+    short,
+    spread,
+    whole,
+)
+
 NAMES = {
     ("snp", "default", "sequential"): "**SNP (default)**",
     ("snp", "default", "none"): "SNP, nothing repaired",
@@ -46,13 +59,6 @@ NAMES = {
 SHORT = {name: label for name, label in NAMES.items() if name[2] != "none" or name[0] == "torch-pruning"} | {
     ("magnitude", "l1", "none"): "L1 filters"
 }
-Row = Mapping[str, str]
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    """Return the rows of a results file."""
-    with (RESULTS / f"{name}.csv").open(newline="") as f:
-        return list(csv.DictReader(f))
 
 
 def oneshot(names: Mapping[tuple[str, str, str], str]) -> str:
@@ -77,7 +83,7 @@ def oneshot(names: Mapping[tuple[str, str, str], str]) -> str:
         lines += [
             f"{model}, dense {dense:.2f} %, test accuracy, means (ranges) where a cell has several calibration seeds:",
             "",
-            *_table(
+            *markdown(
                 [
                     "method",
                     *(f"{float(b):.0%} of the MACs" for b in budgets),
@@ -87,7 +93,7 @@ def oneshot(names: Mapping[tuple[str, str, str], str]) -> str:
                 [
                     [
                         label,
-                        *(_spread(cells[name].get(b, [])) for b in budgets),
+                        *(spread(cells[name].get(b, [])) for b in budgets),
                         f"{mean(latency[name]):.2f}" if latency[name] else "",
                         f"{tuned[name]:.2f}" if name in tuned else "",
                     ]
@@ -98,75 +104,6 @@ def oneshot(names: Mapping[tuple[str, str, str], str]) -> str:
             "",
         ]
     return "\n".join(lines)
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return f"{mean(values):.2f}" + (f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else "")
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
-
-
-def percent(value: str) -> str:
-    """Write a share as per cent."""
-    return f"{float(value):.1%}" if value else ""
-
-
-def accuracy(value: str) -> str:
-    """Write a share as an accuracy."""
-    return f"{100 * float(value):.2f}" if value else ""
-
-
-def short(value: str) -> str:
-    """Write a number with three digits."""
-    return f"{float(value):.3g}" if value else ""
-
-
-def whole(value: str) -> str:
-    """Write a number without its fraction."""
-    return f"{float(value):.0f}"
-
-
-Format = Callable[[str], str]
-
-
-def plain(name: str, columns: Mapping[str, tuple[str, Format]]) -> str:
-    """Return a results file as it is, some of its columns, by name: heading and format."""
-    body = [[form(r[column]) for column, (_, form) in columns.items()] for r in rows(name)]
-    return "\n".join([*_table([heading for heading, _ in columns.values()], body), ""])
-
-
-def crossed(name: str, down: str, across: str, value: str) -> str:
-    """Return a results file as a table of accuracies, one column by row and another by column."""
-    found = rows(name)
-    heads = sorted({r[across] for r in found}, key=float)
-    cells: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for r in found:
-        cells[r[down], r[across]].append(100 * float(r[value]))
-    body = [
-        [key, *(_spread(cells.get((key, head), [])) for head in heads)]
-        for key in dict.fromkeys(r[down] for r in found)
-    ]
-    return "\n".join([*_table([down, *heads], body), ""])
-
-
-def means(name: str, cell: Mapping[str, str], columns: Mapping[str, tuple[str, Format]]) -> str:
-    """Return a results file by cell, heading by column, with means (and ranges of the first figure) over its seeds."""
-    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    for r in rows(name):
-        groups[tuple(r[column] for column in cell)].append(r)
-    body = []
-    for key, own in groups.items():
-        figures = [form(str(mean(float(r[column]) for r in own))) for column, (_, form) in columns.items()]
-        values = [float(r[next(iter(columns))]) for r in own]
-        if len(own) > 1:
-            figures[0] += f" ({min(values):.3g} to {max(values):.3g})"
-        body.append([*key, str(len(own)), *figures])
-    heads = [*cell.values(), "seeds", *(heading for heading, _ in columns.values())]
-    return "\n".join([*_table(heads, body), ""])
 
 
 def quality(text: str) -> str:
@@ -209,7 +146,7 @@ def blocks() -> str:
             "multiplications counted",
             "packed file",
         ]
-        lines += [f"{model}, dense {accuracy(own[0]['acc_dense'])} %:", "", *_table(head, body), ""]
+        lines += [f"{model}, dense {accuracy(own[0]['acc_dense'])} %:", "", *markdown(head, body), ""]
     return "\n".join(lines)
 
 
@@ -230,7 +167,7 @@ def trained_blocks() -> str:
     }
     found = [r for r in rows("microstructure") if r["training"] != "none"]
     body = [[form(r[column]) for column, (_, form) in columns.items()] for r in found]
-    return "\n".join([*_table([heading for heading, _ in columns.values()], body), ""])
+    return "\n".join([*markdown([heading for heading, _ in columns.values()], body), ""])
 
 
 def packing() -> str:
@@ -248,7 +185,7 @@ def packing() -> str:
         for key, own in cells.items()
     ]
     head = ["weights", "structure", *formats, "packed in, MB/s", "packed out, MB/s"]
-    return "\n".join([*_table(head, body), ""])
+    return "\n".join([*markdown(head, body), ""])
 
 
 def coverage() -> str:
@@ -262,7 +199,7 @@ def coverage() -> str:
         rest = ", ".join(f"{r['model']} ({float(r['macs_ratio']):.0%})" for r in through if r not in reached)
         body.append([source, str(len(own)), str(len(through)), str(len(reached)), rest])
     heads = ["source", "models", "masked = shrunk, saved = loaded", "at most 71 % of the MACs", "the others"]
-    return "\n".join([*_table(heads, body), ""])
+    return "\n".join([*markdown(heads, body), ""])
 
 
 SPEEDS = (("8x1", "0.5"), ("8x1", "0.7"), ("8x1", "0.8"), ("8x1", "0.9"), ("8x1", "0.95"), ("4x4", "0.8"))
@@ -285,7 +222,7 @@ def speeds(
         quartiles = [f"{float(own[b]['speedup_low']):.2f}" if b in own else "" for b in blocks]
         body.append([*key, *quartiles, *(form(told[column]) for column, (_, form) in figures.items())])
     heads = [*case, *(f"{block}, {float(share):.0%}" for block, share in blocks)]
-    return "\n".join([*_table([*heads, *(heading for heading, _ in figures.values())], body), ""])
+    return "\n".join([*markdown([*heads, *(heading for heading, _ in figures.values())], body), ""])
 
 
 PLAIN: Mapping[str, tuple[str, Mapping[str, tuple[str, Format]]]] = {  # section: results file, columns
@@ -416,11 +353,11 @@ def main() -> None:
     for page, sections in SECTIONS.items():
         path = Path(page)
         text = fresh = path.read_text()
-        for name, table in sections.items():
+        for name, section in sections.items():
             begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
             before, rest = fresh.split(begin)
             _, after = rest.split(end)
-            fresh = before + begin + table() + end + after
+            fresh = before + begin + section() + end + after
         if options.check and fresh != text:
             raise SystemExit(f"{page} is out of date: run python benchmarks/tables.py")
         path.write_text(fresh)

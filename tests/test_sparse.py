@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from training_problems import Smallest, accuracy, data, loader, network
+from training_problems import Smallest, accuracy, data, network, options
 
 import secateur as sc
 from secateur.errors import BudgetError
 from secateur.training import train
-
-Adam = partial(torch.optim.Adam, lr=0.02)
-
-
-def options(**changes: Any) -> sc.Training:
-    return sc.Training(**{"loader": loader(), "epochs": 2, "optimizer": Adam, **changes})
 
 
 @pytest.fixture(scope="module")

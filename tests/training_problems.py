@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import secateur as sc
 from secateur.measure import batches, top1
 from secateur.training.masks import Masks
 from secateur.training.protocol import Attachment
+
+Adam = partial(torch.optim.Adam, lr=0.02)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ def network(seed: int = 0) -> nn.Module:
 
 def loader(batch: int = 32, seed: int = 0) -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(TensorDataset(*data(seed=seed)), batch, shuffle=True)
+
+
+def options(**changes: Any) -> sc.Training:
+    """Return two epochs on the task, or what is changed of that."""
+    return sc.Training(**{"loader": loader(), "epochs": 2, "optimizer": Adam, **changes})
 
 
 def accuracy(model: nn.Module) -> float:

@@ -10,17 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from training_problems import Smallest, accuracy, data, loader, network
+from training_problems import Smallest, accuracy, data, loader, network, options
 
 import secateur as sc
 from secateur.errors import BoundError, CheckpointError, DataError, TrainingError
 from secateur.training import Masks, train
-
-Adam = partial(torch.optim.Adam, lr=0.02)
-
-
-def options(**changes: Any) -> sc.Training:
-    return sc.Training(**{"loader": loader(), "epochs": 2, "optimizer": Adam, **changes})
 
 
 @pytest.fixture(scope="module")
