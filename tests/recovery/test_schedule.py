@@ -8,7 +8,7 @@ from models import SMALL, random_selection
 
 from secateur.graph import Graph, trace
 from secateur.recovery.jobs import Job, jobs
-from secateur.recovery.schedule import _cost, _levels, _reached, schedule
+from secateur.recovery.schedule import _cost, _levels, reached, schedule
 
 NAMES = ["resnet20", "vgg16_bn", "residual", "depthwise", "dense", "mixer", "perceptron"]
 
@@ -40,7 +40,7 @@ def test_every_job_once_and_in_order_along_its_branch(name: str, sweeps: float) 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bound_is_kept(name: str, sweeps: float) -> None:
     graph, work = prepared(name)
-    assert _cost(schedule(graph, work, sweeps), _reached(graph)) <= sweeps + 1e-9
+    assert _cost(schedule(graph, work, sweeps), reached(graph)) <= sweeps + 1e-9
 
 
 @pytest.mark.parametrize("name", NAMES)

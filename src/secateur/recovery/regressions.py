@@ -25,7 +25,7 @@ from secateur.statistics.reduce import summed
 from .jobs import Job
 from .least_squares import Moments, identity, solve
 
-__all__ = ["InputRegression", "OutputRegression", "Sampling", "regression"]
+__all__ = ["InputRegression", "OutputRegression", "Sampling", "regression", "watches"]
 
 
 @dataclass(frozen=True)
@@ -248,3 +248,24 @@ class InputRegression:
         g, n, d = rows.shape
         taps = self._job.taps * self._job.fold
         return rows.view(g, n, d // taps, taps).mT.reshape(g, n * taps, d // taps)
+
+
+def watches(
+    given: Sequence[tuple[dict[str, Watch], dict[str, Watch]]],
+) -> tuple[dict[str, Watch], dict[str, Watch]]:
+    """Return what to watch for several regressions at once, (reads, makes): a node's callbacks are called in order."""
+    merged: tuple[dict[str, list[Watch]], dict[str, list[Watch]]] = ({}, {})
+    for pair in given:
+        for target, wanted in zip(merged, pair, strict=True):
+            for node, watch in wanted.items():
+                target.setdefault(node, []).append(watch)
+    reads, makes = ({node: _each(found) for node, found in one.items()} for one in merged)
+    return reads, makes
+
+
+def _each(callbacks: list[Watch]) -> Watch:
+    def call(args: tuple[Any, ...], result: Any) -> None:
+        for watch in callbacks:
+            watch(args, result)
+
+    return call

@@ -16,7 +16,7 @@ from secateur.graph.program import references
 
 from .jobs import Job
 
-__all__ = ["schedule"]
+__all__ = ["apart", "reached", "schedule"]
 
 _JOINS = frozenset({"add", "sub", "iadd", "cat", "concat", "stack"})
 
@@ -30,17 +30,23 @@ def schedule(graph: Graph, jobs: Sequence[Job], sweeps: float) -> list[list[Job]
         return []
     levels = _levels(graph, jobs)
     blocks = _blocks(jobs, levels)
-    reached = _reached(graph)
+    shares = reached(graph)
     for chunks in range(len(blocks), 0, -1):
         stages = [s for chunk in _even(blocks, chunks) for s in _by_level(chunk, levels)]
-        if _cost(stages, reached) <= sweeps:
+        if _cost(stages, shares) <= sweeps:
             return stages
     stages = _by_level(blocks, levels)
     for count in range(len(stages) - 1, 0, -1):
         merged = [[job for s in part for job in s] for part in _even(stages, count)]
-        if _cost(merged, reached) <= sweeps or count == 1:
+        if _cost(merged, shares) <= sweeps or count == 1:
             return merged
     return stages
+
+
+def apart(graph: Graph, jobs: Sequence[Job]) -> list[list[Job]]:
+    """Return the stages in which each layer comes after all that feed it: block by block, level by level."""
+    levels = _levels(graph, jobs)
+    return [stage for block in _blocks(jobs, levels) for stage in _by_level([block], levels)]
 
 
 def _even(items: list[list[Job]], parts: int) -> list[list[list[Job]]]:
@@ -52,14 +58,14 @@ def _cost(stages: list[list[Job]], reached: dict[str, float]) -> float:
     return sum(max(reached[job.outlet.join or job.layer.node] for job in stage) for stage in stages)
 
 
-def _reached(graph: Graph) -> dict[str, float]:
+def reached(graph: Graph) -> dict[str, float]:
     """Return for each node the share of all MACs that has been spent once it has run."""
     macs = graph.macs({})
-    total, so_far, reached = max(sum(macs.values()), 1), 0, {}
+    total, so_far, shares = max(sum(macs.values()), 1), 0, {}
     for node in graph.program.nodes:
         so_far += macs.get(node.name, 0)
-        reached[node.name] = so_far / total
-    return reached
+        shares[node.name] = so_far / total
+    return shares
 
 
 def _levels(graph: Graph, jobs: Sequence[Job]) -> dict[str, int]:

@@ -1,13 +1,14 @@
 """Sequential recovery: front to back, every touched layer is solved on what the pruned network feeds it.
 
 The pruned network is the traced program with masked weights in the full shapes (masked = shrunk), so no surgery is
-needed in between. Layers are taken in a few sweeps over the calibration data; all layers of a sweep see what the
+needed in between. Batches wait in front of the layers that are solved, in both networks. Where they would need too
+much memory, layers are taken in a few sweeps over the calibration data instead; all layers of a sweep see what the
 earlier sweeps have repaired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,17 @@ from torch import Tensor
 from secateur.graph import Graph, Kept
 from secateur.progress import track
 from secateur.statistics import Calibration, Forward, Statistics
-from secateur.statistics.forward import Watch
+from secateur.statistics.forward import state_tensors
 from secateur.statistics.reduce import in_step
 
 from .batch_norm import re_estimated
-from .jobs import jobs, masked
+from .jobs import Job, jobs, masked
 from .least_squares import RIDGES
 from .one_pass import OnePass
-from .regressions import InputRegression, OutputRegression, Sampling, regression
+from .regressions import InputRegression, OutputRegression, Sampling, regression, watches
 from .schedule import schedule
+from .stops import find_stops
+from .waiting import solve_at
 
 __all__ = ["Sequential", "sweep"]
 
@@ -33,14 +36,15 @@ __all__ = ["Sequential", "sweep"]
 class Sequential:
     """Refit every convolution and linear layer that pruning touched, in order, towards the dense network.
 
-    `sweeps` bounds the passes over the calibration data, that for the statistics included; a pass that ends at an
-    early layer counts for its share of the MACs. A layer is solved over its k x k patches; where their moments need
-    more than `memory` bytes (or without `patches`), over channels. Each layer sees `positions` output positions of a
-    sample, and more where samples are few: at least `oversampling` rows for each unknown. With `producers`, layers
-    that only lost outputs are refitted as well; with `residual`, the last layer of a branch aims at the dense
-    network's sum minus the pruned network's shortcut; with `batch_norm`, running statistics are re-estimated where
-    that brings the outputs closer on held-out samples. Ridges pull towards the kept weights and are chosen, for each
-    output, on held-out moments.
+    Each layer is solved once all before it are, while the calibration data wait in front of it in at most `waiting`
+    bytes; where these do not suffice, several layers share a sweep from the inputs. `sweeps` bounds the passes over
+    the data, that for the statistics included; a pass over a part counts for its share of the MACs. A layer is solved
+    over its k x k patches; where their moments need more than `memory` bytes (or without `patches`), over channels.
+    Each layer sees `positions` output positions of a sample, and more where samples are few: at least `oversampling`
+    rows for each unknown. With `producers`, layers that only lost outputs are refitted as well; with `residual`, the
+    last layer of a branch aims at the dense network's sum minus the pruned network's shortcut; with `batch_norm`,
+    running statistics are re-estimated where that brings the outputs closer on held-out samples. Ridges pull towards
+    the kept weights and are chosen, for each output, on held-out moments.
     """
 
     sweeps: int = 8
@@ -54,6 +58,7 @@ class Sequential:
     positions: int = 64
     oversampling: int = 20
     memory: int = 1 << 29
+    waiting: int = 1 << 31
 
     def __call__(
         self, graph: Graph, kept: Kept, statistics: Statistics, calibration: Iterable[Any], seed: int = 0
@@ -64,22 +69,37 @@ class Sequential:
             current = OnePass(self.ridges)(graph, kept, statistics, calibration, seed)
         batches = Calibration(calibration, graph.program)
         sampling = Sampling(statistics.samples, self.positions, self.oversampling)
-        stages = schedule(
-            graph, jobs(graph, kept, self.producers, self.residual), self.sweeps - 1 - self.batch_norm
-        )
+        dense = dict(statistics.tensors)
+
+        def regress(job: Job) -> OutputRegression | InputRegression:
+            return regression(graph, job, dense, sampling, self.memory, self.patches, self.rectified)
+
+        work = jobs(graph, kept, self.producers, self.residual)
+        passes = self.sweeps - 1 - self.batch_norm
+        stops = find_stops(graph, work, statistics.samples, passes, self.waiting)
+        if stops is not None:
+            current = solve_at(stops, graph, dense, current, batches, regress, self.ridges, seed)
+        else:
+            current = self._in_sweeps(graph, schedule(graph, work, passes), current, batches, regress, seed)
+        return re_estimated(graph, current, batches) if self.batch_norm and work else current
+
+    def _in_sweeps(
+        self,
+        graph: Graph,
+        stages: list[list[Job]],
+        current: dict[str, Tensor],
+        batches: Calibration,
+        regress: Callable[[Job], OutputRegression | InputRegression],
+        seed: int,
+    ) -> dict[str, Tensor]:
         for number, stage in enumerate(stages):
-            regressions = [
-                regression(
-                    graph, job, statistics.tensors, sampling, self.memory, self.patches, self.rectified
-                )
-                for job in stage
-            ]
-            networks = Forward(graph.program, statistics.tensors), Forward(graph.program, current)
+            regressions = [regress(job) for job in stage]
+            networks = Forward(graph.program, state_tensors(graph.program)), Forward(graph.program, current)
             label = f"refitting {stage[0].layer.module} ({number + 1} of {len(stages)})"
             sweep(networks, regressions, batches, seed + number, label)
             for solved in regressions:
-                current |= solved.solve(current, self.ridges)
-        return re_estimated(graph, current, batches) if self.batch_norm and stages else current
+                current = current | solved.solve(current, self.ridges)
+        return current
 
 
 def sweep(
@@ -91,7 +111,7 @@ def sweep(
 ) -> None:
     """Run the original and the pruned network side by side over the data, watched by regressions."""
     original, pruned = networks
-    watched = _merged([r.original() for r in regressions]), _merged([r.pruned() for r in regressions])
+    watched = watches([r.original() for r in regressions]), watches([r.pruned() for r in regressions])
     with in_step():
         for batch, held in track(batches.held_out(), label):
             generator = batches.generator(batch, seed)
@@ -99,24 +119,3 @@ def sweep(
                 r.begin(held, generator)
             original.run(batch, *watched[0])
             pruned.run(batch, *watched[1])
-
-
-def _merged(
-    watches: list[tuple[dict[str, Watch], dict[str, Watch]]],
-) -> tuple[dict[str, Watch], dict[str, Watch]]:
-    """Let every callback of a node be called, in order."""
-    merged: tuple[dict[str, list[Watch]], dict[str, list[Watch]]] = ({}, {})
-    for pair in watches:
-        for target, given in zip(merged, pair, strict=True):
-            for node, watch in given.items():
-                target.setdefault(node, []).append(watch)
-    reads, makes = ({node: _each(found) for node, found in one.items()} for one in merged)
-    return reads, makes
-
-
-def _each(watches: list[Watch]) -> Watch:
-    def call(args: tuple[Any, ...], result: Any) -> None:
-        for watch in watches:
-            watch(args, result)
-
-    return call

@@ -1,0 +1,91 @@
+"""Solving layers stop by stop, while the batches wait in between (see `stops`)."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from secateur.graph import Graph
+from secateur.progress import track
+from secateur.statistics import Calibration, Forward
+from secateur.statistics.forward import Paused
+from secateur.statistics.reduce import in_step
+
+from .jobs import Job
+from .regressions import InputRegression, OutputRegression, watches
+from .stops import Stop
+
+__all__ = ["solve_at"]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch on its way through the dense and the pruned network."""
+
+    original: Paused
+    pruned: Paused
+    held: Tensor
+    seed: int
+
+
+def solve_at(
+    stops: Sequence[Stop],
+    graph: Graph,
+    dense: dict[str, Tensor],
+    current: dict[str, Tensor],
+    batches: Calibration,
+    regress: Callable[[Job], OutputRegression | InputRegression],
+    ridges: Sequence[float],
+    seed: int,
+) -> dict[str, Tensor]:
+    """Return `current` with the layers of all stops solved, each on what the layers before it have become."""
+    original = Forward(graph.program, dense)
+    waiting = deque(_arriving(batches, seed))
+    for number, stop in enumerate(stops):
+        pruned = Forward(graph.program, current)
+        regressions = [regress(job) for job in stop.jobs]
+        reads, makes = watches([r.original() for r in regressions])
+        reads_pruned, makes_pruned = watches([r.pruned() for r in regressions])
+        behind: deque[_Batch] = deque()
+        label = f"refitting {stop.jobs[0].layer.module} ({number + 1} of {len(stops)})"
+        with in_step():
+            for batch in track(_taken(waiting), label, total=len(waiting)):
+                there = replace(
+                    batch,
+                    original=original.advance(batch.original, {}, {}, stop.before),
+                    pruned=pruned.advance(batch.pruned, {}, {}, stop.before),
+                )
+                behind.append(there)
+                generator = torch.Generator().manual_seed((batch.seed + number) % 2**63)
+                for r in regressions:
+                    r.begin(batch.held, generator)
+                original.advance(_copied(there.original), reads, makes, stop.end)
+                pruned.advance(_copied(there.pruned), reads_pruned, makes_pruned, stop.end)
+        waiting = behind
+        for solved in regressions:
+            current = current | solved.solve(current, ridges)
+    return current
+
+
+def _arriving(batches: Calibration, seed: int) -> Iterable[_Batch]:
+    for inputs, held in batches.held_out():
+        yield _Batch(Paused(inputs), Paused(inputs), held, batches.generator(inputs, seed).initial_seed())
+
+
+def _taken(waiting: deque[_Batch]) -> Iterable[_Batch]:
+    """Yield the batches, so that what waited is forgotten as soon as it has gone on."""
+    while waiting:
+        yield waiting.popleft()
+
+
+def _copied(paused: Paused) -> Paused:
+    """Return a copy that may go on while the other waits: calls that write in place would change what both hold.
+
+    Values that share memory do so in the copy.
+    """
+    return replace(paused, values=copy.deepcopy(dict(paused.values)))
