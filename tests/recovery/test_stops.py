@@ -110,7 +110,7 @@ def test_less_memory_waits_where_less_is_kept() -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, "llama", "gpt2", "cosine"])
 def test_waiting_is_one_sweep_a_layer(name: str) -> None:
-    """The same weights to rounding, writes in place and all, whether batches wait or start again for each layer (more sweeps than layers)."""
+    """The same weights to rounding, writes in place and all; here sweeps are more than layers."""
     graph, kept, batches = prepared(name)
     statistics = collect(graph, [graph.group(id) for id in kept], batches)
     waited = Sequential(positions=10_000, batch_norm=False, sweeps=1000)(graph, kept, statistics, batches)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.errors import CalibrationError
 from secateur.graph import Graph, Layer, trace
-from secateur.statistics import Calibration, Statistics, collect
+from secateur.statistics import Calibration, Forward, Statistics, collect
 from secateur.statistics.outlets import affine, outlet
 from secateur.statistics.patches import Rows, read_rows
 
@@ -286,18 +286,18 @@ def test_in_parts_the_moments_are_the_same(make: Any, memory: int, patches: bool
 def test_parts_in_order_cost_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = tokens()
     graph = trace(model, x[:2])
-    ran: list[str] = []
-    original = torch.fx.Interpreter.run_node
+    ran: list[range] = []
+    walk = Forward._walk
 
-    def counted(self: Any, n: Any) -> Any:
-        result = original(self, n)
-        if n.op == "call_function":
-            ran.append(n.name)
-        return result
+    def counted(self: Forward, inputs: Any, before: Any, start: int, stop: int, *rest: Any) -> Any:
+        ran.append(range(start, stop))
+        return walk(self, inputs, before, start, stop, *rest)
 
-    monkeypatch.setattr(torch.fx.Interpreter, "run_node", counted)
+    monkeypatch.setattr(Forward, "_walk", counted)
     found = collect(graph, graph.groups, [x], layers=[layer.node for layer in graph.layers], memory=1)
     for node in found.sites:
         assert torch.isfinite(found.sites[node].gram).all()
         assert found.power[node] > 0
-    assert len(ran) == len(set(ran)) > 2
+    places = [place for stretch in ran for place in stretch]
+    assert len(ran) > 2
+    assert places == list(range(len(places)))

@@ -74,7 +74,9 @@ class _Sums:
         """Add rows x (g, rows, d) and y (g, rows, m); `held` (samples,) says which samples are held out."""
         mask = held.repeat_interleave(x.shape[1] // len(held))
         for i, rows in enumerate((~mask, mask)):
-            xs, ys = x[:, rows], y[:, rows]
+            if not bool(rows.any()):
+                continue
+            xs, ys = (x, y) if bool(rows.all()) else (x[:, rows], y[:, rows])
             for total, part in zip(
                 self._sums[i], (xs.mT @ xs, ys.mT @ xs, (ys.double() ** 2).sum(1)), strict=True
             ):

@@ -56,7 +56,7 @@ class Sequential:
     warm: bool = True
     batch_norm: bool = True
     positions: int = 64
-    oversampling: int = 20
+    oversampling: int = 40
     memory: int = 1 << 29
     waiting: int = 1 << 31
 

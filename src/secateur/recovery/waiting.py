@@ -45,27 +45,31 @@ def solve_at(
 ) -> dict[str, Tensor]:
     """Return `current` with the layers of all stops solved, each on what the layers before it have become."""
     original = Forward(graph.program, dense)
+    place = {name: i for i, name in enumerate(original.order)}
     waiting = deque(_arriving(batches, seed))
     for number, stop in enumerate(stops):
         pruned = Forward(graph.program, current)
         regressions = [regress(job) for job in stop.jobs]
         reads, makes = watches([r.original() for r in regressions])
         reads_pruned, makes_pruned = watches([r.pruned() for r in regressions])
+        # The dense network stays as it is, so that its batches can go on to the next stop at once.
+        following = stops[number + 1].before if number + 1 < len(stops) else stop.end
+        onward = place[following] >= place[stop.end]
         behind: deque[_Batch] = deque()
         label = f"refitting {stop.jobs[0].layer.module} ({number + 1} of {len(stops)})"
         with in_step():
             for batch in track(_taken(waiting), label, total=len(waiting)):
-                there = replace(
-                    batch,
-                    original=original.advance(batch.original, {}, {}, stop.before),
-                    pruned=pruned.advance(batch.pruned, {}, {}, stop.before),
-                )
-                behind.append(there)
+                dense_here = original.advance(batch.original, {}, {}, stop.before)
+                here = pruned.advance(batch.pruned, {}, {}, stop.before)
                 generator = torch.Generator().manual_seed((batch.seed + number) % 2**63)
                 for r in regressions:
                     r.begin(batch.held, generator)
-                original.advance(_copied(there.original), reads, makes, stop.end)
-                pruned.advance(_copied(there.pruned), reads_pruned, makes_pruned, stop.end)
+                if onward:
+                    dense_here = original.advance(dense_here, reads, makes, following)
+                else:
+                    original.advance(_copied(dense_here), reads, makes, stop.end)
+                pruned.advance(_copied(here), reads_pruned, makes_pruned, stop.end)
+                behind.append(replace(batch, original=dense_here, pruned=here))
         waiting = behind
         for solved in regressions:
             current = current | solved.solve(current, ridges)

@@ -28,8 +28,8 @@ __all__ = ["Statistics", "collect"]
 class Statistics:
     """What one pass over calibration data says of the consumers of some groups.
 
-    ``power`` is, by layer, the mean square about the mean, summed over channels, of the value in which its output
-    counts: the residual sum that it enters, else its own output behind BatchNorm.
+    ``power`` is, by layer, that of the value in which its output counts (the residual sum that it enters, else its own
+    output behind BatchNorm), see `PowerSum`.
     """
 
     samples: int
@@ -105,12 +105,13 @@ def collect(
     sites: dict[Any, Event[SiteSum]] = {}
     powers: dict[str, Event[PowerSum]] = {}
     keys = {layer.node: _key(layer) for layer in read}
-    where = {layer.node: outlet(graph, layer).end for layer in read}
+    outlets = {layer.node: outlet(graph, layer) for layer in read}
+    where = {node: found.end for node, found in outlets.items()}
     for layer in read:
         if keys[layer.node] not in sites:
             sites[keys[layer.node]] = site_sum(layer)
-        end = where[layer.node]
-        powers.setdefault(end, Event(end, 0, partial(PowerSum, layer, positions)))
+        end, relative = where[layer.node], outlets[layer.node].normalised
+        powers.setdefault(end, Event(end, 0, partial(PowerSum, layer, positions, relative)))
     forward = Forward(graph.program, tensors)
     require_same(digest(tensors), "weights", "load the same checkpoint in each before pruning")
     parts = Parts(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +40,6 @@ class Paused:
     after: str | None = None
 
 
-class _Stop(Exception):  # noqa: N818 - a signal, not an error
-    """Everything that was watched has been seen."""
-
-
 class Forward:
     """Runs a program batch by batch with given tensors.
 
@@ -56,17 +52,29 @@ class Forward:
 
     def __init__(self, program: Program, tensors: Mapping[str, Tensor], *, gradients: bool = False) -> None:
         self._gradients = gradients
-        self._graph = program.exported.graph_module
+        self._module = program.exported.graph_module
+        self._nodes = list(self._module.graph.nodes)
+        self._place = {node.name: i for i, node in enumerate(self._nodes)}
+        self._last_used = _last_used(self._nodes)
         self._signature = program.exported.graph_signature
         self._layout = torch.channels_last if _any_layout(program) else torch.contiguous_format
-        self._tensors = {name: self._laid_out(tensor) for name, tensor in tensors.items()}
-        self._canonical = {placeholder: names[0] for placeholder, names in program.parameters.items()}
-        self._others = {**program.exported.state_dict, **program.exported.constants}
+        laid_out = {name: self._laid_out(tensor) for name, tensor in tensors.items()}
+        others = {**program.exported.state_dict, **program.exported.constants}
+        canonical = {placeholder: names[0] for placeholder, names in program.parameters.items()}
+        self._fixed: dict[str, Any] = {}
+        self._inputs: list[str] = []
+        holes = (node.name for node in self._nodes if node.op == "placeholder")
+        for hole, spec in zip(holes, self._signature.input_specs, strict=True):
+            if spec.kind.name == "USER_INPUT":
+                self._inputs.append(hole)
+            else:
+                name = canonical.get(hole, spec.target)
+                self._fixed[hole] = laid_out[name] if name in laid_out else others[spec.target]
 
     @property
     def order(self) -> list[str]:
         """The names of all nodes, as they run."""
-        return [node.name for node in self._graph.graph.nodes]
+        return [node.name for node in self._nodes]
 
     def run(
         self,
@@ -81,16 +89,13 @@ class Forward:
 
         With `normalise`, BatchNorms use the mean and variance of the batch, which the callback is told.
         """
-        values = self._arguments(inputs)
-        watched = set(reads) | set(makes)
-        last = next((n.name for n in reversed(self._graph.graph.nodes) if n.name in watched), None)
+        last = max((self._place.get(name, -1) for name in {*reads, *makes}), default=-1)
+        stop = len(self._nodes) if whole else last + 1
         with torch.enable_grad() if self._gradients else torch.inference_mode():
-            try:
-                result = _Interpreter(self._graph, reads, makes, None if whole else last, normalise).run(
-                    *values
-                )
-            except _Stop:
-                return None
+            values = self._walk(inputs, {}, 0, stop, reads, makes, normalise)
+        if not whole:
+            return None
+        [result] = values.values()  # of the output, for which all others are gone
         return [
             value
             for value, spec in zip(result, self._signature.output_specs, strict=True)
@@ -104,27 +109,49 @@ class Forward:
 
         Values that writes have changed in place belong to what is returned: `paused` cannot go on twice.
         """
-        nodes = list(self._graph.graph.nodes)
-        place = {node.name: i for i, node in enumerate(nodes)}
-        done = nodes[: place[paused.after] + 1] if paused.after is not None else []
-        env: dict[fx.Node, Any] = {n: paused.values.get(n.name) for n in done if n.op != "placeholder"}
-        stop = nodes[place[until] + 1].name  # the output is behind every other node
-        interpreter = _Interpreter(self._graph, reads, makes, None, None, stop)
-        with torch.inference_mode(), suppress(_Stop):
-            interpreter.run(*self._arguments(paused.inputs), initial_env=env)
-        live = {n.name: v for n, v in interpreter.env.items() if n.op != "placeholder" and v is not None}
-        return Paused(paused.inputs, live, until)
+        start = self._place[paused.after] + 1 if paused.after is not None else 0
+        with torch.inference_mode():
+            values = self._walk(paused.inputs, paused.values, start, self._place[until] + 1, reads, makes)
+        return Paused(paused.inputs, values, until)
 
-    def _arguments(self, inputs: list[Any]) -> list[Any]:
-        """Return the values of all placeholders."""
-        given = iter(inputs)
-        values = []
-        for spec in self._signature.input_specs:
-            if spec.kind.name == "USER_INPUT":
-                values.append(self._laid_out(next(given)))
+    def _walk(
+        self,
+        inputs: list[Any],
+        before: Mapping[str, Any],
+        start: int,
+        stop: int,
+        reads: Mapping[str, Watch],
+        makes: Mapping[str, Watch],
+        normalise: Normalise | None = None,
+    ) -> dict[str, Any]:
+        """Run the nodes from place `start` to `stop`; return what those behind still read, placeholders left out."""
+        given = self._fixed | dict(zip(self._inputs, map(self._laid_out, inputs), strict=True))
+        values = dict(before)
+
+        def value(node: fx.Node) -> Any:
+            return given[node.name] if node.op == "placeholder" else values[node.name]
+
+        for place in range(start, stop):
+            node = self._nodes[place]
+            if node.op == "placeholder":
                 continue
-            name = self._canonical.get(spec.arg.name, spec.target)
-            values.append(self._tensors[name] if name in self._tensors else self._others[spec.target])
+            if node.op == "get_attr":
+                values[node.name] = operator.attrgetter(str(node.target))(self._module)
+            elif node.op == "output":
+                values[node.name] = fx.map_arg(node.args[0], value)
+            else:
+                args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+                read, make = reads.get(node.name), makes.get(node.name)
+                args = (read(args, None) if read is not None else None) or args
+                if normalise is not None and node.target is torch.ops.aten.batch_norm.default:
+                    result = _batch_normalised(node.name, args, normalise)
+                else:
+                    result = node.target(*args, **kwargs)
+                if make is not None:
+                    make((), result)
+                values[node.name] = result
+            for name in self._last_used[place]:
+                values.pop(name, None)
         return values
 
     def _laid_out(self, value: Any) -> Any:
@@ -142,41 +169,18 @@ def _any_layout(program: Program) -> bool:
     )
 
 
-class _Interpreter(fx.Interpreter):
-    def __init__(
-        self,
-        graph: fx.GraphModule,
-        reads: Mapping[str, Watch],
-        makes: Mapping[str, Watch],
-        last: str | None,
-        normalise: Normalise | None,
-        stop: str | None = None,
-    ) -> None:
-        super().__init__(graph)
-        self._reads, self._makes, self._last, self._normalise = reads, makes, last, normalise
-        self._stop = stop  # the node in front of which the run ends
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n.name == self._stop:
-            raise _Stop
-        read = self._reads.get(n.name)
-        others = None
-        if read is not None:
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            others = read(args, None)
-        if others is not None:
-            result = self.call_function(n.target, others, kwargs)
-        elif self._normalise is not None and n.target is torch.ops.aten.batch_norm.default:
-            args, _ = self.fetch_args_kwargs_from_env(n)
-            result = _batch_normalised(n.name, args, self._normalise)
-        else:
-            result = super().run_node(n)
-        make = self._makes.get(n.name)
-        if make is not None:
-            make((), result)
-        if n.name == self._last:
-            raise _Stop
-        return result
+def _last_used(nodes: Sequence[fx.Node]) -> list[list[str]]:
+    """Return by place the nodes whose values nothing behind it reads, so that they can go."""
+    last = {}
+    for place, node in enumerate(nodes):
+        last[node.name] = place
+        for read in node.all_input_nodes:
+            last[read.name] = place
+    gone: list[list[str]] = [[] for _ in nodes]
+    for node in nodes:
+        if node.op not in ("placeholder", "output"):
+            gone[last[node.name]].append(node.name)
+    return gone
 
 
 def _batch_normalised(name: str, args: tuple[Any, ...], normalise: Normalise) -> Tensor:

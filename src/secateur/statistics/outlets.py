@@ -13,6 +13,7 @@ from secateur.graph import Graph, Layer, Node, Ref
 __all__ = ["Affine", "Outlet", "affine", "outlet"]
 
 _PASSING = frozenset({"dropout", "alias", "contiguous", "detach", "clone", "to"})
+_SQUARES = frozenset({"pow", "square"})
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Outlet:
     join: str | None = None  # the node that adds it to another value of the same shape
     operand: int = 0  # which argument of the join is the other value
     rectified: bool = False  # nothing but a ReLU reads the end: what is below zero does not count
+    normalised: bool = (
+        False  # each position's channels are divided by their root mean square, or deviation, next
+    )
     own: Outlet | None = None  # with a join: the same without it
 
     def alone(self) -> Outlet:
@@ -49,7 +53,7 @@ def outlet(graph: Graph, layer: Layer) -> Outlet:
     end = name = layer.node
     while True:
         users = graph.users(name)
-        own = Outlet(end, batch_norm, rectified=_rectified(graph, end))
+        own = Outlet(end, batch_norm, rectified=_rectified(graph, end), normalised=_normalised(graph, end))
         if len(users) != 1:
             return own
         user = users[0]
@@ -69,12 +73,30 @@ def _join(graph: Graph, own: Outlet, user: Node, name: str) -> Outlet:
     if len({graph.program.node(a.name).shape for a in operands}) != 1:
         return own
     other = 1 if user.args[0] == Ref(name) else 0
-    return Outlet(user.name, own.batch_norm, user.name, other, _rectified(graph, user.name), own)
+    end = user.name
+    rectified, normalised = _rectified(graph, end), _normalised(graph, end)
+    return Outlet(end, own.batch_norm, end, other, rectified, normalised, own)
 
 
 def _rectified(graph: Graph, name: str) -> bool:
     users = graph.users(name)
     return bool(users) and all(user.op == "relu" for user in users)
+
+
+def _normalised(graph: Graph, name: str) -> bool:
+    """Whether a LayerNorm or an RMSNorm, as one call or written out, reads a value over its last dimension."""
+    for user in graph.users(name):
+        if user.op in {"layer_norm", "rms_norm"}:
+            if len(user.args[1]) == 1:
+                return True
+        elif user.op in _PASSING:
+            if _normalised(graph, user.name):
+                return True
+        elif user.op in _SQUARES or (user.op == "mul" and user.args[0] == user.args[1]):
+            means = [reader for reader in graph.users(user.name) if reader.op == "mean"]
+            if any(len(m.args) > 1 and m.args[1] in ((-1,), -1) for m in means):
+                return True
+    return False
 
 
 def affine(batch_norm: Node | None, graph: Graph, tensors: Mapping[str, Tensor]) -> Affine | None:

@@ -36,12 +36,18 @@ class SiteStatistics:
 
 
 class PowerSum:
-    """Running first and second moments of a watched value, by channel."""
+    """The power of a watched value: its mean square about the mean, summed over channels.
 
-    def __init__(self, layer: Layer, positions: int) -> None:
-        self.layer, self.positions = layer, positions
+    Where a norm divides each position by its own size (`relative`), an error counts relative to the power of its
+    position. The power is then that which makes ``error / power`` the mean of these: ``1 / E[1 / |y|^2]``. A few
+    positions of enormous size, as decoders have them, count no more than others.
+    """
+
+    def __init__(self, layer: Layer, positions: int, relative: bool = False) -> None:
+        self.layer, self.positions, self.relative = layer, positions, relative
         self.sum, self.square = torch.zeros(2, layer.out_channels, dtype=torch.float64)
         self.count = 0
+        self.inverse = torch.zeros((), dtype=torch.float64)
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the positions that count."""
@@ -52,13 +58,20 @@ class PowerSum:
         if self.layer.taps and self.rows.index is not None:
             result = result.flatten(2)[:, :, self.rows.index]
         dims = [d for d in range(result.ndim) if d != self.layer.channel_dim % result.ndim]
+        squares = result * result
         self.sum = self.sum + result.sum(dims)
-        self.square = self.square + (result * result).sum(dims)
+        self.square = self.square + squares.sum(dims)
         self.count += result.numel() // result.shape[self.layer.channel_dim]
+        if self.relative:
+            own = squares.sum(self.layer.channel_dim).double()
+            self.inverse += (1 / own[own > 0]).sum()
 
     def value(self) -> float:
         """Return the power over all processes."""
         count = summed(torch.tensor(float(self.count), dtype=torch.float64)).clamp_min(1)
+        inverse = summed(self.inverse)
+        if self.relative and bool(inverse > 0):
+            return float(count / inverse)
         mean = summed(self.sum) / count
         return float((summed(self.square) / count - mean**2).clamp_min(0).sum())
 
