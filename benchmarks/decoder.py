@@ -3,8 +3,9 @@
 A Llama-architecture decoder (30 layers, 9 query heads over 3 key/value heads, gated MLP), de-quantised from 4 bits.
 Units are MLP neurons and key/value heads with their query heads. Calibration: windows of 512 tokens of the King James
 Version, spread over it but for the chapters that are tested. Scored by perplexity on windows of the World English
-Bible, never used for calibration. Budgets are shares of the decoder blocks' parameters. Output and down projections first get biases of zero, which change nothing and let a
-method put means there. All methods share one pass of statistics. Finished cells are rows of results/decoder.csv.
+Bible, never used for calibration. Budgets are shares of the decoder blocks' parameters. Output and down projections
+first get biases of zero, which change nothing and let a method put means there. All methods share one pass of
+statistics. Finished cells are rows of results/decoder.csv.
 """
 
 from __future__ import annotations

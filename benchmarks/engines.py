@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import decoder
 import effnet
 import minilm
 import torch
@@ -28,10 +29,15 @@ from secateur.export.onnx import session
 from secateur.measure.latency import interleaved
 
 FOLDER = Path("runs/engines")
-BUDGETS = (0.7, 0.5)
 BATCHES = (1, 32)
-# ONNX Runtime's convolutions seem to want blocks of channels; heads come in twelves.
-MULTIPLES: dict[str, tuple[int, ...]] = {"efficientnet-lite0": (1, 16), "all-minilm-l6-v2": (1,)}
+TOKENS = 64
+BUDGETS = {
+    "efficientnet-lite0": (0.7, 0.5),
+    "all-minilm-l6-v2": (0.7, 0.5),
+    "smollm2-135m": (0.8, 0.7),
+}  # of the MACs
+# ONNX Runtime's convolutions seem to want blocks of channels; heads come in nines and twelves.
+MULTIPLES = {"efficientnet-lite0": (1, 16), "all-minilm-l6-v2": (1,), "smollm2-135m": (1,)}
 TABLE = Table(
     Path("results/engines.csv"),
     ("model", "budget", "round_to", "batch", "threads"),
@@ -66,6 +72,7 @@ def networks() -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
             minilm.network()[1],
             {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)},
         ),
+        "smollm2-135m": (decoder.network()[1], {"input_ids": tokens[:, :TOKENS]}),
     }
 
 
@@ -74,7 +81,7 @@ def prepare() -> None:
         few = {k: v[:4] for k, v in inputs.items()}
         if not (FOLDER / f"{name}.onnx").exists():
             print(sc.export.to_onnx(model, few, FOLDER / f"{name}.onnx"), flush=True)
-        for budget, multiple in product(BUDGETS, MULTIPLES[name]):
+        for budget, multiple in product(BUDGETS[name], MULTIPLES[name]):
             file = FOLDER / f"{name}-{budget}-{multiple}.onnx"
             if file.exists():
                 continue
@@ -93,7 +100,7 @@ def prepare() -> None:
 
 def measure(seconds: float) -> None:
     for name, (model, inputs) in networks().items():
-        for budget, multiple, batch in product(BUDGETS, MULTIPLES[name], BATCHES):
+        for budget, multiple, batch in product(BUDGETS[name], MULTIPLES[name], BATCHES):
             key = (name, str(budget), str(multiple), str(batch), str(torch.get_num_threads()))
             if key not in TABLE.present():
                 given = {k: v[:batch] for k, v in inputs.items()}

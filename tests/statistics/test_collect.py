@@ -301,3 +301,45 @@ def test_parts_in_order_cost_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     places = [place for stretch in ran for place in stretch]
     assert len(ran) > 2
     assert places == list(range(len(places)))
+
+
+class Written(nn.Module):
+    """An RMSNorm as decoders write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(8) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.float().pow(2).mean(-1, keepdim=True)
+        return self.weight * (x.float() * torch.rsqrt(size + 1e-6)).to(x.dtype)
+
+
+class Stream(nn.Module):
+    """A residual sum that a norm reads, or nothing but a linear layer."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.up, self.down, self.norm, self.head = nn.Linear(8, 16), nn.Linear(16, 8), norm, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x + self.down(self.up(x).relu())))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8), Written(), nn.Identity()])
+def test_where_a_norm_follows_power_is_relative_to_each_position(norm: nn.Module) -> None:
+    """One position of a thousand times the size does not make every error look small."""
+    torch.manual_seed(0)
+    model = Stream(norm).eval()
+    x = torch.randn(32, 5, 8)
+    x[:, 0] *= 1000
+    graph = trace(model, x[:2])
+    node = layer_of(graph, "down").node
+    with torch.no_grad():
+        squares = (x + model.down(model.up(x).relu())).double().square().sum(-1)
+    power = collect(graph, graph.groups, x.split(16)).power[node]
+    if isinstance(norm, nn.Identity):
+        assert power > 0.1 * float(squares.mean())
+    else:
+        assert power == pytest.approx(float(1 / (1 / squares).mean()), rel=1e-4)
+        assert power < 1e-3 * float(squares.mean())
