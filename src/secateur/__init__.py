@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .sparse import SparseResult
     from .structure import Block
     from .structuring import micro_structure
-    from .surgery import fold_weights
+    from .surgery import fold_weights, reparameterize
     from .training import (
         ADMM,
         Bound,
@@ -100,6 +100,7 @@ __all__ = [
     "pack",
     "prune",
     "remove_dead_units",
+    "reparameterize",
     "trace",
     "unpack",
 ]
@@ -129,7 +130,7 @@ _HOMES = {
     "sparse": ("SparseResult",),
     "structure": ("Block",),
     "structuring": ("micro_structure",),
-    "surgery": ("fold_weights",),
+    "surgery": ("fold_weights", "reparameterize"),
     "training": (
         "ADMM",
         "Bound",

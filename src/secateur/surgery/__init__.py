@@ -8,6 +8,7 @@ from .mask import mask
 from .plan import Edit, Fingerprint, Plan, RemoveBranch, Resize, Retrace, SetAttribute, SliceTensor
 from .plan_json import plan_from_json, plan_to_json
 from .planning import make_plan
+from .reparameterize import reparameterize
 from .trial import Editable, editable, removable
 from .verify import Verification, verify
 
@@ -32,5 +33,6 @@ __all__ = [
     "plan_from_json",
     "plan_to_json",
     "removable",
+    "reparameterize",
     "verify",
 ]
