@@ -39,17 +39,27 @@ _CLASSIFICATION = {
     "efficientnet_b1 efficientnet_b3 efficientnet_v2_s mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 "
     "mnasnet1_0 regnet_x_400mf regnet_y_400mf regnet_x_3_2gf regnet_y_3_2gf shufflenet_v2_x0_5 shufflenet_v2_x1_0 "
     "shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1 convnext_tiny convnext_small vgg11 vgg16_bn vgg19 alexnet "
-    "googlenet",
+    "googlenet resnet152 resnext101_32x8d resnext101_64x4d wide_resnet101_2 densenet161 densenet201 efficientnet_b2 "
+    "efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_m efficientnet_v2_l mnasnet0_75 "
+    "mnasnet1_3 regnet_x_800mf regnet_x_1_6gf regnet_x_8gf regnet_x_16gf regnet_x_32gf regnet_y_800mf regnet_y_1_6gf "
+    "regnet_y_8gf regnet_y_16gf regnet_y_32gf shufflenet_v2_x1_5 convnext_base convnext_large vgg11_bn vgg13 vgg13_bn "
+    "vgg16 vgg19_bn",
     96: "inception_v3",
-    224: "swin_t swin_v2_t vit_b_16 vit_b_32 maxvit_t",
+    224: "swin_t swin_v2_t vit_b_16 vit_b_32 maxvit_t swin_s swin_b swin_v2_s swin_v2_b",
+}
+# More than 200 million parameters: as wide as they are, two layers deep. (hidden, heads, MLP, patch)
+_LARGE = {
+    "vit_l_16": (1024, 16, 4096, 16),
+    "vit_l_32": (1024, 16, 4096, 32),
+    "vit_h_14": (1280, 16, 5120, 14),
 }
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False},
     "inception_v3": {"aux_logits": False, "init_weights": False},
 }
-_SEGMENTATION = "fcn_resnet50 deeplabv3_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large"
-_DETECTION = "resnet18 resnet50 mobilenet_v3_large"
-_VIDEO = {"r3d_18": 3, "r2plus1d_18": 3}
+_SEGMENTATION = "fcn_resnet50 fcn_resnet101 deeplabv3_resnet50 deeplabv3_resnet101 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large"
+_DETECTION = "resnet18 resnet50 resnet101 mobilenet_v3_large"
+_VIDEO = ("r3d_18", "r2plus1d_18", "mc3_18")
 
 
 def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
@@ -57,6 +67,16 @@ def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
         import torchvision
 
         model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+        return model
+
+    return make
+
+
+def _shallow(hidden: int, heads: int, mlp: int, patch: int) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import torchvision
+
+        model: nn.Module = torchvision.models.VisionTransformer(224, patch, 2, heads, hidden, mlp)
         return model
 
     return make
@@ -90,6 +110,7 @@ def _torchvision_models() -> list[Entry]:
         for size, names in _CLASSIFICATION.items()
         for name in names.split()
     ]
+    found += [Entry("torchvision", name, _shallow(*size), pictures(224)) for name, size in _LARGE.items()]
     for name in _SEGMENTATION.split():
         options = {"weights_backbone": None, "num_classes": 21}
         found.append(Entry("torchvision", name, _torchvision(name, **options), pictures(64)))

@@ -27,6 +27,7 @@ from page_tables import (
     spread,
     whole,
 )
+from plain_tables import PLAIN
 
 NAMES = {
     ("snp", "default", "sequential"): "**SNP (default)**",
@@ -225,72 +226,6 @@ def speeds(
     return "\n".join([*markdown([*heads, *(heading for heading, _ in figures.values())], body), ""])
 
 
-PLAIN: Mapping[str, tuple[str, Mapping[str, tuple[str, Format]]]] = {  # section: results file, columns
-    "ablation": ("ablation", {
-        "variant": ("variant", str),
-        "acc_pruned": ("pruned", accuracy),
-        "acc_recovered": ("repaired", accuracy),
-        "seconds": ("seconds", short),
-    }),
-    "connections": ("cifar_connections", {
-        "model": ("network", str),
-        "method": ("method", str),
-        "epochs": ("epochs", str),
-        "acc_dense": ("dense", accuracy),
-        "acc_test": ("accuracy", accuracy),
-        "params_left_percent": ("parameters left, %", short),
-        "units_left": ("units left", str),
-        "macs_ratio": ("MACs left", percent),
-        "bytes_zip": ("zipped bytes", str),
-    }),
-    "language": ("language", {
-        "method": ("method", str),
-        "kept": ("parameters left", percent),
-        "kept_embeddings": ("of embeddings", percent),
-        "kept_layers": ("of layers", percent),
-        "perplexity_dense": ("dense", short),
-        "perplexity": ("perplexity", short),
-        "bytes_zip": ("zipped bytes", str),
-    }),
-    "effnet": ("effnet", {
-        "method": ("method", str),
-        "recovery": ("recovery", str),
-        "budget": ("asked for", percent),
-        "macs_ratio": ("MACs left", percent),
-        "latency_ratio": ("time", short),
-        "zero_shot_dense": ("dense", accuracy),
-        "zero_shot": ("zero-shot accuracy", accuracy),
-        "agreement": ("agreement", accuracy),
-    }),
-    "decoder": ("decoder", {
-        "method": ("method", str),
-        "recovery": ("recovery", str),
-        "blocks_ratio": ("blocks' parameters left", percent),
-        "perplexity": ("perplexity", short),
-        "perplexity_ratio": ("against dense", short),
-    }),
-    "latency": ("latency", {
-        "model": ("network", str),
-        "share": ("asked for", percent),
-        "measured": ("measured", percent),
-        "error": ("off by", percent),
-        "dense_ms": ("dense, ms", short),
-        "pruned_ms": ("pruned, ms", short),
-        "macs_ratio": ("MACs left", percent),
-    }),
-    "cost": ("cost", {
-        "method": ("method", str),
-        "streams": ("streams", str),
-        "forward": ("plain forward, s", short),
-        "statistics": ("statistics, s", short),
-        "ranking": ("ranking, s", short),
-        "recovery": ("recovery, s", short),
-        "surgery": ("surgery, s", short),
-        "verification": ("verification, s", short),
-        "ratio": ("statistics and solving / forward", short),
-        "peak_mb": ("peak MB", short),
-    }),
-}  # fmt: skip
 SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"oneshot": partial(oneshot, SHORT)},
     "docs/results.md": {
