@@ -57,7 +57,10 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False},
     "inception_v3": {"aux_logits": False, "init_weights": False},
 }
-_SEGMENTATION = "fcn_resnet50 fcn_resnet101 deeplabv3_resnet50 deeplabv3_resnet101 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large"
+_SEGMENTATION = (
+    "fcn_resnet50 fcn_resnet101 deeplabv3_resnet50 deeplabv3_resnet101 deeplabv3_mobilenet_v3_large "
+    "lraspp_mobilenet_v3_large"
+)
 _DETECTION = "resnet18 resnet50 resnet101 mobilenet_v3_large"
 _VIDEO = ("r3d_18", "r2plus1d_18", "mc3_18")
 
