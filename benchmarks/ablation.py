@@ -33,7 +33,7 @@ VARIANTS = {
     "branch's own output as target": replace(DEFAULT, recovery=replace(REPAIR, residual=False)),
     "channel moments": replace(DEFAULT, recovery=replace(REPAIR, patches=False)),
     "no BatchNorm re-estimation": replace(DEFAULT, recovery=replace(REPAIR, batch_norm=False)),
-    "30 sweeps": replace(DEFAULT, recovery=replace(REPAIR, sweeps=30)),
+    "eight sweeps, batches do not wait": replace(DEFAULT, recovery=replace(REPAIR, waiting=0)),
     "one pass": replace(DEFAULT, recovery=sc.OnePass()),
     "one pass, ridge held out": replace(DEFAULT, recovery=sc.OnePass(REPAIR.ridges)),
     "order: channel moments": replace(DEFAULT, patches=False),

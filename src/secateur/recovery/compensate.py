@@ -22,7 +22,7 @@ from .jobs import Job, aimed
 from .least_squares import RIDGES
 from .regressions import OutputRegression, Sampling
 from .schedule import schedule
-from .sequential import sweep
+from .sweeps import sweep
 
 __all__ = ["Compensate"]
 

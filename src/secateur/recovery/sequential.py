@@ -8,28 +8,26 @@ earlier sweeps have repaired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from secateur.graph import Graph, Kept
-from secateur.progress import track
-from secateur.statistics import Calibration, Forward, Statistics
-from secateur.statistics.forward import state_tensors
-from secateur.statistics.reduce import in_step
+from secateur.statistics import Calibration, Statistics
 
 from .batch_norm import re_estimated
 from .jobs import Job, jobs, masked
 from .least_squares import RIDGES
 from .one_pass import OnePass
-from .regressions import InputRegression, OutputRegression, Sampling, regression, watches
+from .regressions import InputRegression, OutputRegression, Sampling, regression
 from .schedule import schedule
 from .stops import find_stops
+from .sweeps import solve_in_sweeps
 from .waiting import solve_at
 
-__all__ = ["Sequential", "sweep"]
+__all__ = ["Sequential"]
 
 
 @dataclass(frozen=True)
@@ -80,42 +78,6 @@ class Sequential:
         if stops is not None:
             current = solve_at(stops, graph, dense, current, batches, regress, self.ridges, seed)
         else:
-            current = self._in_sweeps(graph, schedule(graph, work, passes), current, batches, regress, seed)
+            stages = schedule(graph, work, passes)
+            current = solve_in_sweeps(stages, graph, dense, current, batches, regress, self.ridges, seed)
         return re_estimated(graph, current, batches) if self.batch_norm and work else current
-
-    def _in_sweeps(
-        self,
-        graph: Graph,
-        stages: list[list[Job]],
-        current: dict[str, Tensor],
-        batches: Calibration,
-        regress: Callable[[Job], OutputRegression | InputRegression],
-        seed: int,
-    ) -> dict[str, Tensor]:
-        for number, stage in enumerate(stages):
-            regressions = [regress(job) for job in stage]
-            networks = Forward(graph.program, state_tensors(graph.program)), Forward(graph.program, current)
-            label = f"refitting {stage[0].layer.module} ({number + 1} of {len(stages)})"
-            sweep(networks, regressions, batches, seed + number, label)
-            for solved in regressions:
-                current = current | solved.solve(current, self.ridges)
-        return current
-
-
-def sweep(
-    networks: tuple[Forward, Forward],
-    regressions: Sequence[OutputRegression | InputRegression],
-    batches: Calibration,
-    seed: int,
-    label: str,
-) -> None:
-    """Run the original and the pruned network side by side over the data, watched by regressions."""
-    original, pruned = networks
-    watched = watches([r.original() for r in regressions]), watches([r.pruned() for r in regressions])
-    with in_step():
-        for batch, held in track(batches.held_out(), label):
-            generator = batches.generator(batch, seed)
-            for r in regressions:
-                r.begin(held, generator)
-            original.run(batch, *watched[0])
-            pruned.run(batch, *watched[1])

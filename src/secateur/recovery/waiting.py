@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,7 +36,7 @@ class _Batch:
 def solve_at(
     stops: Sequence[Stop],
     graph: Graph,
-    dense: dict[str, Tensor],
+    dense: Mapping[str, Tensor],
     current: dict[str, Tensor],
     batches: Calibration,
     regress: Callable[[Job], OutputRegression | InputRegression],
