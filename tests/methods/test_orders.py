@@ -1,5 +1,6 @@
 """Orders against their formulas in float64, and against least squares on the data themselves."""
 
+import dataclasses
 import itertools
 import math
 
@@ -220,6 +221,18 @@ def test_wide_groups_are_ranked_without_updates() -> None:
     costs = [problem.loss([v for v in range(8) if v != u]) for u in range(8)]
     assert order[-1] == costs.index(min(costs))
     assert order[0] == costs.index(max(costs))
+
+
+@pytest.mark.parametrize("limit", [2048, 0])
+def test_a_ridge_is_noise_in_every_column(limit: int) -> None:
+    """Ranking under a ridge is ranking moments with that much noise added; without one they are as they are."""
+    (reader,) = plain(1)[0].readers()
+    noise = 0.1 * reader.xx.diagonal().mean() * torch.eye(len(reader.xx), dtype=torch.float64)
+    noisy = dataclasses.replace(reader, xx=reader.xx + noise)
+    robust, added = Output(limit=limit, ridge=0.1)([reader]), Output(limit=limit)([noisy])
+    assert robust.order == added.order
+    torch.testing.assert_close(robust.loss, added.loss, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(robust.loss, Output(limit=limit)([reader]).loss, rtol=1e-2)
 
 
 def test_units_with_fewer_columns_are_padded() -> None:
