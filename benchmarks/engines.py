@@ -30,7 +30,6 @@ from secateur.measure.latency import interleaved
 
 FOLDER = Path("runs/engines")
 BATCHES = (1, 32)
-TOKENS = 64
 BUDGETS = {
     "efficientnet-lite0": (0.7, 0.5),
     "all-minilm-l6-v2": (0.7, 0.5),
@@ -72,7 +71,7 @@ def networks() -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
             minilm.network()[1],
             {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)},
         ),
-        "smollm2-135m": (decoder.network()[1], {"input_ids": tokens[:, :TOKENS]}),
+        "smollm2-135m": (decoder.network()[1], {"input_ids": tokens}),
     }
 
 

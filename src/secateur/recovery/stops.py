@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from secateur.graph import Graph, Node
 from secateur.graph.program import references
@@ -127,9 +128,7 @@ def _outer(name: str) -> str:
 
 def _numbers(node: Node) -> Iterator[int]:
     """Yield how many numbers each output of a node has."""
-    shapes = node.shape or ()
-    if all(isinstance(n, int) for n in shapes):
-        shapes = (shapes,)  # type: ignore[assignment]
-    for shape in shapes:
+    shapes: tuple[Any, ...] = node.shape or ()
+    for shape in (shapes,) if all(isinstance(n, int) for n in shapes) else shapes:
         if isinstance(shape, tuple):
             yield math.prod(shape)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from secateur.errors import SurgeryError
 from secateur.modes import evaluating
 
-__all__ = ["fold_weights"]
+__all__ = ["TOLERANCE", "floats", "fold_weights"]
 
 _LAYERS: Mapping[
     Callable[..., Tensor], type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d] | type[nn.Linear]
@@ -98,7 +98,7 @@ def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
             inputs.setdefault(module, given[0])
 
     with evaluating(model, folded), torch.no_grad():
-        wanted = list(_floats(model(*args, **kwargs)))
+        wanted = list(floats(model(*args, **kwargs)))
         inside = [m for m in folded.modules() if m is not folded and next(m.parameters(), None) is not None]
         handles = [module.register_forward_hook(keep, with_kwargs=True) for module in inside]
         folded(*args, **kwargs)
@@ -112,7 +112,7 @@ def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         names = {n: layers[m] for n, m in folded.named_modules(remove_duplicate=False) if m in layers}
         for name, layer in names.items():
             folded.set_submodule(name, layer)
-        given = list(_floats(folded(*args, **kwargs)))
+        given = list(floats(folded(*args, **kwargs)))
     for name, layer in names.items():
         layer.train(model.get_submodule(name).training)
     for a, b in zip(wanted, given, strict=True):
@@ -144,5 +144,6 @@ def _plain(module: nn.Module, x: Tensor | None) -> nn.Module | None:
     return None if own or not torch.equal(*weights) else calls[0].plain()
 
 
-def _floats(outputs: Any) -> Iterator[Tensor]:
+def floats(outputs: Any) -> Iterator[Tensor]:
+    """Yield the floating tensors among outputs."""
     return (x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point())

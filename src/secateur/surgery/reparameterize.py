@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from secateur.errors import SurgeryError
 from secateur.modes import evaluating
+
+from .fold import TOLERANCE, floats
 
 __all__ = ["reparameterize"]
 
 METHODS = ("fuse", "reparameterize", "switch_to_deploy", "merge_branches")
 """Methods without arguments by which modules of this kind fuse their branches: in place, or into what they return."""
-TOLERANCE = 1e-4  # of the largest output
 
 
 def reparameterize(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
@@ -56,7 +56,7 @@ def reparameterize(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     """
     fused = copy.deepcopy(model).eval()
     with evaluating(model), torch.no_grad():
-        wanted = _floats(model(*args, **kwargs))
+        wanted = list(floats(model(*args, **kwargs)))
         root, names = _fused(fused, "")
         if not names:
             raise SurgeryError(
@@ -64,7 +64,7 @@ def reparameterize(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
                 f"{', '.join(METHODS)} without arguments. Remedy: give the blocks such a method, or prune as they are."
             )
         root.eval()
-        given = _floats(root(*args, **kwargs))
+        given = list(floats(root(*args, **kwargs)))
     for a, b in zip(wanted, given, strict=True):
         if a.shape != b.shape or not float((a - b).abs().max()) <= TOLERANCE * float(a.abs().max()):
             raise SurgeryError(
@@ -101,7 +101,3 @@ def _method(module: nn.Module) -> Callable[[], object] | None:
         ):
             return method
     return None
-
-
-def _floats(outputs: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point()]
