@@ -32,7 +32,7 @@ from secateur.candidates import candidates
 from secateur.cutting import cut
 from secateur.graph import trace
 from secateur.measure import parameters
-from secateur.methods import ActivationMagnitude, Fluctuation, Method, Output
+from secateur.methods import ActivationMagnitude, Fluctuation, Method
 from secateur.recovery import OnePass, Recovery
 from secateur.selection import select
 from secateur.statistics import collect
@@ -54,10 +54,6 @@ LEAST_SQUARES = OnePass((1e-2, 1e-1, 1.0), centred=True)  # for each layer the b
 METHODS: dict[str, tuple[Method, dict[str, Recovery | None]]] = {
     # Patches of linear layers are their inputs, whose moments are there.
     "snp": (sc.SNP(patches=False), {"none": None, "least squares": sc.Sequential()}),
-    "snp, robust order": (
-        sc.SNP(order=Output(ridge=0.1), patches=False),
-        {"none": None, "least squares": sc.Sequential()},
-    ),
     "snp.paper": (sc.SNP.paper(), {"none": None, "least squares": OnePass()}),
     "magnitude": (sc.Magnitude(p=2), {"none": None, "least squares": LEAST_SQUARES}),
     "wanda-like": (ActivationMagnitude(), {"none": None, "least squares": LEAST_SQUARES}),

@@ -22,7 +22,7 @@ from secateur.candidates import candidates
 from secateur.data import demo_data
 from secateur.graph import Graph, Group, Kept
 from secateur.measure import batches
-from secateur.methods import ZCA, Order, Output, Variance, Weights
+from secateur.methods import ZCA, Order, Variance, Weights
 from secateur.methods.readers import readers
 from secateur.recovery import OnePass, Sequential
 from secateur.recovery.jobs import masked
@@ -91,7 +91,7 @@ def orders(graph: Graph, groups: list[Group], statistics: Statistics) -> Figure:
     figure = mpl.figure.Figure(figsize=(6, 3.4), layout="constrained")
     ax = figure.subplots()
     named: dict[str, tuple[Order, str, str]] = {
-        "by what the reader loses (default)": (Output(), TEAL, "-"),
+        "by what the reader loses (default)": (sc.SNP().order, TEAL, "-"),
         "ZCA (SNP as published)": (ZCA(), GOLD, "-"),
         "variance of the unit": (Variance(), RED, "--"),
         "norm of the weights that read it": (Weights(), GREY, "--"),

@@ -235,6 +235,26 @@ def test_a_ridge_is_noise_in_every_column(limit: int) -> None:
     assert not torch.allclose(robust.loss, Output(limit=limit)([reader]).loss, rtol=1e-2)
 
 
+def test_a_ridge_leaves_what_never_varied_for_nothing() -> None:
+    power = torch.tensor(
+        [1.0, 1e-4, 2.0, 0.0, 1.0], dtype=torch.float64
+    )  # the second hardly, the fourth never
+    reader = Reader(power.diag(), torch.ones(1, 5, dtype=torch.float64), torch.arange(5)[:, None], 1.0)
+    ranking = Output(ridge=0.1)([reader])
+    assert ranking.order[-2:] == (1, 3)
+    assert float(ranking.loss[3]) == pytest.approx(1.1e-3, rel=0.01)  # its own, and ten times its own
+
+
+def test_a_ridge_distrusts_repairs_by_differences() -> None:
+    """A unit that the difference of two large ones equals can be repaired by them only until they change a little."""
+    rng = torch.Generator().manual_seed(0)
+    large, small, weak = torch.randn(3, 4000, generator=rng, dtype=torch.float64)
+    x = torch.stack([10 * large, 10 * large + small, small, 0.5 * weak])
+    reader = Reader(x @ x.T / 4000, torch.ones(1, 4, dtype=torch.float64), torch.arange(4)[:, None], 1.0)
+    assert Output()([reader]).order[-1] != 3  # one of the dependent three costs nothing
+    assert Output(ridge=0.1)([reader]).order[-1] == 3
+
+
 def test_units_with_fewer_columns_are_padded() -> None:
     problem = Problem.draw(0, 5, width=1)
     x, w = problem.inputs[0], problem.weights[0]

@@ -8,7 +8,7 @@ the variance that each unit adds to those before it. `Output` looks at what the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .ranking import Ranking, Reader, dead_units, from_scores
 __all__ = ["ZCA", "Conditional", "Output", "Pivot", "Variance", "Weights", "innovations", "joint_gram"]
 
 JITTER = 1e-6  # of the mean diagonal, before every factorisation of a Gram matrix
+BEYOND = 100.0  # a ridge adds at most that many times the share of a column's own second moment
 ATTEMPTS = 8  # each with ten times the jitter: moments summed from float32 activations may be indefinite
 
 
@@ -45,10 +46,10 @@ def _unit_gram(reader: Reader) -> Tensor:
     return sums @ reader.xx @ sums.T
 
 
-def _stabilised(gram: Tensor, ridge: float = JITTER) -> tuple[Tensor, Tensor]:
-    """Return the matrix with a ridge, at least one with which it is positive definite, and its Cholesky factor."""
+def _stabilised(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the matrix with the least jitter with which it is positive definite, and its Cholesky factor."""
     scale = gram.diagonal().abs().mean()
-    jitter = ridge * scale if scale > 0 else scale.new_ones(())
+    jitter = JITTER * scale if scale > 0 else scale.new_ones(())
     eye = torch.eye(len(gram), dtype=gram.dtype)
     for _ in range(ATTEMPTS):
         matrix = gram + jitter * eye
@@ -191,22 +192,24 @@ class Output:
     that of two equal units only one goes. Above `limit` units nothing is updated: units are ordered by what each
     would cost alone, and the losses along this order, exact ones, come out of one more Cholesky factorisation.
 
-    A `ridge`, in units of the mean diagonal of the moments, is noise that the order expects in every column: units that
-    others could replace on the calibration data, but only by large and opposed weights, then count more. 0.1 is worth
-    trying where use will differ from the calibration data; losses are then those under the ridge.
+    With a `ridge` the moments are shrunk towards equal ones, as by Ledoit and Wolf (2004): every column is expected to
+    vary by that share of the mean beyond what was seen, but by at most `BEYOND` times its own, so that what never
+    varied costs nothing. Units that others could replace on the calibration data, but only by large and opposed
+    weights, then count more, and so do those that seldom spoke there. Losses are those under the ridge.
     """
 
     share: float = 1 / 128
     limit: int = 2048
-    ridge: float = JITTER
+    ridge: float = 0.0
 
     def __call__(self, readers: Sequence[Reader]) -> Ranking:
         """Rank the units of a group."""
         dead = dead_units(readers)
-        states = [_Elimination.start(r, self.ridge) for r in readers]
+        readers = [_noisy(r, self.ridge) for r in readers]
+        states = [_Elimination.start(r) for r in readers]
         if len(dead) > self.limit:
             order = _cheapest_first(states, torch.arange(len(dead)), dead).flip(0)
-            return Ranking(tuple(order.tolist()), _losses(readers, order, self.ridge))
+            return Ranking(tuple(order.tolist()), _losses(readers, order))
         share = min(self.share * max(1.0, (len(dead) / 512) ** 2), 0.25)
         known = torch.arange(len(dead))  # units that the states hold
         left = known  # positions in them of what is left
@@ -233,7 +236,14 @@ class Output:
         return Ranking(tuple(reversed(removed)), torch.tensor(loss, dtype=torch.float64).flip(0))
 
 
-def _losses(readers: Sequence[Reader], order: Tensor, ridge: float) -> Tensor:
+def _noisy(reader: Reader, share: float) -> Reader:
+    """Return the reader with independent noise in every column, a share of the mean second moment."""
+    power = reader.xx.diagonal()
+    noise = share * torch.minimum(power.mean(), BEYOND * power)
+    return replace(reader, xx=reader.xx + noise.clamp_min(0).diag()) if share else reader
+
+
+def _losses(readers: Sequence[Reader], order: Tensor) -> Tensor:
     """Return what the consumers lose when only the first k units of an order are kept, (units + 1,).
 
     With ``P C P^T = F F^T`` the units are ``P x = F z``, ``z`` white and each ``z_i`` made from the first i units
@@ -246,7 +256,7 @@ def _losses(readers: Sequence[Reader], order: Tensor, ridge: float) -> Tensor:
         flat = sequence.reshape(-1)
         real = flat < len(reader.xx)
         own = flat[real]
-        _, factor = _stabilised(reader.xx[own][:, own], ridge)
+        _, factor = _stabilised(reader.xx[own][:, own])
         squares = torch.zeros(len(flat), dtype=torch.float64)
         squares[real] = (reader.weight[:, own] @ factor).square().sum(0)
         by_unit = squares.view(sequence.shape).sum(1) / max(reader.power, torch.finfo(torch.float64).tiny)
@@ -274,10 +284,10 @@ class _Elimination:
     power: float
 
     @staticmethod
-    def start(reader: Reader, ridge: float) -> _Elimination:
+    def start(reader: Reader) -> _Elimination:
         d = len(reader.xx)
         precision = torch.eye(d + 1, dtype=torch.float64)
-        precision[:d, :d] = torch.cholesky_inverse(_stabilised(reader.xx, ridge)[1])
+        precision[:d, :d] = torch.cholesky_inverse(_stabilised(reader.xx)[1])
         weight = torch.cat([reader.weight, reader.weight.new_zeros(len(reader.weight), 1)], 1)
         return _Elimination(
             precision, weight, reader.columns, max(reader.power, torch.finfo(torch.float64).tiny)

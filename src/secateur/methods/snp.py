@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 from secateur.graph import Graph, Group
@@ -31,7 +32,7 @@ class SNP:
     ZCA()
     """
 
-    order: Order = field(default_factory=Output)
+    order: Order = field(default_factory=partial(Output, ridge=0.1))
     allocation: Allocation = field(default_factory=LossPerCost)
     recovery: Recovery | None = field(default_factory=Sequential)
     patches: bool = True

@@ -29,7 +29,7 @@ from .. import (
 )
 from ..errors import CalibrationError, RecipeError
 from ..measure import using_threads
-from ..methods import ZCA, Conditional, Method, Order, Output, Pivot, Variance, Weights
+from ..methods import ZCA, Conditional, Method, Order, Pivot, Variance, Weights
 from ..recovery import Recovery
 from ..sparse import check_epochs
 from .registry import (
@@ -167,7 +167,7 @@ def method_of(spec: MethodSpec) -> Method:
 
 
 _ORDERS: dict[str, Callable[[], Order]] = {
-    "output": Output,
+    "output": lambda: SNP().order,
     "zca": ZCA,
     "conditional": Conditional,
     "pivot": Pivot,
