@@ -19,7 +19,7 @@ demo: $(CORE) ## Halve a bundled network and print what was gained
 	@$(BIN)/secateur demo
 
 test: $(TEST) ## Run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(TEST) ## Lint, format and types
 	@$(BIN)/ruff check .
@@ -39,6 +39,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/effnet.py
 	@$(BIN)/python benchmarks/minilm.py
 	@$(BIN)/python benchmarks/decoder.py
+	@$(BIN)/python benchmarks/large_decoder.py
 	@$(BIN)/python benchmarks/lenet.py
 	@$(BIN)/python benchmarks/cifar_connections.py
 	@$(BIN)/python benchmarks/language.py --tune

@@ -67,6 +67,17 @@ PLAIN: Mapping[str, tuple[str, Mapping[str, tuple[str, Format]]]] = {  # section
         "seconds": ("planning and repair, s", whole),
         "peak_memory_gb": ("peak memory, GB", short),
     }),
+    "large decoder": ("large_decoder", {
+        "method": ("method", str),
+        "parameters": ("parameters", str),
+        "weights_gb": ("weights, GB", short),
+        "params_ratio": ("parameters left", percent),
+        "latency_ratio": ("time", short),
+        "seconds_statistics_and_ranking": ("statistics and ranking, s", whole),
+        "seconds_recovery": ("repair, s", whole),
+        "seconds_surgery": ("surgery, s", whole),
+        "peak_memory_gb": ("peak memory, GB", short),
+    }),
     "engines": ("engines", {
         "model": ("network", str),
         "budget": ("asked for", percent),
