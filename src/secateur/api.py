@@ -173,6 +173,7 @@ def prune(
             )
         with timed(seconds, "selection"):
             ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
+            statistics.release()
         with timed(seconds, "surgery and timing" if budget.timed else "surgery"):
             with in_step():
                 shown = _first(calibration, graph)
@@ -219,8 +220,13 @@ def prune(
         if method.recovery is not None:
             del smaller
             with timed(seconds, "recovery"):
+                statistics.release()
                 tensors = method.recovery(graph, kept, statistics, calibration, seed)
+                statistics.release()
                 final = plan(model, graph, kept, tensors)
+                if distill is None:
+                    tensors = None
+                statistics.release()
                 smaller = apply(model, final)
             if evaluate is not None and accuracy is not None:
                 with timed(seconds, "evaluation"):

@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load, save_model
+from safetensors.torch import load, save, save_model
 from torch import Tensor, nn
 
 from secateur import zoo
 from secateur.measure import macs, parameters, size, stored_bytes
+from secateur.measure.count import file_size
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 2]), st.integers(5, 8), st.integers(1, 3))
@@ -69,6 +70,25 @@ def test_half_precision_and_non_contiguous_tensors_are_stored() -> None:
     assert stored_bytes(model) == pytest.approx(2 * 8 * 8 * 9, abs=100)
 
 
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__"),
+        st.tuples(
+            st.lists(st.integers(0, 40), max_size=3),
+            st.sampled_from(
+                [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int8, torch.bool]
+            ),
+        ),
+        max_size=8,
+    )
+)
+def test_the_size_of_a_file_is_known_without_making_it(
+    wanted: dict[str, tuple[list[int], torch.dtype]],
+) -> None:
+    tensors = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in wanted.items()}
+    assert file_size(tensors) == len(save(tensors))
+
+
 def test_size_takes_all_together() -> None:
     found = size(nn.Linear(3, 2), (torch.zeros(1, 3),))
     assert (found.params, found.macs) == (8, 6)
@@ -76,8 +96,6 @@ def test_size_takes_all_together() -> None:
 
 
 def test_load_is_what_was_counted() -> None:
-    from safetensors.torch import save
-
     model = zoo.lenet300()
     data = save(dict(model.state_dict()))
     assert len(data) == stored_bytes(model)

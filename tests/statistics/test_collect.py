@@ -283,6 +283,18 @@ def test_in_parts_the_moments_are_the_same(make: Any, memory: int, patches: bool
     assert set(parts.sites) == set(whole.sites)
 
 
+@pytest.mark.parametrize("at", [0, -1])
+def test_released_moments_are_summed_again(at: int) -> None:
+    model, x = strided()
+    for memory in (1, 1 << 31):
+        _, found = gathered(model, x, memory=memory)
+        node = list(found.sites)[at]
+        before = found.sites[node]
+        found.release()
+        assert (found.sites[node] is before) == (memory > 1)  # only what is summed in parts is forgotten
+        torch.testing.assert_close(found.sites[node].gram, before.gram, rtol=0, atol=0)
+
+
 def test_parts_in_order_cost_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = tokens()
     graph = trace(model, x[:2])

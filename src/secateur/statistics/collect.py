@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -37,6 +37,9 @@ class Statistics:
     power: Mapping[str, float]
     tensors: Mapping[str, Tensor]  # the dense parameters and buffers, by canonical name
     gradients: Mapping[str, Tensor] = field(default_factory=dict)  # by group, see `gate_gradients`
+    release: Callable[[], None] = lambda: (
+        None
+    )  # forgets the moments that are there, if they can be summed again
 
 
 def fold(graph: Graph, layer: Layer) -> int:
@@ -123,6 +126,7 @@ def collect(
         ByPart(where, parts.power),
         tensors,
         gate_gradients(graph, groups, calibration, loss) if loss is not None else {},
+        parts.release,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,16 @@ class Parts:
         if node not in self._power:
             self._sum(self._part_of[node])
         return self._power[node]
+
+    def release(self) -> None:
+        """Forget the sums that are there if they are of one part of several, and what else only waits to be collected.
+
+        Traced programs and modules refer to one another in circles, which may keep copies of all weights alive.
+        """
+        if len(self._parts) > 1:
+            self._found, self._current = {}, -1
+            self._waiting.clear()
+            gc.collect()
 
     def _sum(self, k: int) -> int:
         """Sum a part over all data; return the number of samples."""

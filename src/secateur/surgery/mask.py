@@ -21,15 +21,20 @@ def mask(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
 
     The weights of every consumer are zero where they meet a removed unit, and so are the parameters from which
     other calls compute their weights. A group whose units no layer reads (they meet one another inside an
-    attention, say) has them zeroed wherever it owns something.
+    attention, say) has them zeroed wherever it owns something. Parameters without such zeros are those of the model.
     """
-    masked = copy.deepcopy(model)
+    zeros = [
+        (owned, [i for i, unit in enumerate(owned.owner) if unit in gone])
+        for group in graph.groups
+        if (gone := set(range(group.size)).difference(kept.get(group.id, range(group.size))))
+        for owned in read_by(group, graph.computed)
+    ]
+    dense = tensors_of(model)
+    written = {id(dense[owned.parameter]) for owned, _ in zeros}
+    masked = copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in written})
     tensors = tensors_of(masked)
-    for group in graph.groups:
-        gone = set(range(group.size)).difference(kept.get(group.id, range(group.size)))
-        for owned in read_by(group, graph.computed) if gone else ():
-            tensor = tensors[owned.parameter]
-            index = [i for i, unit in enumerate(owned.owner) if unit in gone]
-            with torch.no_grad():
-                tensor.index_fill_(owned.dim, torch.tensor(index, device=tensor.device), 0)
+    for owned, index in zeros:
+        tensor = tensors[owned.parameter]
+        with torch.no_grad():
+            tensor.index_fill_(owned.dim, torch.tensor(index, device=tensor.device), 0)
     return masked
