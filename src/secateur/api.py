@@ -32,7 +32,8 @@ from .report import Accuracy, Report, frozen_parts, loss_curve, page
 from .selection import Budget, Constraints, select
 from .statistics import Calibration, collect, state_tensors
 from .statistics.reduce import digest, in_step, require_same
-from .surgery import Plan, apply, make_plan
+from .surgery import Plan, RemoveBranch, apply, make_plan
+from .surgery.branches import constants
 from .surgery.fingerprint import tensors_of
 from .training.describe import describe
 
@@ -223,7 +224,7 @@ def prune(
                 statistics.release()
                 tensors = method.recovery(graph, kept, statistics, calibration, seed)
                 statistics.release()
-                final = plan(model, graph, kept, tensors)
+                final = plan(model, graph, kept, tensors, final)
                 if distill is None:
                     tensors = None
                 statistics.release()
@@ -235,7 +236,7 @@ def prune(
             del smaller
             with timed(seconds, "distillation"):
                 given = tensors if tensors is not None else masked(graph, statistics.tensors, kept)
-                final = plan(model, graph, kept, distill(graph, kept, given, calibration, seed))
+                final = plan(model, graph, kept, distill(graph, kept, given, calibration, seed), final)
                 smaller = apply(model, final)
             if evaluate is not None and accuracy is not None:
                 with timed(seconds, "evaluation"):
@@ -278,14 +279,24 @@ def prune(
     return Result(smaller, final, replace(report, recipe=recipe))
 
 
-def plan(model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tensor]) -> Plan:
-    """Return the plan of a selection with repaired tensors, which come in the dense network's shapes."""
+def plan(
+    model: nn.Module, graph: Graph, kept: Kept, tensors: Mapping[str, Tensor], draft: Plan | None = None
+) -> Plan:
+    """Return the plan of a selection with repaired tensors, which come in the dense network's shapes.
+
+    `draft` is a plan of the same selection whose edits are known to be right; without one they are found here.
+    """
     dense = state_tensors(graph.program)
     changed = {
         n for n, value in tensors.items() if value is not dense[n] and not torch.equal(value, dense[n])
     }
-    draft = make_plan(_with(model, tensors, changed), graph, kept)
-    left = {name for name, _ in apply(model, draft).state_dict().items()}
+    repaired_model = _with(model, tensors, changed)
+    if draft is None:
+        draft = make_plan(repaired_model, graph, kept)
+    else:
+        draft = replace(draft, tensors=constants(repaired_model, graph, kept))
+    gone = tuple(f"{path}." for e in draft.edits if isinstance(e, RemoveBranch) for path in e.paths)
+    left = {name for name in model.state_dict() if not name.startswith(gone)}
     repaired: dict[str, Tensor] = {}
     for name in sorted(changed & left):
         value = tensors[name]

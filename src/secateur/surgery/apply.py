@@ -129,7 +129,7 @@ def _check(model: nn.Module, plan: Plan) -> None:
             case SetAttribute():
                 _check_attribute(edit, _lookup(modules, edit.module, "module"))
             case RemoveBranch():
-                for path in (*edit.constants, *edit.removed, *edit.skipped):
+                for path in edit.paths:
                     _lookup(modules, path, "module")
                 for name in (f"{path}.value" for path in edit.constants):
                     if name not in plan.tensors:

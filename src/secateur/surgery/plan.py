@@ -80,6 +80,11 @@ class RemoveBranch:
     skipped: tuple[str, ...] = ()  # layers behind the constants, already folded into them: now the identity
     written_out: bool = False  # the constant takes the full shape, for a join that adds to it in place
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All modules that it takes out or puts something else in place of."""
+        return (*self.constants, *self.removed, *self.skipped)
+
 
 @dataclass(frozen=True)
 class Resize:

@@ -90,7 +90,7 @@ def _with_retraces(model: nn.Module, plan: Plan, prediction: Prediction, modules
                 continue
             case SetAttribute(module, attribute) if module in paths and "heads" not in attribute:
                 continue
-            case RemoveBranch() if any(map(inside, (*edit.constants, *edit.removed, *edit.skipped))):
+            case RemoveBranch() if any(map(inside, edit.paths)):
                 raise SurgeryError(
                     f"the branch of {edit.constants[0]} cannot be removed: code around it repeats sizes as numbers"
                 )
