@@ -123,6 +123,37 @@ def test_verify_names_the_first_call_that_differs(
         verify(masked, small, graph, kept, (x,))
 
 
+class Cancels(nn.Module):
+    """Two large sums of the same units, of which only the difference is left: rounding is nearly all that one sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(16, 400), nn.Linear(400, 8)
+        with torch.no_grad():
+            self.down.weight.copy_(1e4 * torch.randn(8, 200).repeat(1, 2))
+            self.down.weight[:, 200:] *= -1
+            self.up.weight[200:] = self.up.weight[:200] + 1e-4 * torch.randn(200, 16)
+            self.up.bias[200:] = self.up.bias[:200]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu())
+
+
+def test_rounding_that_a_network_amplifies_is_no_difference() -> None:
+    model, x = Cancels().eval(), torch.randn(64, 16)
+    graph = trace(model, x[:2])
+    (group,) = graph.groups
+    kept = {group.id: tuple(u for u in range(400) if u % 200 % 3)}
+    small = apply(model, make_plan(model, graph, kept))
+    masked = mask(model, graph, kept)
+    assert verify(masked, small, graph, kept, (x,)).relative > 1e-4
+    with torch.no_grad():
+        small.down.weight[0, 0] *= 1.001
+    with pytest.raises(SurgeryError, match="differs from the masked one"):
+        verify(masked, small, graph, kept, (x,))
+
+
 def test_inputs_that_are_not_finite_are_told_apart() -> None:
     model = randomise(Residual(), 0).eval()
     graph = trace(model, torch.randn(2, 3, 8, 8))
