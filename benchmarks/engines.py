@@ -36,7 +36,7 @@ BUDGETS = {
     "smollm2-135m": (0.8, 0.7),
 }  # of the MACs
 # ONNX Runtime's convolutions seem to want blocks of channels; heads come in nines and twelves.
-MULTIPLES = {"efficientnet-lite0": (1, 16), "all-minilm-l6-v2": (1,), "smollm2-135m": (1,)}
+MULTIPLES = {"efficientnet-lite0": (1, 8, 16), "all-minilm-l6-v2": (1,), "smollm2-135m": (1,)}
 TABLE = Table(
     Path("results/engines.csv"),
     ("model", "budget", "round_to", "batch", "threads"),

@@ -89,6 +89,14 @@ def test_onnx_takes_any_batch_and_keeps_names(net: Net, tmp_path: Path) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
+def test_odd_widths_are_pointed_out(net: Net, tmp_path: Path) -> None:
+    assert to_onnx(net, example(), tmp_path / "even.onnx").hint == ""
+    odd = nn.Sequential(nn.Conv2d(3, 13, 3), nn.ReLU(), nn.Conv2d(13, 8, 1), nn.Conv2d(8, 21, 1)).eval()
+    written = to_onnx(odd, torch.randn(2, 3, 8, 8), tmp_path / "odd.onnx")
+    assert "2 of 3 convolutions" in written.hint
+    assert str(written).endswith("prune with round_to=16.")
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_files_hold_no_paths_and_no_example_data(write: Write, net: Net, tmp_path: Path) -> None:
     inputs = example()

@@ -35,13 +35,14 @@ class Export:
     ]  # dimensions of the inputs that may have any size; () where the model's code fixes all
     checked: tuple[tuple[int, ...], ...]  # shapes of the first input in the comparison
     max_difference: float  # of all outputs, as a share of the largest one
+    hint: str = ""  # what would make it faster
 
     def __str__(self) -> str:
         sizes = " and ".join("x".join(map(str, shape)) for shape in self.checked)
         free = f"dimensions {self.free} are free" if self.free else "every size is fixed"
         return (
             f"Wrote {self.path} ({self.bytes:,} bytes, {self.format}; {free}). On inputs of {sizes} its outputs "
-            f"differ from PyTorch's by at most {self.max_difference:.1e} of the largest."
+            f"differ from PyTorch's by at most {self.max_difference:.1e} of the largest.{self.hint and ' '}{self.hint}"
         )
 
 

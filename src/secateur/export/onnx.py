@@ -23,6 +23,9 @@ from .program import Example, Portable, portable
 
 __all__ = ["session", "to_onnx"]
 
+BLOCK = 8
+"""Channels that ONNX Runtime's convolutions take together."""
+
 EXTERNAL = 2**31 - 2**24
 """Bytes of tensors above which they go to a file of their own: one protobuf message ends at 2 GiB."""
 
@@ -75,7 +78,23 @@ def to_onnx(
         worst = check(model, program.spec, sizes, infer, tolerance, "ONNX file")
         size = sum(f.stat().st_size for f in fresh.parent.iterdir())
     shapes = tuple(next(tuple(x.shape) for x in flat if isinstance(x, Tensor)) for flat in sizes)
-    return Export(path, "onnx", size, program.free, shapes, worst)
+    return Export(path, "onnx", size, program.free, shapes, worst, _hint(model))
+
+
+def _hint(model: nn.Module) -> str:
+    """Say so where convolutions have widths for which ONNX Runtime leaves its blocked layout (results/engines.csv)."""
+    widths = [
+        m.out_channels
+        for m in model.modules()
+        if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) and m.groups in (1, m.out_channels)
+    ]
+    odd = sum(width % BLOCK > 0 for width in widths)
+    if odd <= len(widths) / 4:
+        return ""
+    return (
+        f"The widths of {odd} of {len(widths)} convolutions are no multiples of {BLOCK}, which ONNX Runtime is slow "
+        "with: measure, or prune with round_to=16."
+    )
 
 
 def session(path: Path) -> Any:
