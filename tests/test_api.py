@@ -305,7 +305,7 @@ def test_a_fixed_batch_size() -> None:
         ({"exclude": ["fc9"]}, UnknownNameError),
         ({"exclude": ["*"]}, BudgetError),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if isinstance(value, type) else next(iter(value)),
 )
 def test_bad_inputs_are_typed_and_leave_the_model_alone(
     wrong: dict[str, Any], error: type[Exception]

@@ -56,8 +56,28 @@ def test_a_refusal_names_the_line_and_the_remedy(capfd: pytest.CaptureFixture[st
 
 
 def test_wrong_inputs_are_a_trace_error() -> None:
-    with pytest.raises(TraceError, match="cannot be exported"):
+    with pytest.raises(TraceError, match=r"Linear does not run on the example inputs: .*RuntimeError: mat1"):
         trace(nn.Linear(4, 2), torch.zeros(1, 5))
+
+
+class Hidden(nn.Module):
+    """A submodule that no call reaches: `self.to` is a method of every module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to = nn.Linear(4, 4)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.to(x)[:, 0]  # what fails
+
+
+def test_a_model_that_does_not_run_is_told_so_at_its_own_line() -> None:
+    with pytest.raises(TraceError, match="Hidden does not run on the example inputs") as caught:
+        trace(Hidden(), torch.zeros(2, 4))
+    where = re.search(r"test_trace\.py:(\d+)", str(caught.value))
+    assert where is not None
+    with open(__file__) as file:
+        assert "what fails" in file.readlines()[int(where[1]) - 1]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

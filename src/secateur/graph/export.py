@@ -54,6 +54,7 @@ def export_program(
         try:
             exported = _export(model, args, dict(kwargs), (), calls)
         except Exception as error:  # the same: the model's own code runs here
+            _check_runs(model, args, kwargs)
             raise TraceError(_explain(model, error)) from error
         return _program(model, exported, max(batch, 1), dynamic=False)
 
@@ -180,7 +181,24 @@ def _is_dynamic(exported: ExportedProgram, free: tuple[int, ...]) -> bool:
     return False
 
 
-def _explain(model: nn.Module, error: Exception) -> str:
+def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Blame the model or its inputs where not even a plain call works.
+
+    Raises:
+        TraceError: the call fails.
+    """
+    try:
+        model(*args, **kwargs)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} does not run on the example inputs: at {_place(error)}: "
+            f"{type(error).__name__}: {_first_line(error)} Remedy: give inputs with which a call of the model works: a "
+            "tensor, a tuple of positional or a dictionary of keyword inputs."
+        ) from error
+
+
+def _place(error: Exception) -> str:
+    """Return the innermost line of the user's code that an error passed."""
     frames = [f"{m['file']}:{m['line']}" for m in _FRAME.finditer(str(error)) if _is_user(m["file"])]
     trace, found = error.__traceback__, list[str]()
     while trace is not None:
@@ -188,14 +206,19 @@ def _explain(model: nn.Module, error: Exception) -> str:
         if _is_user(file) and "secateur" not in file.replace("\\", "/").split("/")[-3:]:
             found.append(f"{file}:{trace.tb_lineno}")
         trace = trace.tb_next
-    where = frames[-1] if frames else found[-1] if found else "unknown line"
+    return frames[-1] if frames else found[-1] if found else "unknown line"
+
+
+def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = lines[0][:300] if lines else type(error).__name__
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
     return (
-        f"{type(model).__name__} cannot be exported: at {where}: {first} "
+        f"{type(model).__name__} cannot be exported: at {_place(error)}: {_first_line(error)} "
         "Remedy: the forward must not branch on tensor values or call .item(); use torch.where or torch.cond, "
-        "move such code out of the forward, or trace the sub-module that holds the layers. "
-        "Check also that the example inputs are those that the model takes."
+        "move such code out of the forward, or trace the sub-module that holds the layers."
     )
 
 
