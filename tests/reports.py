@@ -34,7 +34,7 @@ def full_report(groups: int = 30) -> Report:
         model="zoo:resnet20-fashion",
         curves=curves,
         refused={
-            "conv1": "a residual stream: several layers add to it",
+            "conv1": "a residual stream: layers that read it add to it",
             "fc": "fc is excluded",
             **{f"layer{n}": "its code repeats a size" for n in range(6)},
         },

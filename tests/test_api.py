@@ -363,3 +363,11 @@ def test_streams_lose_units_where_asked(seed: int) -> None:
     assert result.report.ratios()["macs"] <= 0.3
     assert result.report.max_masked_difference < 1e-4
     assert distance(result.model, model, x) < distance(bare.model, model, x)
+
+
+def test_a_budget_out_of_reach_names_what_was_left_whole(brief: None) -> None:
+    model, x = small("residual")
+    with pytest.raises(
+        BudgetError, match=r"out of reach: .* Left whole: stem\.0: a residual stream: .*streams=True"
+    ):
+        run(model, x, budget=sc.Budget(macs=0.05))

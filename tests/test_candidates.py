@@ -28,7 +28,7 @@ def test_streams_stay_whole_and_branches_do_not() -> None:
     chosen = candidates(model, graph)
     assert {g.id for g in chosen.groups} == {"a1", "a2"}
     assert chosen.refused == {
-        "stem.0": "a residual stream: several layers add to it (streams=True lets it lose units)"
+        "stem.0": "a residual stream: layers that read it add to it (streams=True lets it lose units)"
     }
 
 
@@ -45,6 +45,46 @@ def test_layers_whose_outputs_are_multiplied_are_no_stream() -> None:
     group = next(g for g in graph.groups if g.id == "expand.0")
     assert len(group.producers) == 2
     assert ids(model, graph) == {"expand.0", "squeeze"}
+
+
+class Conditioned(nn.Module):
+    """A block of a diffusion U-Net: a condition scales and shifts its hidden map; the sum around it is a stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
+        self.film, self.head = nn.Linear(5, 32), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        x = self.stem(x)
+        scale, shift = self.film(condition)[:, :, None, None].chunk(2, 1)
+        return self.head(x + self.b(torch.relu(self.a(x) * (1 + scale) + shift)))
+
+
+def test_what_is_added_for_once_is_no_stream() -> None:
+    model = Conditioned().eval()
+    graph = trace(model, torch.randn(2, 3, 4, 4), torch.randn(2, 5))
+    assert ids(model, graph) == {"film"}  # and its units in `a`
+    assert set(candidates(model, graph).refused) == {"stem"}
+
+
+class Straight(nn.Module):
+    """A single layer reads a stream and adds to it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.layer, self.head = nn.Conv2d(3, 8, 1), layer, nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.layer(x))
+
+
+def test_a_layer_around_which_a_sum_goes_adds_to_what_it_reads() -> None:
+    x = torch.randn(2, 3, 4, 4)
+    full, depthwise = Straight(nn.Conv2d(8, 8, 1)).eval(), Straight(nn.Conv2d(8, 8, 1, groups=8)).eval()
+    assert ids(full, trace(full, x)) == set()
+    assert ids(depthwise, trace(depthwise, x)) == {"stem"}  # keeps the units apart: none reads another
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from .artefact import save
 from .candidates import candidates
 from .closing import cut_to_latency
 from .cutting import cut
-from .errors import SurgeryError
+from .errors import BudgetError, SurgeryError
 from .graph import Graph, Kept, trace
 from .graph.export import tensor_names
 from .measure import Stopwatch, Timer, compare_latency, environment, size
@@ -192,7 +192,7 @@ def prune(
                     timer or Stopwatch(),
                 )
             else:
-                with in_step():
+                with in_step(), _told_of(chosen.refused):
                     first = cut(
                         model,
                         graph,
@@ -304,6 +304,22 @@ def plan(
             value = value.index_select(dim, torch.from_numpy(graph.surviving(name, dim, kept)))
         repaired[name] = value.contiguous()
     return replace(draft, tensors={**draft.tensors, **repaired})
+
+
+@contextmanager
+def _told_of(refused: Mapping[str, str]) -> Iterator[None]:
+    """Let a budget that is out of reach name the groups that might have helped."""
+    try:
+        yield
+    except BudgetError as error:
+        groups: dict[str, list[str]] = {}
+        for name, reason in refused.items():
+            groups.setdefault(reason, []).append(name)
+        found = "; ".join(
+            f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}: {reason}"
+            for reason, names in groups.items()
+        )
+        raise BudgetError(f"{error} Left whole: {found}." if found else str(error)) from None
 
 
 def _with(model: nn.Module, tensors: Mapping[str, Tensor], names: set[str]) -> nn.Module:

@@ -31,7 +31,7 @@ def candidates(
     """Return the groups that may be pruned.
 
     A group is excluded when a pattern names one of its producers, or a module that one is part of, by a glob over
-    module paths or by type. Residual streams, to which several layers add, stay whole unless `streams` is true.
+    module paths or by type. Residual streams, to which layers add that read them, stay whole unless `streams` is true.
 
     Raises:
         UnknownNameError: a glob matches no module.
@@ -57,7 +57,7 @@ def candidates(
             refused[group.id] = "no convolution or linear layer makes it"
         elif not streams and _is_stream(graph, group):
             refused[group.id] = (
-                "a residual stream: several layers add to it (streams=True lets it lose units)"
+                "a residual stream: layers that read it add to it (streams=True lets it lose units)"
             )
         else:
             wanted.append(group)
@@ -79,14 +79,26 @@ def tried(model: nn.Module, graph: Graph, chosen: Candidates) -> Candidates:
 
 
 def _is_stream(graph: Graph, group: Group) -> bool:
-    """Whether outputs of different producers are added; those that are multiplied (gates, attention) are not."""
+    """Whether what reads the group comes back and is added to it.
+
+    Outputs of different producers that are multiplied (gates, attention), or added for once (a time embedding, a
+    shift by a condition), make no stream: nothing else in the network builds on their width.
+    """
     producers = {site.node for site in group.producers}
     consumers = {site.node for site in group.consumers}
     makers: dict[str, frozenset[str]] = {}
+    passing = {
+        layer.node for layer in graph.layers if layer.groups > 1
+    } & producers  # depthwise: units stay apart
+    behind = consumers - passing
+    added = back = False
     for node in graph.program.nodes:
-        read = [makers.get(name, frozenset()) for name in references((node.args, node.kwargs))]
-        if node.op in _SUMS and len({m for m in read if m}) > 1:
-            return True
+        names = references((node.args, node.kwargs))
+        if node.name in behind or not behind.isdisjoint(names):
+            behind.add(node.name)
+            back |= node.name in producers
+        read = [makers.get(name, frozenset()) for name in names]
+        added |= node.op in _SUMS and len({m for m in read if m}) > 1
         made = frozenset([node.name]) if node.name in producers else frozenset[str]().union(*read)
         makers[node.name] = frozenset() if node.name in consumers - producers else made
-    return False
+    return added and back

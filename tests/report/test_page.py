@@ -96,7 +96,7 @@ def test_all_that_was_measured_is_there_with_its_unit() -> None:
         "8 of 16",
         "6 more groups",
         "relative loss 1.1 %",
-        "a residual stream: several layers add to it",
+        "a residual stream: layers that read it add to it",
         "6 groups",
         "an operator that is not known",
         "40 dimensions",
