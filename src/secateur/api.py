@@ -178,29 +178,30 @@ def prune(
         with timed(seconds, "surgery and timing" if budget.timed else "surgery"):
             with in_step():
                 shown = _first(calibration, graph)
-            if budget.timed:
-                first = cut_to_latency(
-                    model,
-                    graph,
-                    chosen,
-                    ranked,
-                    budget,
-                    method.allocation,
-                    constraints,
-                    shown,
-                    inputs,
-                    timer or Stopwatch(),
-                )
-            else:
-                with in_step(), _told_of(chosen.refused):
-                    first = cut(
+            with _told_of(chosen.refused):
+                if budget.timed:
+                    first = cut_to_latency(
                         model,
                         graph,
                         chosen,
                         ranked,
-                        lambda left: select(graph, left, budget, method.allocation, constraints),
+                        budget,
+                        method.allocation,
+                        constraints,
                         shown,
+                        inputs,
+                        timer or Stopwatch(),
                     )
+                else:
+                    with in_step():
+                        first = cut(
+                            model,
+                            graph,
+                            chosen,
+                            ranked,
+                            lambda left: select(graph, left, budget, method.allocation, constraints),
+                            shown,
+                        )
             with in_step():
                 check_fixed(fixed, first.candidates)
         kept, chosen, smaller, final, verification = (
@@ -223,7 +224,6 @@ def prune(
             with timed(seconds, "recovery"):
                 statistics.release()
                 tensors = method.recovery(graph, kept, statistics, calibration, seed)
-                statistics.release()
                 final = plan(model, graph, kept, tensors, final)
                 if distill is None:
                     tensors = None

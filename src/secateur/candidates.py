@@ -87,10 +87,8 @@ def _is_stream(graph: Graph, group: Group) -> bool:
     producers = {site.node for site in group.producers}
     consumers = {site.node for site in group.consumers}
     makers: dict[str, frozenset[str]] = {}
-    passing = {
-        layer.node for layer in graph.layers if layer.groups > 1
-    } & producers  # depthwise: units stay apart
-    behind = consumers - passing
+    apart = {layer.node for layer in graph.layers if layer.groups > 1}  # depthwise: no unit reads another
+    behind = consumers - (producers & apart)
     added = back = False
     for node in graph.program.nodes:
         names = references((node.args, node.kwargs))

@@ -54,7 +54,6 @@ def export_program(
         try:
             exported = _export(model, args, dict(kwargs), (), calls)
         except Exception as error:  # the same: the model's own code runs here
-            _check_runs(model, args, kwargs)
             raise TraceError(_explain(model, error)) from error
         return _program(model, exported, max(batch, 1), dynamic=False)
 
@@ -181,15 +180,16 @@ def _is_dynamic(exported: ExportedProgram, free: tuple[int, ...]) -> bool:
     return False
 
 
-def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Blame the model or its inputs where not even a plain call works.
+def check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Blame the model or its inputs where not even a plain call in eval mode works.
 
     Raises:
         TraceError: the call fails.
     """
     try:
-        model(*args, **kwargs)
-    except Exception as error:
+        with evaluating(model), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:  # the model's own code runs here
         raise TraceError(
             f"{type(model).__name__} does not run on the example inputs: at {_place(error)}: "
             f"{type(error).__name__}: {_first_line(error)} Remedy: give inputs with which a call of the model works: a "

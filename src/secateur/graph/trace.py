@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from secateur.errors import TraceError
 from secateur.graph.analysis import analyse
 from secateur.graph.branch import find_branches
-from secateur.graph.export import export_program
+from secateur.graph.export import check_runs, export_program
 from secateur.graph.graph import Graph
 from secateur.graph.grouping import find_frozen, find_groups
 from secateur.graph.layers import find_layers
@@ -25,7 +26,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     dimension that all inputs share stays free where the model allows it.
 
     Raises:
-        TraceError: the model cannot be exported.
+        TraceError: the model cannot be exported, or does not even run on these inputs: only then is it called.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -35,7 +36,12 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     >>> graph.total_macs({"0": (0, 3)}), graph.shapes({"0": (0, 3)})["2.weight"]
     (12, (2, 2))
     """
-    return analyse_program(export_program(model, args, kwargs))
+    try:
+        program = export_program(model, args, kwargs)
+    except TraceError:
+        check_runs(model, args, kwargs)
+        raise
+    return analyse_program(program)
 
 
 def analyse_program(program: Program) -> Graph:

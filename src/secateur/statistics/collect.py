@@ -37,9 +37,8 @@ class Statistics:
     power: Mapping[str, float]
     tensors: Mapping[str, Tensor]  # the dense parameters and buffers, by canonical name
     gradients: Mapping[str, Tensor] = field(default_factory=dict)  # by group, see `gate_gradients`
-    release: Callable[[], None] = lambda: (
-        None
-    )  # forgets the moments that are there, if they can be summed again
+    # Forgets the moments that are there, if they can be summed again.
+    release: Callable[[], None] = lambda: None
 
 
 def fold(graph: Graph, layer: Layer) -> int:
