@@ -36,6 +36,16 @@ class Outer(nn.Module):
         return self.last(x)
 
 
+class Marked(Inner):
+    """Writes plain numbers into a tensor, which an export lifts out as constants."""
+
+    def forward(self, x: Tensor, scale: float = 2.0, bias: Tensor | None = None) -> Tensor:
+        mark = x.new_zeros(x.shape[1])
+        for i in range(1, x.shape[1]):
+            mark[i:] = i
+        return super().forward(x, scale, bias) + mark[:, None]
+
+
 def cut(model: nn.Module) -> tuple[Plan, nn.Module]:
     x = torch.randn(2, 4, 6)
     graph = trace(model, x)
@@ -54,6 +64,13 @@ def test_the_module_that_repeats_a_size_is_traced_alone() -> None:
     smaller.inner.register_forward_hook(lambda *_: seen.append(1))
     smaller(torch.randn(1, 4, 6))
     assert seen == [1]
+
+
+def test_numbers_that_the_code_writes_into_a_tensor_stay() -> None:
+    model = Outer()
+    model.inner = Marked()
+    plan, _ = cut(randomise(model, 0).eval())
+    assert [edit.module for edit in plan.edits if isinstance(edit, Retrace)] == ["inner"]
 
 
 def test_a_module_that_is_called_twice_is_traced_with_the_one_around_it() -> None:

@@ -82,7 +82,8 @@ class Traced:
             torch.device("cpu"),
         )
         tensors = [_find(module, path) for path in self.tensors]
-        constants = [c.to(device) for c in self.constants]
+        # Not moved for nothing: an export would record that as a call which the model's own code does not make.
+        constants = [c if c.device == device else c.to(device) for c in self.constants]
         # Not as a module: an export of the whole model would take it for one that it does not know.
         made = self.calls.forward(module.training, device, *tensors, *constants, *given)
         return pytree.tree_unflatten(list(made), self.returns)
