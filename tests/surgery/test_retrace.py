@@ -69,8 +69,10 @@ def test_the_module_that_repeats_a_size_is_traced_alone() -> None:
 def test_numbers_that_the_code_writes_into_a_tensor_stay() -> None:
     model = Outer()
     model.inner = Marked()
-    plan, _ = cut(randomise(model, 0).eval())
+    plan, smaller = cut(randomise(model, 0).eval())
     assert [edit.module for edit in plan.edits if isinstance(edit, Retrace)] == ["inner"]
+    elsewhere = smaller.to("meta")(torch.empty(3, 4, 6, device="meta"))
+    assert (elsewhere.shape, elsewhere.device.type) == ((3, 4, 3), "meta")
 
 
 def test_a_module_that_is_called_twice_is_traced_with_the_one_around_it() -> None:

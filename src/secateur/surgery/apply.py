@@ -108,7 +108,7 @@ def _forwards(model: nn.Module, plan: Plan) -> dict[str, Traced]:
                 f"{OTHER_MODEL}, or with another version of torch or of the model's library: "
                 f"{path or type(model).__name__} makes other calls than when the plan was made"
             )
-        forwards[path] = retraced(region, edit.sizes)
+        forwards[path] = retraced(region, edit.sizes, device)
     return forwards
 
 

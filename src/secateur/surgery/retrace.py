@@ -25,8 +25,8 @@ _FLAGS = {"dropout": 2, "alpha_dropout": 2, "feature_dropout": 2, "batch_norm": 
 """Where operators take the flag of training."""
 
 
-def retraced(region: Region, sizes: Iterable[Resize]) -> Traced:
-    """Return a forward that makes the calls of a region, on the tensors that its module has when it is called.
+def retraced(region: Region, sizes: Iterable[Resize], device: torch.device) -> Traced:
+    """Return a forward that makes the calls of a region, traced on `device`, on what its module holds when called.
 
     Raises:
         SurgeryError: a size that has to change is not where the plan says, or follows from no input.
@@ -35,7 +35,7 @@ def retraced(region: Region, sizes: Iterable[Resize]) -> Traced:
     for size in sizes:
         wanted.setdefault(size.call, []).append(size)
     graph = FxGraph()
-    flag, device = graph.placeholder(TRAINING), graph.placeholder("device")
+    flag, current = graph.placeholder(TRAINING), graph.placeholder("device")
     inputs = list(dict.fromkeys(leaf for leaf in region.leaves if isinstance(leaf, FxNode)))
     made: dict[FxNode, FxNode] = {}
     for source in (*region.tensors, *region.constants, *inputs):
@@ -46,7 +46,7 @@ def retraced(region: Region, sizes: Iterable[Resize]) -> Traced:
         if isinstance(argument, FxNode):
             return made[argument] if argument in made else anchor(argument)
         if isinstance(argument, torch.device):
-            return device
+            return current
         if isinstance(argument, dict):
             return {key: own(a) for key, a in argument.items()}
         if isinstance(argument, list | tuple):
@@ -65,6 +65,7 @@ def retraced(region: Region, sizes: Iterable[Resize]) -> Traced:
         calls=GraphModule(nn.Module(), graph),
         tensors=tuple(region.tensors.values()),
         constants=tuple(region.constants.values()),
+        device=device,
         inputs=tuple(first),
         fixed={i: leaf for i, leaf in enumerate(region.leaves) if not isinstance(leaf, FxNode)},
         takes=region.takes,

@@ -34,6 +34,7 @@ class Traced:
     calls: GraphModule  # of the flag, the device, the tensors, the constants, and the inputs
     tensors: tuple[str, ...]  # parameters and buffers of the module, as the calls take them
     constants: tuple[Tensor, ...]
+    device: torch.device  # on which it was traced
     inputs: tuple[int, ...]  # which leaves of the arguments the calls take
     fixed: Mapping[int, Any]  # the other leaves, which have to be what they were
     takes: pytree.TreeSpec
@@ -82,8 +83,8 @@ class Traced:
             torch.device("cpu"),
         )
         tensors = [_find(module, path) for path in self.tensors]
-        # Not moved for nothing: an export would record that as a call which the model's own code does not make.
-        constants = [c if c.device == device else c.to(device) for c in self.constants]
+        # On the device of the trace they are where the code puts them: an export would record a move as a call.
+        constants = [c if device == self.device else c.to(device) for c in self.constants]
         # Not as a module: an export of the whole model would take it for one that it does not know.
         made = self.calls.forward(module.training, device, *tensors, *constants, *given)
         return pytree.tree_unflatten(list(made), self.returns)
