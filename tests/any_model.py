@@ -89,6 +89,23 @@ class Cosine(nn.Module):
         return self.head((x + self.drop(self.out(y))).mean(1))
 
 
+class Encoder(nn.Module):
+    """Torch's own encoder on padded samples: in evaluation its layers are single native calls on packed samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+        self.embed, self.encoder, self.head = nn.Linear(6, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(x), src_key_padding_mask=padding).mean(1))
+
+
+def _padded(batch: int, rng: torch.Generator) -> Mapping[str, Tensor]:
+    length = torch.randint(2, 6, (batch, 1), generator=rng)
+    return {"x": torch.randn(batch, 5, 6, generator=rng), "padding": torch.arange(5) >= length}
+
+
 _TEXT = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
 _ENCODER = {**_TEXT, "intermediate_size": 40, "max_position_embeddings": 32}
 _DECODER = {**_ENCODER, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 3,
@@ -126,6 +143,7 @@ ANY = (
         pictures("pixel_values", 32),
         4,
     ),
+    AnyModel("torch_encoder", Encoder, _padded, 4, True),
     AnyModel("torchvision_vit", _vision_transformer, pictures("x", 16), 2, True),
     AnyModel("torchvision_swin", _swin, pictures("x", 32), 4, True),
     AnyModel(

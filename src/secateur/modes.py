@@ -1,13 +1,14 @@
-"""Run models in evaluation or training mode, and leave every module as it was."""
+"""Run models in one mode or another, and leave everything as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
-__all__ = ["evaluating", "training"]
+__all__ = ["evaluating", "training", "without_fastpath"]
 
 
 @contextmanager
@@ -34,6 +35,21 @@ def training(*models: nn.Module) -> Iterator[None]:
         for model in models:
             model.train()
         yield
+
+
+@contextmanager
+def without_fastpath() -> Iterator[None]:
+    """Let torch's own attention and encoder layers run the code that an export shows.
+
+    In evaluation they make single native calls otherwise, which a counter cannot look into, and which give zeros at
+    positions that are masked as padding.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import ExportError
-from secateur.modes import evaluating
+from secateur.modes import evaluating, without_fastpath
 
 __all__ = ["TOLERANCE", "Export", "check", "difference", "example_sizes"]
 
@@ -86,7 +86,7 @@ def check(
     worst = 0.0
     for flat in sizes:
         args, kwargs = pytree.tree_unflatten(flat, spec)
-        with evaluating(model), torch.inference_mode():
+        with evaluating(model), without_fastpath(), torch.inference_mode():
             expected = [t for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
         shape = next((tuple(x.shape) for x in flat if isinstance(x, Tensor)), ())
         try:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from .mode import Inputs, call, evaluating
+from secateur.modes import evaluating, without_fastpath
+
+from .mode import Inputs, call
 
 __all__ = ["Size", "macs", "parameters", "size", "stored_bytes"]
 
@@ -74,7 +76,7 @@ def macs(model: nn.Module, inputs: Inputs) -> int:
     30
     """
     # Not inference mode: there, composite operators such as linear reach the counter undecomposed.
-    with evaluating(model), _leaves_without_gradients(model), torch.no_grad():
+    with evaluating(model), _leaves_without_gradients(model), without_fastpath(), torch.no_grad():
         detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)
         with FlopCounterMode(display=False) as counter:
             call(model, detached)

@@ -14,6 +14,7 @@ from secateur.graph.export import export_program, tensor_names
 
 from .example import rebuild
 from .fingerprint import fingerprint, tensors_of
+from .fused import unfuse
 from .modules import Constant, Removed, output_shape
 from .plan import Plan, RemoveBranch, Retrace, SetAttribute, SliceTensor, plain
 from .region import find_region
@@ -68,6 +69,7 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
                 _remove(model, edit, plan.tensors)
             case Retrace(path):
                 forwards[path].install(model.get_submodule(path))
+    unfuse(model, forwards)
     tensors = tensors_of(model)
     for name, value in plan.tensors.items():
         old = _lookup(tensors, name, "tensor")

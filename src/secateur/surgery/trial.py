@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from secateur.errors import SurgeryError, TraceError
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Group, Kept
-from secateur.modes import evaluating
 
 from .apply import apply
-from .plan import Retrace
 from .planning import make_plan
 from .structure import compare
+from .verify import run
 
 __all__ = ["Editable", "editable", "removable"]
 
@@ -32,9 +30,9 @@ class Editable:
 def editable(model: nn.Module, graph: Graph, groups: Iterable[str] | None = None) -> Editable:
     """Try which groups can lose a unit by editing a copy of the model (default: all groups).
 
-    One unit of every group is dropped at once and the copy exported again, without running it. Only if the
-    result is not what was predicted are the groups tried in halves, down to those that fail alone: their code
-    repeats a size that no attribute holds, say.
+    One unit of every group is dropped at once, and the copy exported again and run. Only if the result is not
+    what was predicted are the groups tried in halves, down to those that fail alone: their code repeats a size
+    that no attribute holds, say.
     """
     chosen = _chosen(graph, groups)
     return _try(model, graph, [g for g in chosen if g.size > 1], _without_one)
@@ -92,11 +90,8 @@ def _fails(model: nn.Module, graph: Graph, kept: Kept) -> str | None:
         plan = make_plan(model, graph, kept)
         smaller = apply(model, plan)
         compare(smaller, graph, kept)
-        if any(isinstance(edit, Retrace) for edit in plan.edits):
-            # Some code takes another way when it is exported, so that its traced calls do not fit it.
-            args, kwargs = graph.program.exported.example_inputs
-            with evaluating(smaller), torch.inference_mode():
-                smaller(*args, **kwargs)
+        # Some code takes another way when it is exported.
+        run(smaller, *graph.program.exported.example_inputs)
     except (SurgeryError, TraceError) as error:
         return str(error)
     return None

@@ -18,12 +18,12 @@ from secateur.graph.export import export_program
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.program import Program
-from secateur.modes import evaluating
+from secateur.modes import evaluating, without_fastpath
 
 from .fingerprint import tensors_of
 from .structure import Match, compare
 
-__all__ = ["Verification", "tolerance", "verify"]
+__all__ = ["Verification", "run", "tolerance", "verify"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,12 @@ def verify(
     where the models differ, they are compared in float64 as well, which leaves nothing of it.
 
     Raises:
-        SurgeryError: they differ; the message names the first call that does.
+        SurgeryError: they differ, and the message names the first call that does; or the smaller model does not run.
         TraceError: the smaller model cannot be exported.
     """
     match = compare(smaller, graph, kept)
     named = dict(kwargs or {})
+    run(smaller, args, named)  # as it will be: an export does not show calls that are made for speed alone
     largest, scale, allowed = _compared(masked, smaller, args, named)
     relative = largest / scale if scale else largest
     # Not at most, so that what is not a number fails.
@@ -88,7 +89,8 @@ def _compared(
     Raises:
         SurgeryError: numbers or shapes of outputs differ, or the masked model's are not finite.
     """
-    expected, found = _run(masked, args, kwargs), _run(smaller, args, kwargs)
+    with without_fastpath():
+        expected, found = _run(masked, args, kwargs), _run(smaller, args, kwargs)
     if len(expected) != len(found):
         raise SurgeryError(f"the smaller model has {len(found)} outputs, the masked one {len(expected)}")
     largest = scale = allowed = 0.0
@@ -124,6 +126,22 @@ def _is_rounding(
 
 def _largest(value: Tensor) -> float:
     return float(value.double().abs().max())
+
+
+def run(smaller: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the outputs of a smaller model.
+
+    Raises:
+        SurgeryError: it does not run; the message says why.
+    """
+    try:
+        return _run(smaller, args, kwargs)
+    except SurgeryError:
+        raise
+    except Exception as error:  # the model's own code runs here
+        raise SurgeryError(
+            f"the smaller model does not run: {type(error).__name__}: {str(error).strip()[:300]}"
+        ) from error
 
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
