@@ -48,6 +48,7 @@ class Context:
         self.marks: list[tuple[Kind, Labels]] = []
         self.here = Node("", "", "", (), {}, None)
         self._grids: list[_Grid] = []
+        self._copies: set[int] = set()
 
     def why(self, text: str, structural: bool = False) -> Reason:
         """Return a reason that names the running call."""
@@ -74,6 +75,14 @@ class Context:
     def piece(self, labels: Labels, reason: str) -> None:
         """Require that one of these labels survives."""
         self.pieces.append(Piece(labels, reason))
+
+    def copies(self, value: Value, dim: int, times: int) -> Value:
+        """Say that a dimension without labels counts copies, `times` of each index: any may go with what it meets."""
+        labels = self.sets.fresh(times)
+        self._copies.update(labels.tolist())
+        size = value.shape[dim]
+        along = np.tile(labels, size // times).reshape([size if d == dim else 1 for d in range(value.ndim)])
+        return replace(value, fields=(*value.fields, along))
 
     def norm(self, value: Value) -> Value:
         """Return the value with present labels: dimensions that vary no more become 1, frozen fields go.
@@ -217,7 +226,15 @@ class Context:
                     if len(grid) > 1:
                         self._grids.append(_Grid(field, grid, self.why("is reshaped")))
                 fields.append(field)
-        return replace(value, shape=shape, fields=tuple(fields))
+        return replace(value, shape=shape, fields=tuple(f for f in fields if not self._yields(f, fields)))
+
+    def _yields(self, labels: Labels, fields: Sequence[Labels]) -> bool:
+        """Freeze mere copies along a dimension that has units of its own, as key and value heads have."""
+        shared = any(varying(labels) & varying(other) for other in fields if other is not labels)
+        if not shared or not self._copies.issuperset(np.unique(self.find(labels)).tolist()):
+            return False
+        self.freeze(labels, "counts copies of units")
+        return True
 
     def select(self, value: Value, dim: int, index: Sequence[int] | slice) -> Value:
         """Take indices of one dimension."""

@@ -24,6 +24,7 @@ SIZES = {
     "new_ones": 1,
     "new_zeros": 1,
     "ones": 0,
+    "repeat": 1,  # how often, which is the size where there was one
     "reshape": 1,
     "view": 1,
     "zeros": 0,
@@ -66,6 +67,8 @@ def predicted_arguments(
                 # The second dimension of the weight counts the inputs of a group; if it is transposed, the outputs.
                 counted = after[node.name if "transpose" in op else x]
                 args[6] = counted[len(counted) - len(after[weight]) + 1] // after[weight][1]
+        case "repeat_interleave", [Ref(x), int(repeats), int(dim), *_] if x in after and node.name in after:
+            args[1] = after[node.name][dim] // after[x][dim] if after[x][dim] else repeats
         case "group_norm", [Ref(x), int(groups), *_] if x in after:
             args[1] = after[x][1] * groups // before[x][1]
     return tuple(args)

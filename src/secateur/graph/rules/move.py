@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from secateur.graph.context import Context, Unsupported
-from secateur.graph.labels import Value, expand_left, permute
+from secateur.graph.labels import Value, expand_left, permute, varying
 from secateur.graph.program import Node
 from secateur.graph.rules.registry import rule
 
@@ -57,33 +57,45 @@ def movedim(
 
 @rule("expand", "broadcast_to")
 def expand(ctx: Context, node: Node, x: Value, *_: Any, **__: Any) -> Value:
-    """Broadcast: a label field need not be repeated for it."""
+    """Broadcast: a label field need not be repeated for it. Copies may go, as those of a mask for each head."""
     shape = node.tensor_shape()
-    return replace(expand_left(x, len(shape)), shape=shape)
+    old = expand_left(x, len(shape))
+    return _with_copies(ctx, node, old, replace(old, shape=shape))
+
+
+def _with_copies(ctx: Context, node: Node, old: Value, new: Value) -> Value:
+    """Label the dimensions of size 1 that a number in the code makes larger; the first one counts samples."""
+    numbers = node.args[1] if len(node.args) > 1 and isinstance(node.args[1], tuple) else node.args[1:]
+    for d, (a, b, number) in enumerate(zip(old.shape, new.shape, numbers, strict=False)):
+        if d and a == 1 and b > 1 and number == b:
+            new = ctx.copies(new, d, b)
+    return new
 
 
 @rule("repeat", "tile")
 def repeat(ctx: Context, node: Node, x: Value, times: Sequence[int]) -> Value:
-    """Tile the labels."""
+    """Tile the labels. Copies of what has none may go."""
     shape = node.tensor_shape()
     wide = expand_left(x, len(shape))
     times = [1] * (len(shape) - len(times)) + list(times)
     fields = []
     for labels in wide.fields:
         fields.append(np.tile(labels, [t if n > 1 else 1 for t, n in zip(times, labels.shape, strict=True)]))
-    return ctx.norm(replace(wide, shape=shape, fields=tuple(fields)))
+    tiled = ctx.norm(replace(wide, shape=shape, fields=tuple(fields)))
+    return _with_copies(ctx, node, wide, tiled) if node.op == "repeat" else tiled
 
 
 @rule("repeat_interleave")
 def repeat_interleave(
     ctx: Context, node: Node, x: Value, repeats: int | Value, dim: int | None = None, **_: Any
 ) -> Value:
-    """Repeat each label."""
+    """Repeat each label. Copies of what has none may go."""
     if dim is None or not isinstance(repeats, int):
         raise Unsupported("repeat_interleave with a tensor of repeats, or of the flattened input")
     dim %= x.ndim
     fields = tuple(f.repeat(repeats, axis=dim) if f.shape[dim] > 1 else f for f in x.fields)
-    return replace(x, shape=node.tensor_shape(), fields=fields)
+    made = replace(x, shape=node.tensor_shape(), fields=fields)
+    return made if repeats == 1 or any(dim in varying(f) for f in fields) else ctx.copies(made, dim, repeats)
 
 
 @rule("roll", "flip")
