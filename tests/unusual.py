@@ -262,6 +262,22 @@ class Gated(nn.Module):
         return self.head(x + self.out(F.silu(gate) * up))
 
 
+class Masked(nn.Module):
+    """Attention over heads folded into the batch, with a mask from the inputs that is copied for each head."""
+
+    def __init__(self, copied: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(a, b) for a, b in ((6, 16), (6, 16), (6, 16), (16, 3)))
+        self.copied = copied
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        mask = torch.where(x[:, :, 0] > 1, -9.0, 0.0).view(n, 1, 1, t)
+        q, k, v = (p(x).view(n, t, 4, 4).transpose(1, 2).reshape(4 * n, t, 4) for p in (self.q, self.k, self.v))
+        weights = (q @ k.transpose(1, 2) / 2 + self.copied(mask)).softmax(-1)
+        return self.out((weights @ v).view(n, 4, t, 4).transpose(1, 2).reshape(n, t, 16))
+
+
 UNUSUAL = (
     Unusual("conv_transpose", upsampling, (3, 6, 6), {"0": 8, "2": 6, "5": 5}),
     Unusual("conv_transpose_few_groups", grouped_upsampling(2, 12), (3, 6, 6), {"0": 4, "2": 6}),
@@ -300,5 +316,13 @@ UNUSUAL = (
     ),
     Unusual("called_twice", Twice, (2, 4), {"encoder.0": 9, "encoder.2": 6}),
     Unusual("tied_transpose", TiedAutoencoder, (6,), {"encode": 10, "inner": 8}),
+    *(
+        Unusual(f"mask_{name}", lambda copied=copied: Masked(copied), (5, 6), {"q": 4})
+        for name, copied in (
+            ("expanded", lambda mask: mask.expand(-1, 4, -1, -1).reshape(-1, 1, mask.shape[-1])),
+            ("repeated", lambda mask: mask.repeat(1, 4, 1, 1).flatten(0, 1)),
+            ("interleaved", lambda mask: mask[:, 0].repeat_interleave(4, 0)),
+        )
+    ),
     Unusual("swiglu", Gated, (5, 6), {"gate": 16, "both": 14}),
 )
