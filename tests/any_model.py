@@ -95,7 +95,11 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
-        self.embed, self.encoder, self.head = nn.Linear(6, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
+        self.embed, self.encoder, self.head = (
+            nn.Linear(6, 16),
+            nn.TransformerEncoder(layer, 2),
+            nn.Linear(16, 3),
+        )
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         return self.head(self.encoder(self.embed(x), src_key_padding_mask=padding).mean(1))

@@ -273,7 +273,9 @@ class Masked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
         mask = torch.where(x[:, :, 0] > 1, -9.0, 0.0).view(n, 1, 1, t)
-        q, k, v = (p(x).view(n, t, 4, 4).transpose(1, 2).reshape(4 * n, t, 4) for p in (self.q, self.k, self.v))
+        q, k, v = (
+            p(x).view(n, t, 4, 4).transpose(1, 2).reshape(4 * n, t, 4) for p in (self.q, self.k, self.v)
+        )
         weights = (q @ k.transpose(1, 2) / 2 + self.copied(mask)).softmax(-1)
         return self.out((weights @ v).view(n, 4, t, 4).transpose(1, 2).reshape(n, t, 16))
 

@@ -25,6 +25,32 @@ def test_macs_of_resnet20_are_the_published_ones() -> None:
     assert macs(zoo.resnet20(), (torch.zeros(1, 3, 32, 32),)) == pytest.approx(41e6, rel=0.01)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_macs_of_recurrent_layers(kind: type[nn.LSTM | nn.GRU]) -> None:
+    gates = 4 if kind is nn.LSTM else 3
+    model = kind(5, 8, num_layers=2, bidirectional=True, batch_first=True)
+    layers = 2 * (5 * 8 + 8 * 8) + 2 * (16 * 8 + 8 * 8)  # both directions; the second reads both of the first
+    assert macs(model, (torch.zeros(3, 7, 5),)) == 3 * 7 * gates * layers
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("heads", [2, 4])  # of keys and values
+def test_macs_of_fused_attention(heads: int, masked: bool) -> None:
+    class Attention(nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            mask = torch.ones(5, 7, dtype=torch.bool) if masked else None
+            return nn.functional.scaled_dot_product_attention(q, k, v, mask, enable_gqa=heads < 4)
+
+    q, k, v = torch.zeros(3, 4, 5, 8), torch.zeros(3, heads, 7, 8), torch.zeros(3, heads, 7, 6)
+    assert macs(Attention(), (q, k, v)) == 3 * 4 * 5 * 7 * (8 + 6)
+
+
+def test_macs_of_torchs_encoder_are_those_of_its_layers() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 24, batch_first=True), 2).eval()
+    per_layer = 5 * (4 * 16 * 16 + 2 * 16 * 24) + 2 * 5 * 5 * 16
+    assert macs(model, (torch.zeros(3, 5, 16),)) == 2 * 3 * per_layer
+
+
 def test_parameters_may_be_inputs_of_modules() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:

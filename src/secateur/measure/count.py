@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -68,9 +69,10 @@ def file_size(tensors: Mapping[str, Tensor]) -> int:
 
 
 def macs(model: nn.Module, inputs: Inputs) -> int:
-    """Count the multiply-accumulates of convolutions, matrix products and attention in one forward pass.
+    """Count the multiply-accumulates of convolutions, matrix products, attention and recurrent layers in a forward.
 
-    They are half of what ``torch.utils.flop_counter`` reports; element-wise work is not counted.
+    They are half of what ``torch.utils.flop_counter`` reports, which is told of the calls that only a CPU makes;
+    element-wise work is not counted.
 
     >>> macs(nn.Linear(3, 2), (torch.zeros(5, 3),))
     30
@@ -78,9 +80,27 @@ def macs(model: nn.Module, inputs: Inputs) -> int:
     # Not inference mode: there, composite operators such as linear reach the counter undecomposed.
     with evaluating(model), _leaves_without_gradients(model), without_fastpath(), torch.no_grad():
         detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
             call(model, detached)
     return int(counter.get_total_flops()) // 2
+
+
+def _attention(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
+) -> int:
+    """Count the products of fused attention: all queries with all keys, and the weights with all values."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _lstm(inputs: Sequence[int], read: Sequence[int], kept: Sequence[int], *_: object, **__: object) -> int:
+    """Count one direction of one layer, which oneDNN runs as one call: two matrix products at each position."""
+    return 2 * math.prod(inputs[:-1]) * (math.prod(read) + math.prod(kept))
+
+
+_FORMULAS: dict[Any, Callable[..., int]] = {  # torch's counter has none for these, which are of CPUs
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten.mkldnn_rnn_layer: _lstm,
+}
 
 
 @contextmanager
