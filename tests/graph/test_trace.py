@@ -55,6 +55,23 @@ def test_a_refusal_names_the_line_and_the_remedy(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_mask_that_may_be_causal_is_explained() -> None:
+    class Masked(nn.Module):
+        def __init__(self, is_causal: bool | None) -> None:
+            super().__init__()
+            self.layers, self.is_causal = (
+                nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8), 1),
+                is_causal,
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x, mask=torch.ones(len(x), len(x)).triu(1).bool(), is_causal=self.is_causal)
+
+    with pytest.raises(TraceError, match=r"test_trace\.py:\d+.*say is_causal=True or is_causal=False"):
+        trace(Masked(None), torch.zeros(4, 2, 8))
+    assert len(trace(Masked(True), torch.zeros(4, 2, 8)).groups) == 2
+
+
 def test_wrong_inputs_are_a_trace_error() -> None:
     with pytest.raises(TraceError, match=r"Linear does not run on the example inputs: .*RuntimeError: mat1"):
         trace(nn.Linear(4, 2), torch.zeros(1, 5))

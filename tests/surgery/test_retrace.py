@@ -75,6 +75,43 @@ def test_numbers_that_the_code_writes_into_a_tensor_stay() -> None:
     assert (elsewhere.shape, elsewhere.device.type) == ((3, 4, 3), "meta")
 
 
+class Sequences(nn.Module):
+    """Torch's encoder behind a token that is put before the sequence, and a mask that follows from its length."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=batch_first)
+        self.embed, self.encoder, self.head = (
+            nn.Linear(6, 16),
+            nn.TransformerEncoder(layer, 1),
+            nn.Linear(16, 3),
+        )
+        self.start, self.dim = nn.Parameter(torch.randn(1, 1, 16)), int(batch_first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = torch.cat(
+            [self.start.expand(*(-1 if d == self.dim else x.shape[d] for d in range(3))), x], self.dim
+        )
+        steps = torch.arange(x.shape[self.dim])
+        return self.head(
+            self.encoder(x, mask=steps[None] > steps[:, None] + 2, is_causal=False).sum(self.dim)
+        )
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_sequences_may_have_another_length_than_the_example(batch_first: bool) -> None:
+    model = randomise(Sequences(batch_first), 0).eval()
+    graph = trace(model, torch.randn(3, 5, 6))
+    kept = {group.id: tuple(range(1, group.size)) for group in graph.groups}
+    assert {group.kind for group in graph.groups} == {"head", "channel"}
+    smaller, masked = apply(model, make_plan(model, graph, kept)), mask(model, graph, kept)
+    for shape in ((3, 5, 6), (2, 9, 6), (7, 1, 6)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(smaller(x), masked(x), atol=1e-5, rtol=1e-5)
+
+
 def test_a_module_that_is_called_twice_is_traced_with_the_one_around_it() -> None:
     plan, smaller = cut(randomise(Outer(times=2), 0).eval())
     assert [edit.module for edit in plan.edits if isinstance(edit, Retrace)] == [""]

@@ -8,6 +8,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -36,23 +37,26 @@ def export_program(
     calls: tuple[str, ...] = (),
     *,
     free: tuple[int, ...] = (0,),
+    lengths: bool = False,
 ) -> Program:
     """Export the model in eval mode on fake tensors, with a free batch size where the model allows it.
 
     Dimension 0 of every tensor input that is as long as that of the first one is the batch; so it is for every
-    dimension in `free`. A batch of one is repeated, for torch.export takes a size of one as a constant. `calls` are
-    paths of modules of which the exported program's ``module_call_graph`` is to say what they take and return.
+    dimension in `free`. A batch of one is repeated, for torch.export takes a size of one as a constant. With
+    `lengths` all other sizes of inputs with up to three dimensions are free too, as far as the model's code leaves
+    them. `calls` are paths of modules of which the exported program's ``module_call_graph`` is to say what they take
+    and return.
 
     Raises:
         TraceError: torch.export refuses the model.
     """
     with evaluating(model), _quiet(), torch.no_grad():
         batch = _batch_size((args, kwargs))
-        exported = _export_dynamic(model, args, kwargs, free, calls) if batch else None
+        exported = _export_dynamic(model, args, kwargs, free, calls, lengths) if batch else None
         if exported is not None:
             return _program(model, exported, max(batch, 2), dynamic=True)
         try:
-            exported = _export(model, args, dict(kwargs), (), calls)
+            exported = _export(model, args, dict(kwargs), (), calls, False)
         except Exception as error:  # the same: the model's own code runs here
             raise TraceError(_explain(model, error)) from error
         return _program(model, exported, max(batch, 1), dynamic=False)
@@ -133,10 +137,11 @@ def _export_dynamic(
     kwargs: Mapping[str, Any],
     free: tuple[int, ...],
     calls: tuple[str, ...],
+    lengths: bool,
 ) -> ExportedProgram | None:
     wide_args, wide_kwargs = _widen((args, dict(kwargs)), _batch_size((args, kwargs)))
     try:
-        exported = _export(model, wide_args, wide_kwargs, free, calls)
+        exported = _export(model, wide_args, wide_kwargs, free, calls, lengths)
     except Exception:  # torch.export raises whatever the model's code does; the static form decides
         return None
     return exported if _is_dynamic(exported, free) else None
@@ -148,12 +153,15 @@ def _export(
     kwargs: dict[str, Any],
     free: tuple[int, ...],
     calls: tuple[str, ...],
+    lengths: bool,
 ) -> ExportedProgram:
     shapes, first = ShapesCollection(), torch.Size()
     for leaf in pytree.tree_leaves((args, kwargs)) if free else ():
         if isinstance(leaf, Tensor) and leaf.ndim:
             first = first or leaf.shape
             same = {d: Dim.AUTO for d in free if leaf.shape[d : d + 1] == first[d : d + 1] != ()}
+            if lengths and leaf.ndim <= 3:
+                same |= {d: Dim.AUTO for d in range(1, leaf.ndim)}
             if same:
                 shapes[leaf] = same
     dynamic = None if not free else shapes.dynamic_shapes(model, args, kwargs)
@@ -215,11 +223,16 @@ def _first_line(error: Exception) -> str:
 
 
 def _explain(model: nn.Module, error: Exception) -> str:
-    return (
-        f"{type(model).__name__} cannot be exported: at {_place(error)}: {_first_line(error)} "
-        "Remedy: the forward must not branch on tensor values or call .item(); use torch.where or torch.cond, "
+    remedy = (
+        "the forward must not branch on tensor values or call .item(); use torch.where or torch.cond, "
         "move such code out of the forward, or trace the sub-module that holds the layers."
     )
+    if any(frame.f_code.co_name == "_detect_is_causal_mask" for frame, _ in walk_tb(error.__traceback__)):
+        remedy = (
+            "torch's encoder compares its mask with a causal one unless it is told; say is_causal=True or "
+            "is_causal=False where it is called with a mask."
+        )
+    return f"{type(model).__name__} cannot be exported: at {_place(error)}: {_first_line(error)} Remedy: {remedy}"
 
 
 def _is_user(file: str) -> bool:

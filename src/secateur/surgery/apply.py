@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import SurgeryError, TraceError, did_you_mean
-from secateur.graph.export import export_program, tensor_names
+from secateur.graph.export import tensor_names
+from secateur.graph.program import Program
 
 from .example import rebuild
 from .fingerprint import fingerprint, tensors_of
 from .fused import unfuse
 from .modules import Constant, Removed, output_shape
 from .plan import Plan, RemoveBranch, Retrace, SetAttribute, SliceTensor, plain
-from .region import find_region
+from .region import exports, find_region
 from .retrace import retraced
 from .traced import Traced
 
@@ -98,20 +99,27 @@ def _forwards(model: nn.Module, plan: Plan) -> dict[str, Traced]:
         return {}
     device = next((t.device for t in tensors_of(model).values()), torch.device("cpu"))
     args, kwargs = rebuild(plan.example, device)
+    failed: SurgeryError | None = None
     try:
-        program = export_program(model, args, kwargs, calls=tuple(edits))
+        for program in exports(model, args, kwargs, tuple(edits)):
+            try:
+                return {path: _forward(model, program, edit, device) for path, edit in edits.items()}
+            except SurgeryError as error:
+                failed = error
     except TraceError as error:
         raise SurgeryError(f"{OTHER_MODEL}: {error}") from error
-    forwards = {}
-    for path, edit in edits.items():
-        region = find_region(program, path)
-        if region.digest != edit.digest:
-            raise SurgeryError(
-                f"{OTHER_MODEL}, or with another version of torch or of the model's library: "
-                f"{path or type(model).__name__} makes other calls than when the plan was made"
-            )
-        forwards[path] = retraced(region, edit.sizes, device)
-    return forwards
+    assert failed is not None
+    raise failed
+
+
+def _forward(model: nn.Module, program: Program, edit: Retrace, device: torch.device) -> Traced:
+    region = find_region(program, edit.module)
+    if region.digest != edit.digest:
+        raise SurgeryError(
+            f"{OTHER_MODEL}, or with another version of torch or of the model's library: "
+            f"{edit.module or type(model).__name__} makes other calls than when the plan was made"
+        )
+    return retraced(region, edit.sizes, device)
 
 
 def _check(model: nn.Module, plan: Plan) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from secateur.errors import SurgeryError
+from secateur.graph.export import export_program
 from secateur.graph.program import Program
 
-__all__ = ["Region", "find_region"]
+__all__ = ["Region", "exports", "find_region"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,19 @@ class Region:
             lines.append(f"{node.target} {_text(node.args, numbers)} {_text(node.kwargs, numbers)}")
         lines.append(_text(self.results, numbers))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def exports(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], modules: tuple[str, ...]
+) -> Iterator[Program]:
+    """Yield programs with what these modules take and return: with free lengths of sequences, then with none.
+
+    Raises:
+        TraceError: the model cannot be exported.
+    """
+    if any(isinstance(leaf, Tensor) and 1 < leaf.ndim <= 3 for leaf in pytree.tree_leaves((args, kwargs))):
+        yield export_program(model, args, kwargs, modules, lengths=True)
+    yield export_program(model, args, kwargs, modules)
 
 
 def find_region(program: Program, module: str) -> Region:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -76,11 +77,10 @@ def retraced(region: Region, sizes: Iterable[Resize], device: torch.device) -> T
 def _anchor(
     graph: FxGraph, inputs: list[FxNode], made: Mapping[FxNode, FxNode]
 ) -> Callable[[FxNode], FxNode]:
-    """Return a function that computes a symbolic size anew from a dimension of an input.
+    """Return a function that computes a symbolic size anew from dimensions of the inputs.
 
-    All of them are multiples of the batch size, which is what is free.
+    Free are the batch size and lengths of sequences; most sizes are a multiple of one, the others sums and products.
     """
-    known: dict[FxNode, FxNode] = {}
     bases = [
         (source, d, size.node.expr)
         for source in inputs
@@ -89,22 +89,37 @@ def _anchor(
         if isinstance(size, torch.SymInt) and size.node.expr.free_symbols
     ]
     sizes: dict[tuple[FxNode, int], FxNode] = {}
+    known: dict[Any, FxNode] = {}
+
+    def build(size: Any) -> FxNode | int | None:
+        """Return the calls that compute an expression of symbols, or None if it follows from no input."""
+        if size.is_Integer:
+            return int(size)
+        for source, d, base in bases:
+            ratio = size / base
+            if ratio.is_Rational:
+                if (source, d) not in sizes:
+                    sizes[source, d] = graph.call_function(torch.ops.aten.sym_size.int, (made[source], d))
+                return _scaled(graph, sizes[source, d], int(ratio.p), int(ratio.q))
+        if not (size.is_Add or size.is_Mul):
+            return None
+        parts = [build(part) for part in size.args]
+        if any(part is None for part in parts):
+            return None
+        fold = operator.add if size.is_Add else operator.mul
+        return reduce(lambda x, y: graph.call_function(fold, (x, y)), parts)
 
     def compute(node: FxNode) -> FxNode:
-        if node in known:
-            return known[node]
         value = node.meta.get("val")
         if not isinstance(value, torch.SymInt):
             raise SurgeryError(f"{node.name} is computed outside of the module that reads it")
-        for source, d, base in bases:
-            ratio = value.node.expr / base
-            if not ratio.is_Rational:
-                continue
-            if (source, d) not in sizes:
-                sizes[source, d] = graph.call_function(torch.ops.aten.sym_size.int, (made[source], d))
-            known[node] = _scaled(graph, sizes[source, d], int(ratio.p), int(ratio.q))
-            return known[node]
-        raise SurgeryError(f"the size {value} ({node.name}) follows from no input of the module")
+        size = value.node.expr
+        if size not in known:
+            found = build(size)
+            if not isinstance(found, FxNode):
+                raise SurgeryError(f"the size {value} ({node.name}) follows from no input of the module")
+            known[size] = found
+        return known[size]
 
     return compute
 

@@ -8,13 +8,12 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import SurgeryError
-from secateur.graph.export import export_program
 from secateur.graph.program import Node, Program, Ref
 
 from .arguments import SIZES
 from .plan import Resize, Retrace
 from .prediction import Prediction
-from .region import Region, find_region
+from .region import Region, exports, find_region
 
 __all__ = ["owners", "retraces"]
 
@@ -46,9 +45,7 @@ def retraces(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -
         )
     wanted = _outermost(modules)
     while True:
-        args, kwargs = program.exported.example_inputs
-        again = export_program(model, args, kwargs, tuple(wanted))
-        calls = _same_calls(program, again)
+        again, calls = _again(model, program, tuple(wanted))
         regions: dict[str, Region] = {}
         failed: dict[str, SurgeryError] = {}
         for path in wanted:
@@ -61,6 +58,21 @@ def retraces(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -
         if not failed:
             return tuple(_retrace(region, calls, prediction) for region in regions.values())
         wanted = _outermost([*regions, *(path.rpartition(".")[0] for path in failed)])
+
+
+def _again(
+    model: nn.Module, program: Program, modules: tuple[str, ...]
+) -> tuple[Program, Mapping[str, Node]]:
+    """Return another export of the model, with what these modules take and return, and its calls by name."""
+    failed: SurgeryError | None = None
+    args, kwargs = program.exported.example_inputs
+    for again in exports(model, args, kwargs, modules):
+        try:
+            return again, _same_calls(program, again)
+        except SurgeryError as error:
+            failed = error
+    assert failed is not None
+    raise failed
 
 
 def _outermost(modules: Iterable[str]) -> list[str]:

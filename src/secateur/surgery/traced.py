@@ -27,8 +27,9 @@ class Traced:
     """What a module's ``forward`` becomes: the calls of the code in its class, with the sizes that are left.
 
     The module keeps its class, its parameters and their names, its hooks and its flag. Modules inside it are
-    not called any more, their tensors are read. Batch size and device are free, all other sizes of the inputs
-    are those that were traced. Dropout inside a fused attention is that of evaluation: none.
+    not called any more, their tensors are read. Device and batch size are free, and lengths of sequences as far as
+    the code leaves them; all other sizes of the inputs are those that were traced. Dropout inside a fused attention
+    is that of evaluation: none.
     """
 
     calls: GraphModule  # of the flag, the device, the tensors, the constants, and the inputs
