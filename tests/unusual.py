@@ -262,6 +262,26 @@ class Gated(nn.Module):
         return self.head(x + self.out(F.silu(gate) * up))
 
 
+class Switched(nn.Module):
+    """Layers inside of autocast and gradient switches, which an export makes calls of sub-graphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.c = (
+            nn.Linear(6, 12),
+            nn.BatchNorm1d(12),
+            nn.Linear(12, 9),
+            nn.Linear(9, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = torch.tanh(self.norm(self.a(x)))
+            with torch.autocast("cpu", enabled=False):
+                x = torch.tanh(self.b(x.float()))
+        return self.c(x)
+
+
 class Masked(nn.Module):
     """Attention over heads folded into the batch, with a mask from the inputs that is copied for each head."""
 
@@ -326,5 +346,6 @@ UNUSUAL = (
             ("interleaved", lambda mask: mask[:, 0].repeat_interleave(4, 0)),
         )
     ),
+    Unusual("switched", Switched, (6,), {"a": 12, "b": 9}),
     Unusual("swiglu", Gated, (5, 6), {"gate": 16, "both": 14}),
 )

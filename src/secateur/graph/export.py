@@ -23,11 +23,12 @@ from secateur.errors import TraceError
 from secateur.graph.program import Node, Program, Ref, Shape
 from secateur.modes import evaluating
 
-__all__ = ["export_program", "tensor_names"]
+__all__ = ["SWITCHES", "export_program", "tensor_names"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
-_INLINED = {"wrap_with_autocast", "wrap_with_set_grad_enabled"}
+SWITCHES = {"wrap_with_autocast", "wrap_with_set_grad_enabled"}
+"""Calls of a sub-graph in a mode: its calls are told like all others."""
 
 
 def export_program(
@@ -291,7 +292,7 @@ def _nodes(
         if node.op == "output" and outputs is not None:
             outputs.extend(args[0] if isinstance(args[0], tuple) else args)
             continue
-        if op in _INLINED:
+        if op in SWITCHES:
             inner = next(a for a in node.args if isinstance(a, FxNode) and a.op == "get_attr")
             graph = getattr(module, str(inner.target))
             given = args[node.args.index(inner) + 1 :]

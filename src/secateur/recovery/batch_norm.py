@@ -25,11 +25,7 @@ def re_estimated(graph: Graph, tensors: Mapping[str, Tensor], batches: Calibrati
     (mean squared difference) than they are without. One pass, and one over the held-out samples; both sum over all
     processes of `torch.distributed`.
     """
-    nodes = [
-        n
-        for n in graph.program.nodes
-        if n.op == "batch_norm" and isinstance(n.args[3], Ref) and "/" not in n.name
-    ]
+    nodes = [n for n in graph.program.nodes if n.op == "batch_norm" and isinstance(n.args[3], Ref)]
     if not nodes or not batches.dynamic:
         return dict(tensors)
     names = {n.name: [graph.program.parameters[a.name][0] for a in n.args[3:5]] for n in nodes}

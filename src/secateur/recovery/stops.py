@@ -73,19 +73,19 @@ def _cost(graph: Graph, stops: Sequence[Stop]) -> float:
 
 
 class _Order:
-    """Places of the nodes that run one after the other; what runs inside of a node has its place."""
+    """Places of the nodes, which run one after the other."""
 
     def __init__(self, graph: Graph) -> None:
         nodes = graph.program.nodes
         self._graph = graph
-        self.names = list(dict.fromkeys(_outer(node.name) for node in nodes))
+        self.names = [node.name for node in nodes]
         self._place = {name: i for i, name in enumerate(self.names)}
         given = [n for n in nodes if n.op == "placeholder" and n.name not in graph.program.parameters]
         self.inputs = sum(map(self._size, given))
         self.waiting = self._waiting(nodes)
 
     def place(self, name: str) -> int:
-        return self._place[_outer(name)]
+        return self._place[name]
 
     def first(self, job: Job) -> int:
         """Return the place of the first call that reads one of a job's tensors."""
@@ -104,11 +104,11 @@ class _Order:
         last: dict[str, int] = {}
         for node in nodes:
             for name in references((node.args, node.kwargs)):
-                last[_outer(name)] = max(last.get(_outer(name), 0), self.place(node.name))
+                last[name] = max(last.get(name, 0), self.place(node.name))
         change = [0.0] * (len(self.names) + 1)
         for node in nodes:
             place = self.place(node.name)
-            if node.op != "placeholder" and _outer(node.name) == node.name and last.get(node.name, 0) > place:
+            if node.op != "placeholder" and last.get(node.name, 0) > place:
                 change[place] += self._size(node)
                 change[last[node.name]] -= self._size(node)
         total, waiting = 0.0, []
@@ -120,10 +120,6 @@ class _Order:
     def _size(self, node: Node) -> float:
         """Return the bytes of one sample of what a node makes."""
         return _ITEM * sum(_numbers(node)) / max(self._graph.program.batch, 1)
-
-
-def _outer(name: str) -> str:
-    return name.split("/")[0]
 
 
 def _numbers(node: Node) -> Iterator[int]:

@@ -13,6 +13,8 @@ from torch import Tensor, fx
 from secateur.graph import Program
 from secateur.graph.program import references
 
+from .flat import flat
+
 __all__ = ["Forward", "Normalise", "Paused", "Watch", "state_tensors"]
 
 Watch = Callable[[tuple[Any, ...], Any], tuple[Any, ...] | None]
@@ -53,8 +55,9 @@ class Forward:
     def __init__(self, program: Program, tensors: Mapping[str, Tensor], *, gradients: bool = False) -> None:
         self._gradients = gradients
         self._module = program.exported.graph_module
-        self._nodes = list(self._module.graph.nodes)
-        self._place = {node.name: i for i, node in enumerate(self._nodes)}
+        self._names = flat(self._module)
+        self._nodes = list(self._names)
+        self._place = {name: i for i, name in enumerate(self._names.values())}
         self._last_used = _last_used(self._nodes)
         self._signature = program.exported.graph_signature
         self._layout = torch.channels_last if _any_layout(program) else torch.contiguous_format
@@ -74,7 +77,7 @@ class Forward:
     @property
     def order(self) -> list[str]:
         """The names of all nodes, as they run."""
-        return [node.name for node in self._nodes]
+        return list(self._names.values())
 
     def run(
         self,
@@ -141,17 +144,18 @@ class Forward:
                 values[node.name] = fx.map_arg(node.args[0], value)
             else:
                 args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
-                read, make = reads.get(node.name), makes.get(node.name)
+                name = self._names[node]
+                read, make = reads.get(name), makes.get(name)
                 args = (read(args, None) if read is not None else None) or args
                 if normalise is not None and node.target is torch.ops.aten.batch_norm.default:
-                    result = _batch_normalised(node.name, args, normalise)
+                    result = _batch_normalised(name, args, normalise)
                 else:
-                    result = node.target(*args, **kwargs)
+                    result = node.target(*args, **kwargs)  # type: ignore[operator]
                 if make is not None:
                     make((), result)
                 values[node.name] = result
-            for name in self._last_used[place]:
-                values.pop(name, None)
+            for gone in self._last_used[place]:
+                values.pop(gone, None)
         return values
 
     def _laid_out(self, value: Any) -> Any:
