@@ -105,7 +105,7 @@ def test_costs_equal_those_of_torch(name: str) -> None:
 
 
 class Attention(nn.Module):
-    """Heads written out in four ways, after a projection of queries, keys and values in one."""
+    """Heads written out in several ways, after a projection of queries, keys and values in one."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -119,13 +119,16 @@ class Attention(nn.Module):
             y = nn.functional.scaled_dot_product_attention(q, k, v)
         elif self.how == "matmul":
             y = ((q @ k.transpose(-2, -1)) * 0.5).softmax(-1) @ v
-        else:
+        elif self.how == "einsum":
             weights = torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1)
             y = torch.einsum("bhij,bhjd->bhid", weights, v)
+        else:
+            weights = torch.einsum("... i d, ... j d -> ... i j", q, k).softmax(-1)
+            y = torch.einsum("...ij,...jd->...id", weights, v)
         return self.out(y.transpose(1, 2).reshape(b, n, -1))
 
 
-@pytest.mark.parametrize("how", ["sdpa", "matmul", "einsum"])
+@pytest.mark.parametrize("how", ["sdpa", "matmul", "einsum", "ellipsis"])
 def test_heads_are_units(how: str) -> None:
     model, x = Attention(how).eval(), torch.zeros(2, 5, 6)
     graph = trace(model, x)

@@ -72,6 +72,17 @@ def test_a_mask_that_may_be_causal_is_explained() -> None:
     assert len(trace(Masked(True), torch.zeros(4, 2, 8)).groups) == 2
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_was_compiled_or_exported_already_is_refused() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval(), torch.zeros(2, 4)
+    for made, by in (
+        (torch.jit.trace(model, x), r"torch\.jit"),
+        (torch.export.export(model, (x,)).module(), r"torch\.export"),
+    ):
+        with pytest.raises(TraceError, match=rf"was made by {by}, .*give the nn\.Module"):
+            trace(made, x)
+
+
 def test_wrong_inputs_are_a_trace_error() -> None:
     with pytest.raises(TraceError, match=r"Linear does not run on the example inputs: .*RuntimeError: mat1"):
         trace(nn.Linear(4, 2), torch.zeros(1, 5))

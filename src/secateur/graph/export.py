@@ -23,7 +23,7 @@ from secateur.errors import TraceError
 from secateur.graph.program import Node, Program, Ref, Shape
 from secateur.modes import evaluating
 
-__all__ = ["SWITCHES", "export_program", "tensor_names"]
+__all__ = ["SWITCHES", "check_kind", "check_runs", "export_program", "tensor_names"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
@@ -61,6 +61,22 @@ def export_program(
         except Exception as error:  # the same: the model's own code runs here
             raise TraceError(_explain(model, error)) from error
         return _program(model, exported, max(batch, 1), dynamic=False)
+
+
+def check_kind(model: nn.Module) -> None:
+    """Refuse what was compiled or exported already: its own code is gone.
+
+    Raises:
+        TraceError: the model is of such a kind.
+    """
+    made_by = "torch.jit" if isinstance(model, torch.jit.ScriptModule) else ""
+    if isinstance(model, GraphModule) and "eval" in vars(model):  # which raises
+        made_by = "torch.export"
+    if made_by:
+        raise TraceError(
+            f"{type(model).__name__} was made by {made_by}, and cannot be edited any more. "
+            "Remedy: give the nn.Module that it was made from, and export the smaller one."
+        )
 
 
 def tensor_names(model: nn.Module) -> list[tuple[str, ...]]:

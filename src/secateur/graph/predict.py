@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from secateur.errors import SurgeryError
 from secateur.graph.analysis import Analysis
+from secateur.graph.einsum import spelled_out
 from secateur.graph.grouping import Units
 from secateur.graph.labels import Labels, Value, varying
 from secateur.graph.layers import RANK
@@ -127,14 +128,13 @@ class CostModel:
         return ()
 
     def _einsum(self, node: Node) -> tuple[Term, ...]:
-        equation, operands = node.args[0].replace(" ", ""), node.args[1]
+        found = [self._analysis.values.get(operand.name) for operand in node.args[1]]
+        values = [value for value in found if value is not None]
         where: dict[str, tuple[Value, int]] = {}
-        if len(operands) < 2 or "." in equation:
+        if len(found) < 2 or len(values) < len(found):
             return ()
-        for letters, operand in zip(equation.split("->")[0].split(","), operands, strict=True):
-            value = self._analysis.values.get(operand.name)
-            if value is None:
-                return ()
+        terms, _ = spelled_out(node.args[0], [value.ndim for value in values])
+        for letters, value in zip(terms, values, strict=True):
             for d, letter in enumerate(letters):
                 where.setdefault(letter, (value, d))
         return (self._product(1, [(value, [d]) for value, d in where.values()]),)

@@ -10,7 +10,7 @@ from torch import nn
 from secateur.errors import TraceError
 from secateur.graph.analysis import analyse
 from secateur.graph.branch import find_branches
-from secateur.graph.export import check_runs, export_program
+from secateur.graph.export import check_kind, check_runs, export_program
 from secateur.graph.graph import Graph
 from secateur.graph.grouping import find_frozen, find_groups
 from secateur.graph.layers import find_layers
@@ -26,7 +26,8 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     dimension that all inputs share stays free where the model allows it.
 
     Raises:
-        TraceError: the model cannot be exported, or does not even run on these inputs: only then is it called.
+        TraceError: the model was compiled or exported already, cannot be exported, or does not even run on these
+            inputs: only then is it called.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -36,6 +37,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     >>> graph.total_macs({"0": (0, 3)}), graph.shapes({"0": (0, 3)})["2.weight"]
     (12, (2, 2))
     """
+    check_kind(model)
     try:
         program = export_program(model, args, kwargs)
     except TraceError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from secateur.graph.context import Context, Unsupported
+from secateur.graph.einsum import spelled_out
 from secateur.graph.labels import Value, expand_left, permute, varying
 from secateur.graph.program import Node
 from secateur.graph.rules.registry import rule
@@ -46,15 +47,15 @@ def add_product(ctx: Context, node: Node, bias: Value, a: Value, b: Value, **_: 
 @rule("einsum")
 def einsum(ctx: Context, node: Node, equation: str, operands: tuple[Value, ...], **_: object) -> Value:
     """Contract what the result leaves out; units that lie in a batch dimension are whole."""
-    equation = equation.replace(" ", "")
-    if "->" not in equation or "." in equation:
-        raise Unsupported("einsum without an explicit result, or with an ellipsis")
-    inputs, result = equation.split("->")
-    terms = inputs.split(",")
+    terms, result = spelled_out(equation, [v.ndim for v in operands])
     if any(len(set(term)) < len(term) for term in terms):
         raise Unsupported("einsum over a diagonal")
     letters = result + "".join(sorted(set("".join(terms)) - set(result)))
-    size = {c: n for term, v in zip(terms, operands, strict=True) for c, n in zip(term, v.shape, strict=True)}
+    size: dict[str, int] = {}
+    for term, value in zip(terms, operands, strict=True):
+        for c, n in zip(term, value.shape, strict=True):
+            if size.setdefault(c, n) != n:
+                raise Unsupported("einsum that broadcasts")
     batch = [letters.index(c) for c in result if all(c in term for term in terms)]
     spread = []
     for term, value in zip(terms, operands, strict=True):
