@@ -112,6 +112,21 @@ def test_sequences_may_have_another_length_than_the_example(batch_first: bool) -
             torch.testing.assert_close(smaller(x), masked(x), atol=1e-5, rtol=1e-5)
 
 
+class Refusing(Outer):
+    """Cannot be exported with a free length: it loops over the steps of that of the example."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.shape[1]
+        if torch.compiler.is_compiling() and not isinstance(steps, int):
+            raise NotImplementedError("a free length")
+        return super().forward(x)
+
+
+def test_the_batch_stays_free_where_the_length_cannot() -> None:
+    smaller = cut(randomise(Refusing(), 0).eval())[1]
+    assert smaller(torch.randn(5, 4, 6)).shape == (5, 4, 3)
+
+
 def test_a_module_that_is_called_twice_is_traced_with_the_one_around_it() -> None:
     plan, smaller = cut(randomise(Outer(times=2), 0).eval())
     assert [edit.module for edit in plan.edits if isinstance(edit, Retrace)] == [""]

@@ -172,6 +172,8 @@ def _export(
     calls: tuple[str, ...],
     lengths: bool,
 ) -> ExportedProgram:
+    # An export notes on its inputs which sizes are free; one that fails leaves these notes behind.
+    args, kwargs = pytree.tree_map_only(Tensor, _unmarked, (args, kwargs))
     shapes, first = ShapesCollection(), torch.Size()
     for leaf in pytree.tree_leaves((args, kwargs)) if free else ():
         if isinstance(leaf, Tensor) and leaf.ndim:
@@ -192,6 +194,10 @@ def _export(
             path for path in calls if path
         ),  # the model's own is always there
     )
+
+
+def _unmarked(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 def _is_dynamic(exported: ExportedProgram, free: tuple[int, ...]) -> bool:

@@ -57,7 +57,9 @@ def exports(
         TraceError: the model cannot be exported.
     """
     if any(isinstance(leaf, Tensor) and 1 < leaf.ndim <= 3 for leaf in pytree.tree_leaves((args, kwargs))):
-        yield export_program(model, args, kwargs, modules, lengths=True)
+        free = export_program(model, args, kwargs, modules, lengths=True)
+        if free.dynamic:
+            yield free
     yield export_program(model, args, kwargs, modules)
 
 
