@@ -19,7 +19,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let prune time two runs instead of two seconds of them."""
     quick = partial(measure.compare_latency, rounds=2, seconds=0, warmup=0)

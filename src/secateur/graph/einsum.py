@@ -26,6 +26,5 @@ def spelled_out(equation: str, ranks: Sequence[int]) -> tuple[tuple[str, ...], s
         once = sorted(c for c in set(inputs) - set(".,") if inputs.count(c) == 1)
         result = "..." * ("..." in inputs) + "".join(once)
     letters = [spare[len(spare) - n :] for n in counts]
-    return tuple(t.replace("...", e) for t, e in zip(terms, letters, strict=True)), result.replace(
-        "...", spare
-    )
+    spelled = tuple(term.replace("...", own) for term, own in zip(terms, letters, strict=True))
+    return spelled, result.replace("...", spare)

@@ -66,13 +66,13 @@ class Forward:
         canonical = {placeholder: names[0] for placeholder, names in program.parameters.items()}
         self._fixed: dict[str, Any] = {}
         self._inputs: list[str] = []
-        holes = (node.name for node in self._nodes if node.op == "placeholder")
+        holes = (node for node in self._nodes if node.op == "placeholder")
         for hole, spec in zip(holes, self._signature.input_specs, strict=True):
             if spec.kind.name == "USER_INPUT":
-                self._inputs.append(hole)
+                self._inputs.append(hole.name)
             else:
-                name = canonical.get(hole, spec.target)
-                self._fixed[hole] = laid_out[name] if name in laid_out else others[spec.target]
+                name = canonical.get(self._names[hole], spec.target)
+                self._fixed[hole.name] = laid_out[name] if name in laid_out else others[spec.target]
 
     @property
     def order(self) -> list[str]:
