@@ -21,7 +21,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let prune time two runs instead of two seconds of them."""
+    """Let every run time two calls of each network instead of two seconds of them."""
     quick = partial(measure.compare_latency, rounds=2, seconds=0, warmup=0)
     for module in (api, sparse, structuring):
         monkeypatch.setattr(module, "compare_latency", quick)

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sc
-from secateur import api, measure
 from secateur.errors import ArtefactError, BudgetError, CalibrationError, TraceError, UnknownNameError
 from secateur.methods import Method
 from secateur.zoo.models import LeNet5, LeNet300, resnet20, vgg16_bn
-
-
-@pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time two runs instead of two seconds of them."""
-    monkeypatch.setattr(
-        api, "compare_latency", partial(measure.compare_latency, rounds=2, seconds=0, warmup=0)
-    )
 
 
 def ready(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -365,7 +355,7 @@ def test_streams_lose_units_where_asked(seed: int) -> None:
     assert distance(result.model, model, x) < distance(bare.model, model, x)
 
 
-def test_a_budget_out_of_reach_names_what_was_left_whole(brief: None) -> None:
+def test_a_budget_out_of_reach_names_what_was_left_whole() -> None:
     model, x = small("residual")
     with pytest.raises(
         BudgetError, match=r"out of reach: .* Left whole: stem\.0: a residual stream: .*streams=True"

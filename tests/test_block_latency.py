@@ -15,8 +15,6 @@ from secateur.errors import BudgetError
 from secateur.runtime.timer import TimedLayers
 from secateur.structure import ZERO, Costs
 
-pytestmark = pytest.mark.usefixtures("brief")
-
 START = 0.2
 
 

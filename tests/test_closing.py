@@ -1,6 +1,5 @@
 """Latency budgets, on processors that compute their times."""
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -10,17 +9,8 @@ from stopwatches import Analytic
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur import api, measure
 from secateur.errors import BudgetError
 from secateur.zoo.models import resnet20
-
-
-@pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time two runs for the report instead of two seconds of them."""
-    monkeypatch.setattr(
-        api, "compare_latency", partial(measure.compare_latency, rounds=2, seconds=0, warmup=0)
-    )
 
 
 def plain() -> nn.Module:

@@ -17,8 +17,6 @@ from secateur.structure import UNIFY, ZERO
 from secateur.surgery import apply
 from secateur.training import train
 
-pytestmark = pytest.mark.usefixtures("brief")
-
 CASE = next(case for case in SMALL if case.name == "residual")
 ZEROS = sc.MicroStructured(sc.Block(2, 1), zero=0.5)
 BOTH = sc.MicroStructured(sc.Block(2, 1), zero=0.5, unify=0.25)

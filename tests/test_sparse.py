@@ -19,7 +19,6 @@ def trained() -> nn.Module:
     return train(network(), Smallest(), options(epochs=8), share=1.0).model
 
 
-@pytest.mark.usefixtures("brief")
 def test_prune_measures_and_saves(trained: nn.Module, tmp_path: Path) -> None:
     x, _ = data(4)
     result = sc.prune(
@@ -49,7 +48,6 @@ def test_prune_measures_and_saves(trained: nn.Module, tmp_path: Path) -> None:
         assert torch.equal(again(x), result.model(x))
 
 
-@pytest.mark.usefixtures("brief")
 def test_units_that_nothing_feeds_or_reads_are_gone(trained: nn.Module) -> None:
     x, _ = data(4)
     result = sc.prune(
@@ -69,7 +67,6 @@ def test_units_that_nothing_feeds_or_reads_are_gone(trained: nn.Module) -> None:
     again.detach()
 
 
-@pytest.mark.usefixtures("brief")
 def test_gradual_magnitude_ends_at_the_budget(trained: nn.Module) -> None:
     x, _ = data(4)
     result = sc.prune(
@@ -97,7 +94,6 @@ class Untraceable(nn.Module):
         return self.layer(x) if x.sum() > 0 else self.layer(-x)
 
 
-@pytest.mark.usefixtures("brief")
 def test_a_network_that_cannot_be_traced_is_sparse_all_the_same(tmp_path: Path) -> None:
     x, _ = data(4)
     result = sc.prune(
@@ -115,7 +111,6 @@ def test_a_network_that_cannot_be_traced_is_sparse_all_the_same(tmp_path: Path) 
     assert torch.equal(again(x), result.model(x))
 
 
-@pytest.mark.usefixtures("brief")
 def test_budgets_are_met_or_refused(trained: nn.Module) -> None:
     x, _ = data(4)
     with pytest.raises(BudgetError, match=r"Budget\(weights=0\.1\), not macs"):

@@ -18,8 +18,6 @@ from secateur.structure import KEEP, UNIFY, ZERO, BlockPattern
 from secateur.surgery import plan_from_json, plan_to_json
 from secateur.surgery.pattern_json import pattern_to_json
 
-pytestmark = pytest.mark.usefixtures("brief")
-
 NAMES = ("perceptron", "residual", "depthwise", "grouped", "mixer", "shared")
 CASES = [case for case in SMALL if case.name in NAMES]
 BOTH = sc.MicroStructured(sc.Block(2, 1), zero=0.5, unify=0.25)

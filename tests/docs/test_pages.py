@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import yaml
 
 import secateur
 from secateur.cli import app
-from secateur.measure import compare_latency
 from secateur.recipes import parse_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -54,11 +52,6 @@ def pages(*languages: str) -> list[Any]:
 @pytest.mark.parametrize("page", pages("python"))
 def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # Two timed runs for a report instead of two seconds of them.
-    brief = partial(compare_latency, rounds=2, seconds=0, warmup=0)
-    monkeypatch.setattr("secateur.api.compare_latency", brief)
-    monkeypatch.setattr("secateur.sparse.compare_latency", brief)
-    monkeypatch.setattr("secateur.structuring.compare_latency", brief)
     torch.manual_seed(0)
     space: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page, "python"):

@@ -207,7 +207,7 @@ def build():
 
 
 @pytest.fixture
-def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brief: None) -> sc.Result:
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sc.Result:
     """An artefact in the folder ``half`` of the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])

@@ -58,7 +58,7 @@ def pruned(model: nn.Module) -> sc.Result:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, brief: None) -> Path:
+def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     return save_pretrained(pruned(bert()), tmp_path / "small")
 
@@ -76,7 +76,7 @@ print(type(model).__name__, model.training, model.config._attn_implementation)
 
 
 @pytest.mark.parametrize("build", [bert, llama])
-def test_loads_in_a_fresh_process(build: Callable[[], nn.Module], tmp_path: Path, brief: None) -> None:
+def test_loads_in_a_fresh_process(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(1)
     result = pruned(build())
     save_pretrained(result, tmp_path / "small")
@@ -93,7 +93,7 @@ def test_loads_in_a_fresh_process(build: Callable[[], nn.Module], tmp_path: Path
     assert torch.equal(load_file(paths[2])["out"], result.model(tokens)[0])
 
 
-def test_decoders_generate_and_stay_tied(tmp_path: Path, brief: None) -> None:
+def test_decoders_generate_and_stay_tied(tmp_path: Path) -> None:
     torch.manual_seed(2)
     result = pruned(llama())
     loaded: Any = load_pretrained(save_pretrained(result, tmp_path / "small"))
@@ -105,7 +105,7 @@ def test_decoders_generate_and_stay_tied(tmp_path: Path, brief: None) -> None:
         assert torch.equal(text, wanted.generate(prompt, max_new_tokens=6, do_sample=False, use_cache=False))
 
 
-def test_saved_again_and_with_a_tokenizer_beside(folder: Path, brief: None) -> None:
+def test_saved_again_and_with_a_tokenizer_beside(folder: Path) -> None:
     save_pretrained(pruned(bert()), folder)  # an older artefact is replaced
     (folder / "tokenizer.json").write_text("{}")
     load_pretrained(folder)
@@ -120,7 +120,7 @@ def test_the_command_needs_no_model(folder: Path, tmp_path: Path, capsys: pytest
     assert found["max_difference"] < 1e-5
 
 
-def test_other_models_are_refused(tmp_path: Path, brief: None) -> None:
+def test_other_models_are_refused(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
     x = torch.randn(64, 8)
     result = sc.prune(net, x[:2], method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[x])

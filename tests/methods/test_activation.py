@@ -10,8 +10,6 @@ from secateur.methods import ActivationMagnitude, Fluctuation, Method
 from secateur.selection import Standardised
 from secateur.statistics import collect
 
-pytestmark = pytest.mark.usefixtures("brief")
-
 
 def network(seed: int) -> nn.Sequential:
     torch.manual_seed(seed)

@@ -13,8 +13,6 @@ from secateur.graph import Graph, trace
 from secateur.methods import BatchNormScale, Magnitude, Taylor
 from secateur.statistics import Statistics, collect, random_projection
 
-pytestmark = pytest.mark.usefixtures("brief")
-
 
 def gathered(model: nn.Module, x: Tensor) -> tuple[Graph, Statistics]:
     graph = trace(model, x[:2])

@@ -150,7 +150,6 @@ def test_mistakes(change: dict[str, Any], message: str) -> None:
         parse_recipe({"model": "x:y", "data": "x:y"} | change)
 
 
-@pytest.mark.usefixtures("brief")
 def test_units_zeros_unified_blocks_and_one_small_file(mine: dict[str, Any], tmp_path: Path) -> None:
     """Fewer units, then zero blocks, then unified ones, then packed: one plan, one artefact, from one command."""
     steps = [{"method": ZEROS}, {"method": BOTH}]
@@ -175,7 +174,6 @@ def test_units_zeros_unified_blocks_and_one_small_file(mine: dict[str, Any], tmp
     assert parse_recipe(kept) == parse_recipe(recipe)
 
 
-@pytest.mark.usefixtures("brief")
 def test_units_then_admm_goes_on_after_an_interruption(mine: dict[str, Any], tmp_path: Path) -> None:
     training = {"epochs": 3, "optimizer": {"lr": 0.01}, "teacher": {}}
     recipe = mine | UNITS | {"then": [{"method": ADMM, "training": training}], "output": "a"}

@@ -186,7 +186,6 @@ def test_data(tmp_path: Path) -> None:
         training_of(recipe, nn.Linear(1, 1), Samples([], None, []), resume=False)
 
 
-@pytest.mark.usefixtures("brief")
 def test_an_interrupted_run_goes_on(mine: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import mine_for_training  # type: ignore[import-not-found]
 
@@ -226,7 +225,6 @@ def test_nothing_to_resume(mine: dict[str, Any]) -> None:
         run(parse_recipe(one_shot), progress=False, resume=True)
 
 
-@pytest.mark.usefixtures("brief")
 def test_from_the_command_line(mine: dict[str, Any], tmp_path: Path) -> None:
     import yaml
 

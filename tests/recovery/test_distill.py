@@ -19,8 +19,6 @@ from secateur.recovery.jobs import masked
 from secateur.statistics import Calibration, Forward, state_tensors
 from secateur.surgery import apply
 
-pytestmark = pytest.mark.usefixtures("brief")
-
 NAMES = ["perceptron", "residual", "depthwise", "dense", "grouped", "flattened", "mixer"]
 
 

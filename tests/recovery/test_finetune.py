@@ -15,8 +15,6 @@ import secateur as sc
 from secateur.errors import DataError, SurgeryError
 from secateur.surgery import apply
 
-pytestmark = pytest.mark.usefixtures("brief")
-
 
 def task(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
     """A model, and inputs whose labels can be learned."""

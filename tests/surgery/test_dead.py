@@ -161,7 +161,7 @@ def test_nothing_dead_nothing_changed() -> None:
     assert not removal.plan.tensors
 
 
-def test_a_result_that_is_saved_and_loaded(tmp_path: Path, brief: None) -> None:
+def test_a_result_that_is_saved_and_loaded(tmp_path: Path) -> None:
     case = BY_NAME["vgg16_bn"]
     model = sparse(case, 0.1, 0).float()
     result = remove_dead_units(model, case.inputs(), progress=False)
