@@ -20,15 +20,14 @@ from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from secateur.errors import TraceError
+from secateur.graph.flat import flat
 from secateur.graph.program import Node, Program, Ref, Shape
 from secateur.modes import evaluating
 
-__all__ = ["SWITCHES", "check_kind", "check_runs", "export_program", "tensor_names"]
+__all__ = ["check_kind", "check_runs", "export_program", "tensor_names"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
-SWITCHES = {"wrap_with_autocast", "wrap_with_set_grad_enabled"}
-"""Calls of a sub-graph in a mode: its calls are told like all others."""
 
 
 def export_program(
@@ -283,21 +282,12 @@ def _program(model: nn.Module, exported: ExportedProgram, batch: int, dynamic: b
     )
 
 
-def _nodes(
-    module: GraphModule,
-    prefix: str = "",
-    bound: dict[FxNode, Any] | None = None,
-    outputs: list[Any] | None = None,
-) -> Iterator[Node]:
-    """Convert the nodes of a graph; sub-graphs of autocast and gradient switches are inlined.
-
-    `bound` maps nodes to what stands for them: the arguments of a sub-graph, the results of a call of one.
-    """
-    bound = dict(bound or {})
+def _nodes(module: GraphModule) -> Iterator[Node]:
+    names = flat(module)
 
     def plain(argument: Any) -> Any:
         if isinstance(argument, FxNode):
-            return bound.get(argument, Ref(prefix + argument.name))
+            return Ref(names[argument])
         if isinstance(argument, dict):
             return {key: plain(a) for key, a in argument.items()}
         if isinstance(argument, (list, tuple)):
@@ -306,37 +296,18 @@ def _nodes(
             return slice(plain(argument.start), plain(argument.stop), plain(argument.step))
         return argument
 
-    for node in module.graph.nodes:
-        if node in bound:
-            continue
-        args, kwargs = plain(node.args), plain(node.kwargs)
-        op = _family(node)
-        if node.op == "output" and outputs is not None:
-            outputs.extend(args[0] if isinstance(args[0], tuple) else args)
-            continue
-        if op in SWITCHES:
-            inner = next(a for a in node.args if isinstance(a, FxNode) and a.op == "get_attr")
-            graph = getattr(module, str(inner.target))
-            given = args[node.args.index(inner) + 1 :]
-            holes = [n for n in graph.graph.nodes if n.op == "placeholder"]
-            results: list[Any] = []
-            yield from _nodes(graph, f"{prefix}{node.name}/", dict(zip(holes, given, strict=True)), results)
-            bound[node] = tuple(results)
-            continue
-        if op == "getitem" and isinstance(args[0], tuple):
-            bound[node] = args[0][args[1]]
-            continue
+    for node, name in names.items():
         value = node.meta.get("val")
         # torch marks calls that it added itself by a stack with this one made-up entry.
         frames = node.meta.get("nn_module_stack") or {}
         stack = [frame for frame in frames.values() if not str(frame[0]).startswith("_empty_nn_module_stack")]
         path, kind = stack[-1] if stack else ("", "")
         yield Node(
-            name=prefix + node.name,
-            op=op,
+            name=name,
+            op=_family(node),
             overload=str(node.target),
-            args=args,
-            kwargs=kwargs,
+            args=plain(node.args),
+            kwargs=plain(node.kwargs),
             shape=_shape(value),
             hint=_hint(value),
             module=path,

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from secateur.graph import Program
+from secateur.graph.flat import flat
 from secateur.graph.program import references
-
-from .flat import flat
 
 __all__ = ["Forward", "Normalise", "Paused", "Watch", "state_tensors"]
 

@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import fx
 
-from secateur.graph.export import SWITCHES
-
 __all__ = ["flat"]
+
+_SWITCHES = {"wrap_with_autocast", "wrap_with_set_grad_enabled"}
+"""Calls of a sub-graph in a mode."""
 
 
 def flat(module: fx.GraphModule) -> dict[fx.Node, str]:
-    """Return the calls in order, and the names under which a `Program` knows them.
+    """Return the calls in order, and their names: behind that of the switch that they are in.
 
-    What a switch says is left out: statistics are made in the type of the inputs.
+    What the switch says is left out: who runs these calls runs them in the type of the inputs.
     """
     names: dict[fx.Node, str] = {}
     _copy(fx.Graph(), module, "", "", {}, names)
@@ -36,7 +37,7 @@ def _copy(
         target = getattr(node.target, "__name__", "")
         if node in known:
             continue
-        if target in SWITCHES:
+        if target in _SWITCHES:
             at = next(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
             inner = str(node.args[at].target)
             part = getattr(module, inner)
