@@ -26,19 +26,10 @@ from training import augment
 
 from secateur.data import HELD_OUT, ImageData, calibration, load_images
 from secateur.measure import batches, macs, stored_bytes, top1
-from secateur.removal import without_dead_units
+from secateur.methods import GradualMagnitude, IrrelevanceDecay, NNRelief
+from secateur.methods.dead_units import without_dead_units
 from secateur.report import zipped_bytes
-from secateur.training import (
-    Checkpoints,
-    GradualMagnitude,
-    IrrelevanceDecay,
-    Masks,
-    NNRelief,
-    Training,
-    TrainingMethod,
-    Validation,
-    train,
-)
+from secateur.training import Checkpoints, Masks, Training, TrainingMethod, Validation, train
 from secateur.training.schedules import Cosine
 from secateur.zoo import pretrained
 

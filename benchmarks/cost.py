@@ -24,13 +24,13 @@ from table import Table
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.candidates import candidates
 from secateur.graph import trace
 from secateur.measure import keep_memory, macs
 from secateur.methods import Method
 from secateur.selection import select
 from secateur.statistics import collect
 from secateur.surgery import apply, make_plan, mask, verify
+from secateur.surgery.candidates import candidates
 
 METHODS: dict[str, Method] = {
     "one pass": sc.SNP.paper(),

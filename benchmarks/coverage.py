@@ -30,14 +30,15 @@ from torch.utils import _pytree as pytree
 
 import secateur as sc
 from secateur.artefact import load, save
-from secateur.candidates import Candidates, candidates
-from secateur.cutting import cut
-from secateur.errors import BudgetError
 from secateur.graph import Graph, trace
+from secateur.ground.errors import BudgetError
+from secateur.ground.inputs import Inputs
+from secateur.ground.modes import evaluating
 from secateur.methods.protocol import Method
-from secateur.modes import evaluating
-from secateur.selection import Constraints, select, smallest
+from secateur.selection import Constraints, remaining, select, smallest
 from secateur.statistics import Statistics, state_tensors
+from secateur.surgery.candidates import Candidates, candidates
+from secateur.surgery.cutting import cut
 
 TABLE = Table(
     Path("results/coverage.csv"),
@@ -108,13 +109,14 @@ def examine(entry: Entry) -> dict[str, object]:
         "frozen": len(graph.frozen),
     }
 
-    def pick(left: list[Any]) -> Any:
+    def pick(candidates: Candidates) -> Any:
+        left = remaining(ranked, candidates.groups)
         try:
             return select(graph, left, sc.Budget(macs=SHARE), method.allocation)
         except BudgetError:
             return smallest(left, Constraints())
 
-    made = cut(model, graph, chosen, ranked, pick, (others, named))
+    made = cut(model, graph, chosen, pick, Inputs(others, named))
     row["macs_ratio"] = graph.total_macs(made.kept) / graph.total_macs()
     row["max_difference"] = made.verification.relative
     row["reasons"] = reasons(graph, made.candidates)

@@ -15,7 +15,7 @@ import math
 import os
 import resource
 import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,16 @@ from verses import kjv, web
 
 import secateur as sc
 from secateur.api import plan
-from secateur.candidates import candidates
-from secateur.cutting import cut
-from secateur.graph import trace
+from secateur.graph import Graph, Kept, trace
+from secateur.ground.inputs import Inputs
 from secateur.measure import parameters
 from secateur.methods import ActivationMagnitude, Fluctuation, Method
 from secateur.recovery import OnePass, Recovery
-from secateur.selection import select
+from secateur.selection import Ranked, remaining, select
 from secateur.statistics import collect
 from secateur.surgery import apply
+from secateur.surgery.candidates import Candidates, candidates
+from secateur.surgery.cutting import cut
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -114,6 +115,13 @@ def block_parameters(model: Any) -> int:
     return parameters(model.model.layers)
 
 
+def chooser(
+    graph: Graph, ranked: list[Ranked], budget: sc.Budget, method: Method
+) -> Callable[[Candidates], Kept]:
+    """Return what selects among the candidates that are left."""
+    return lambda left: select(graph, remaining(ranked, left.groups), budget, method.allocation)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.8, 0.9, 0.7])
@@ -151,9 +159,8 @@ def main() -> None:
                 if name not in ranked:
                     ranked[name] = [method.rank(graph, g, statistics) for g in chosen.groups]
                 if first is None:
-                    chooser = partial(select, graph, budget=share, allocation=method.allocation)
-                    example = {"input_ids": test[:1].repeat(2, 1)}
-                    first = cut(model, graph, chosen, ranked[name], chooser, ((), example))
+                    example = Inputs.of({"input_ids": test[:1].repeat(2, 1)})
+                    first = cut(model, graph, chosen, chooser(graph, ranked[name], share, method), example)
                 smaller: Any = first.model
                 if recovery is not None:
                     tensors = recovery(graph, first.kept, statistics, calibration, options.seed)

@@ -39,7 +39,7 @@ from secateur.artefact.packed.coders import compress, decompress
 from secateur.artefact.packed.read import MAGIC, PREFIX, header_digest
 from secateur.artefact.packed.records import digest
 from secateur.artefact.packed.write import write_packed
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 
 KEYS = ("files", "seed", "limit")
 TABLE = Table(

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import secateur as sc
-from secateur.errors import DataError
+from secateur.ground.errors import DataError
 from secateur.training import (
     Bound,
     Checkpoints,

@@ -26,18 +26,10 @@ from torch import Tensor, nn
 
 from secateur.data import HELD_OUT, load_images
 from secateur.measure import batches, macs, stored_bytes, top1
-from secateur.removal import without_dead_units
+from secateur.methods import GradualMagnitude, IrrelevanceDecay, Lobster, NNRelief
+from secateur.methods.dead_units import without_dead_units
 from secateur.report import zipped_bytes
-from secateur.training import (
-    GradualMagnitude,
-    IrrelevanceDecay,
-    Lobster,
-    NNRelief,
-    Training,
-    TrainingMethod,
-    Validation,
-    train,
-)
+from secateur.training import Training, TrainingMethod, Validation, train
 from secateur.training.options import OptimizerFactory
 from secateur.training.schedules import Cosine
 from secateur.zoo.models import lenet5, lenet300

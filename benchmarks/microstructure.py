@@ -19,8 +19,10 @@ from microstructure_table import accuracy, append, is_there, keys
 from torch import Tensor, nn
 from training import HELD_OUT
 
+from secateur.blocks import Block, BlockPattern
 from secateur.data import ImageData, calibration, load_images
 from secateur.graph import Graph, trace
+from secateur.ground.tensors import tensors_of
 from secateur.methods.block_costs import Criterion, OutputError, WeightError
 from secateur.methods.microstructure import MicroStructured
 from secateur.recovery import Compensate
@@ -28,8 +30,6 @@ from secateur.recovery.batch_norm import re_estimated
 from secateur.recovery.jobs import Job
 from secateur.recovery.regressions import OutputRegression
 from secateur.statistics import Calibration, Statistics, collect, state_tensors
-from secateur.structure import Block, BlockPattern
-from secateur.surgery.fingerprint import tensors_of
 from secateur.zoo import pretrained
 
 MODELS = {"resnet20-cifar10": "cifar10", "vgg16bn-quarter-cifar10": "cifar10"}

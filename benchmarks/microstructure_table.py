@@ -12,11 +12,11 @@ from table import Table
 from torch import nn
 
 from secateur.artefact import pack
+from secateur.blocks import BlockPattern
+from secateur.blocks.counted import counted
 from secateur.data import ImageData
 from secateur.graph import Graph
 from secateur.measure import batches, stored_bytes, top1
-from secateur.methods.counted import counted
-from secateur.structure import BlockPattern
 
 KEYS = ("model", "method", "block", "zero_ratio", "unified_ratio", "training", "seed")
 TABLE = Table(

@@ -24,12 +24,12 @@ from torch import nn
 from training import HELD_OUT
 
 from secateur.artefact import Quantise, pack, unpack
+from secateur.blocks import Block
 from secateur.data import ImageData, load_images
 from secateur.graph import trace
+from secateur.methods.admm import ADMM
 from secateur.methods.microstructure import AcrossLayers, MicroStructured, Shares
-from secateur.recovery import distillation_loss
-from secateur.structure import Block
-from secateur.training.admm import ADMM
+from secateur.training import distillation_loss
 
 RUNS = Path("runs/microstructure")
 BATCH = 128

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from secateur.data.fetch import DebianPackage
 from secateur.data.images import cache_folder
-from secateur.errors import DataError
-from secateur.progress import working
+from secateur.ground.errors import DataError
+from secateur.ground.progress import working
 
 FOLDER = cache_folder().parent / "packages"
 

@@ -26,7 +26,7 @@ from table import Table
 from torch import Tensor
 
 import secateur as sc
-from secateur.structure import Block, Partition, project
+from secateur.blocks import Block, Partition, project
 from secateur.zoo import lenet5, pretrained
 
 Tensors = Mapping[str, Tensor]

@@ -31,8 +31,8 @@ from table import Table
 from torch import Tensor, nn
 
 from secateur import runtime
-from secateur.methods.blockable import SKIPPED, Skip, blockable
-from secateur.structure import Block
+from secateur.blocks import Block
+from secateur.blocks.blockable import SKIPPED, Skip, blockable
 from secateur.zoo import pretrained
 
 KEYS = ("network", "block", "sparsity", "batch", "threads")

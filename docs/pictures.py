@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import secateur as sc
-from secateur.candidates import candidates
 from secateur.data import demo_data
 from secateur.graph import Graph, Group, Kept
 from secateur.measure import batches
@@ -28,6 +27,7 @@ from secateur.recovery import OnePass, Sequential
 from secateur.recovery.jobs import masked
 from secateur.selection import select
 from secateur.statistics import Forward, Statistics, collect
+from secateur.surgery.candidates import candidates
 from secateur.zoo import pretrained
 
 FOLDER = Path(__file__).parent / "pictures"

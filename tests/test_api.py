@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sc
-from secateur.errors import ArtefactError, BudgetError, CalibrationError, TraceError, UnknownNameError
+from secateur.ground.errors import ArtefactError, BudgetError, CalibrationError, TraceError, UnknownNameError
 from secateur.methods import Method
 from secateur.zoo.models import LeNet5, LeNet300, resnet20, vgg16_bn
 

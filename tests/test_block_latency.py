@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.block_latency import SHARES, shares_within_latency
-from secateur.errors import BudgetError
+from secateur.blocks import ZERO, Costs
+from secateur.ground.errors import BudgetError
+from secateur.methods.kinds.block_latency import SHARES, shares_within_latency
 from secateur.runtime.timer import TimedLayers
-from secateur.structure import ZERO, Costs
 
 START = 0.2
 

@@ -9,7 +9,7 @@ from stopwatches import Analytic
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.errors import BudgetError
+from secateur.ground.errors import BudgetError
 from secateur.zoo.models import resnet20
 
 

@@ -12,8 +12,8 @@ from models import SMALL
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.errors import StructureError
-from secateur.structure import UNIFY, ZERO
+from secateur.blocks import UNIFY, ZERO
+from secateur.ground.errors import StructureError
 from secateur.surgery import apply
 from secateur.training import train
 

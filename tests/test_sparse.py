@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from training_problems import Smallest, accuracy, data, network, options
 
 import secateur as sc
-from secateur.errors import BudgetError
+from secateur.ground.errors import BudgetError
 from secateur.training import train
 
 

@@ -12,9 +12,15 @@ from models import SMALL, Case
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.errors import ArtefactError, BudgetError, CalibrationError, StructureError, UnknownNameError
+from secateur.blocks import KEEP, UNIFY, ZERO, BlockPattern
+from secateur.ground.errors import (
+    ArtefactError,
+    BudgetError,
+    CalibrationError,
+    StructureError,
+    UnknownNameError,
+)
 from secateur.report import read_report
-from secateur.structure import KEEP, UNIFY, ZERO, BlockPattern
 from secateur.surgery import plan_from_json, plan_to_json
 from secateur.surgery.pattern_json import pattern_to_json
 

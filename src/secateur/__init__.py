@@ -6,47 +6,49 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import Result
     from .artefact import Packed, PackedFile, Quantise, load, pack, unpack
-    from .errors import SecateurError
+    from .blocks import Block
     from .front import prune
     from .graph import trace
+    from .ground.errors import SecateurError
     from .methods import (
+        ADMM,
         SNP,
         AcrossLayers,
         ActivationMagnitude,
         BatchNormScale,
         EachLayer,
         Fluctuation,
+        GradualMagnitude,
+        IrrelevanceDecay,
+        Lobster,
         Magnitude,
         MicroStructured,
+        NNRelief,
         Random,
         Shares,
         Taylor,
+        WeightDecay,
     )
-    from .recovery import Compensate, Distill, OnePass, Sequential, distillation_loss, finetune
-    from .removal import remove_dead_units
+    from .methods.dead_units import remove_dead_units
+    from .recovery import Compensate, Distill, OnePass, Sequential
     from .selection import Budget
     from .sparse import SparseResult
-    from .structure import Block
     from .structuring import micro_structure
     from .surgery import fold_weights, reparameterize
     from .training import (
-        ADMM,
         Bound,
         Checkpoints,
         Constant,
         Cosine,
         Crops,
-        GradualMagnitude,
-        IrrelevanceDecay,
-        Lobster,
         Masks,
         MultiStep,
-        NNRelief,
         OneCycle,
         Teacher,
         Training,
         Validation,
-        WeightDecay,
+        distillation_loss,
+        finetune,
         hold_out,
     )
 
@@ -108,10 +110,16 @@ __all__ = [
 _HOMES = {
     "api": ("Result",),
     "artefact": ("Packed", "PackedFile", "Quantise", "load", "pack", "unpack"),
-    "errors": ("SecateurError",),
+    "ground.errors": ("SecateurError",),
     "front": ("prune",),
     "graph": ("trace",),
     "methods": (
+        "ADMM",
+        "GradualMagnitude",
+        "IrrelevanceDecay",
+        "Lobster",
+        "NNRelief",
+        "WeightDecay",
         "SNP",
         "AcrossLayers",
         "ActivationMagnitude",
@@ -124,31 +132,27 @@ _HOMES = {
         "Shares",
         "Taylor",
     ),
-    "removal": ("remove_dead_units",),
-    "recovery": ("Compensate", "Distill", "OnePass", "Sequential", "distillation_loss", "finetune"),
+    "methods.dead_units": ("remove_dead_units",),
+    "recovery": ("Compensate", "Distill", "OnePass", "Sequential"),
     "selection": ("Budget",),
     "sparse": ("SparseResult",),
-    "structure": ("Block",),
+    "blocks": ("Block",),
     "structuring": ("micro_structure",),
     "surgery": ("fold_weights", "reparameterize"),
     "training": (
-        "ADMM",
+        "distillation_loss",
+        "finetune",
         "Bound",
         "Checkpoints",
         "Constant",
         "Cosine",
         "Crops",
-        "GradualMagnitude",
-        "IrrelevanceDecay",
-        "Lobster",
         "Masks",
         "MultiStep",
-        "NNRelief",
         "OneCycle",
         "Teacher",
         "Training",
         "Validation",
-        "WeightDecay",
         "hold_out",
     ),
 }

@@ -15,26 +15,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_structure, tree_unflatten
 
+from secateur.ground.tensors import tensor_names, tensors_of
+
 from .artefact import save
-from .candidates import candidates
-from .closing import cut_to_latency
-from .cutting import cut
-from .errors import BudgetError, SurgeryError
 from .graph import Graph, Kept, trace
-from .graph.export import tensor_names
+from .ground.errors import BudgetError, SurgeryError
+from .ground.inputs import Inputs
+from .ground.processes import digest, in_step, require_same
+from .ground.progress import silenced
 from .measure import Stopwatch, Timer, compare_latency, environment, size
 from .methods import Method
-from .overrides import check_fixed, fixed_units
-from .progress import silenced
+from .methods.kinds.latency import cut_to_latency
 from .recovery import Distill
 from .recovery.jobs import masked
 from .report import Accuracy, Report, frozen_parts, loss_curve, page
-from .selection import Budget, Constraints, select
+from .selection import Budget, Constraints, remaining, select
+from .selection.overrides import check_fixed, fixed_units
 from .statistics import Calibration, collect, state_tensors
-from .statistics.reduce import digest, in_step, require_same
 from .surgery import Plan, RemoveBranch, apply, make_plan
 from .surgery.branches import constants
-from .surgery.fingerprint import tensors_of
+from .surgery.candidates import candidates
+from .surgery.cutting import cut
 from .training.describe import describe
 
 __all__ = ["Result", "plan", "prune"]
@@ -157,14 +158,13 @@ def prune(
     >>> result.model[0].out_features
     16
     """
-    args, kwargs = inputs_of(example_inputs)
+    inputs = Inputs.of(example_inputs)
     exclude = tuple(exclude)
     calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
-    inputs = kwargs or args
     seconds: dict[str, float] = {}
     with silenced(not progress):
         with timed(seconds, "trace"):
-            graph = trace(model, *args, **kwargs)
+            graph = trace(model, *inputs.args, **inputs.kwargs)
             chosen = candidates(model, graph, exclude, streams=streams)
             fixed = fixed_units(model, graph, chosen, keep or {})
             constraints = Constraints(round_to, floor, uniform=uniform, fixed=fixed)
@@ -198,8 +198,9 @@ def prune(
                             model,
                             graph,
                             chosen,
-                            ranked,
-                            lambda left: select(graph, left, budget, method.allocation, constraints),
+                            lambda left: select(
+                                graph, remaining(ranked, left.groups), budget, method.allocation, constraints
+                            ),
                             shown,
                         )
             with in_step():
@@ -333,16 +334,7 @@ def _with(model: nn.Module, tensors: Mapping[str, Tensor], names: set[str]) -> n
     return copy.deepcopy(model, memo)
 
 
-def inputs_of(
-    example: Tensor | tuple[Any, ...] | Mapping[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return example inputs as positional and keyword arguments."""
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
-
-
-def _first(calibration: Iterable[Any], graph: Graph) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _first(calibration: Iterable[Any], graph: Graph) -> Inputs:
     """Return the inputs of the first calibration batch, at most sixteen samples where the batch is free.
 
     A process without a share of the data has the example.
@@ -351,11 +343,11 @@ def _first(calibration: Iterable[Any], graph: Graph) -> tuple[tuple[Any, ...], d
     args, kwargs = graph.program.exported.example_inputs
     flat = next(iter(batches), None)
     if flat is None:
-        return args, kwargs
+        return Inputs(args, kwargs)
     if graph.program.dynamic:
         flat = batches.take(flat, torch.arange(batches.samples(flat)) < 16)
-    shown: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(flat, tree_structure((args, dict(kwargs))))
-    return shown
+    args, kwargs = tree_unflatten(flat, tree_structure((args, dict(kwargs))))
+    return Inputs(args, kwargs)
 
 
 @contextmanager

@@ -8,21 +8,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .api import Evaluate, Result, inputs_of, timed
-from .errors import BudgetError, StructureError, SurgeryError, TraceError
+from .api import Evaluate, Result, timed
+from .blocks import UNIFY
 from .graph import trace
+from .ground.errors import BudgetError, StructureError, SurgeryError, TraceError
+from .ground.inputs import Inputs
+from .ground.progress import silenced
 from .measure import compare_latency, environment, size
-from .progress import silenced
-from .removal import without_dead_units
+from .methods import ADMM, GradualMagnitude
+from .methods.dead_units import without_dead_units
 from .report import Accuracy, Report, Sparsity, Structured, zipped_bytes
 from .selection import Budget
 from .starting import Start
 from .statistics import state_tensors
-from .structure import UNIFY
 from .structuring import summary
 from .surgery import Plan
 from .surgery.fingerprint import fingerprint
-from .training import ADMM, GradualMagnitude, Masks, Trained, Training, TrainingMethod, describe, train
+from .training import Masks, Trained, Training, TrainingMethod, describe, train
 from .training.parameters import parameters
 
 __all__ = ["SparseResult", "prune_in_training"]
@@ -83,8 +85,8 @@ def prune_in_training(
     >>> round(result.trained.masks.share, 2)
     0.5
     """
-    args, kwargs = inputs_of(example_inputs)
-    inputs = kwargs or args
+    inputs = Inputs.of(example_inputs)
+    args, kwargs = inputs.args, inputs.kwargs
     begun = Start.of(model, dense)
     start, original = begun.model, begun.dense
     total = sum(p.numel() for p in original.parameters())

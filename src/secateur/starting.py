@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.ground.tensors import tensor_names, tensors_of
+
 from .api import Result
-from .errors import StructureError
-from .graph.export import tensor_names
+from .blocks import BlockPattern
+from .ground.errors import StructureError
 from .report import Report
-from .structure import BlockPattern
 from .surgery import Plan, apply
-from .surgery.fingerprint import fingerprint, tensors_of
+from .surgery.fingerprint import fingerprint
 
 __all__ = ["Start"]
 

@@ -12,27 +12,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .api import Evaluate, Result, inputs_of, timed
-from .block_latency import shares_within_latency
-from .errors import BudgetError
+from secateur.ground.tensors import tensors_of
+
+from .api import Evaluate, Result, timed
+from .blocks import UNIFY, ZERO, BlockPattern, Costs
+from .blocks.blockable import Blockable
+from .blocks.counted import Counted, counted
 from .graph import Graph, trace
+from .ground.errors import BudgetError
+from .ground.inputs import Inputs
+from .ground.processes import digest, require_same
+from .ground.progress import silenced
 from .measure import compare_latency, environment, evaluating, size
-from .measure.mode import Inputs
 from .methods.block_costs import Criterion, WeightError
-from .methods.blockable import Blockable
-from .methods.counted import Counted, counted
+from .methods.kinds.block_latency import shares_within_latency
 from .methods.microstructure import EachLayer, MicroStructured, Shares
-from .progress import silenced
 from .recovery import Compensate
 from .report import Accuracy, LayerBlocks, Report, Structured
 from .runtime.timer import BlockTimer, CompiledTimer
 from .selection import Budget
 from .starting import Start
 from .statistics import collect, state_tensors
-from .statistics.reduce import digest, require_same
-from .structure import UNIFY, ZERO, BlockPattern, Costs
 from .surgery import apply
-from .surgery.fingerprint import tensors_of
 from .training.describe import describe
 
 __all__ = ["micro_structure", "summary"]
@@ -108,8 +109,8 @@ def micro_structure(
     """
     begun = Start.of(model, dense)
     start, original = begun.model, begun.dense
-    args, kwargs = inputs_of(example_inputs)
-    inputs = kwargs or args
+    inputs = Inputs.of(example_inputs)
+    args, kwargs = inputs.args, inputs.kwargs
     calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
     clock = (timer or CompiledTimer()) if budget is not None and budget.timed else None
     seconds: dict[str, float] = {}

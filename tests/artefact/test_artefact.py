@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import secateur.artefact.files as files
 from secateur.artefact import load, read, save
 from secateur.artefact.files import parse_json, parse_yaml
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 from secateur.surgery.apply import apply
 from secateur.surgery.fingerprint import fingerprint
 from secateur.surgery.plan import Plan, RemoveBranch, SliceTensor

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from secateur.data import DATASETS, calibration, calibration_index, held_out, images, load_images
 from secateur.data.decode import Arrays, cifar_archive, idx
 from secateur.data.fetch import DebianPackage, Download, NpmPackage
-from secateur.errors import DataError, UnknownNameError
+from secateur.ground.errors import DataError, UnknownNameError
 
 
 def encode_idx(a: np.ndarray) -> bytes:

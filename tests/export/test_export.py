@@ -15,10 +15,10 @@ from test_cli import run, run_json
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.errors import ExportError
 from secateur.export import Export, to_exported_program, to_onnx
 from secateur.export import onnx as onnx_module
 from secateur.export.check import difference, example_sizes
+from secateur.ground.errors import ExportError
 
 Write = Callable[..., Export]
 WRITERS = [pytest.param(to_onnx, id="onnx"), pytest.param(to_exported_program, id="pt2")]

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import secateur as sc
-from secateur.errors import ArtefactError, ExportError
 from secateur.export import load_pretrained, save_pretrained
+from secateur.ground.errors import ArtefactError, ExportError
 
 
 def bert() -> BertModel:

@@ -7,8 +7,8 @@ import torch
 from models import SMALL, TORCHVISION, Dense, Depthwise, Grouped, Residual, Shared, conv
 from torch import Tensor, nn
 
-from secateur.errors import SurgeryError, UnknownNameError
 from secateur.graph import Graph, Group, trace
+from secateur.ground.errors import SurgeryError, UnknownNameError
 from secateur.zoo.models import resnet20
 
 IMAGE = torch.zeros(1, 3, 8, 8)

@@ -12,8 +12,8 @@ from models import SMALL, TORCHVISION, Case
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.errors import SurgeryError
 from secateur.graph import Graph, Kept, trace
+from secateur.ground.errors import SurgeryError
 from secateur.measure import macs
 
 

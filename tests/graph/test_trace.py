@@ -9,9 +9,9 @@ import torch
 from models import Residual, Shared
 from torch import Tensor, nn
 
-from secateur.errors import TraceError
 from secateur.graph import Ref, trace
-from secateur.graph.export import tensor_names
+from secateur.ground.errors import TraceError
+from secateur.ground.tensors import tensor_names
 
 
 def test_the_model_is_left_as_it_was() -> None:

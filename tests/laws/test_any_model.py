@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.artefact import load, save
-from secateur.candidates import candidates
 from secateur.graph import Graph, trace
 from secateur.surgery import Plan, Retrace, apply, make_plan, mask, verify
+from secateur.surgery.candidates import candidates
 
 CASES = {case.name: case for case in ANY}
 each = pytest.mark.parametrize("case", ANY, ids=lambda case: case.name)

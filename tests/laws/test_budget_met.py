@@ -6,8 +6,8 @@ import pytest
 from ranked import CASES, METHODS, UNITS, calibrated, cost_of, rank
 from torch import nn
 
-from secateur.errors import BudgetError
 from secateur.graph import Graph
+from secateur.ground.errors import BudgetError
 from secateur.measure import parameters, stored_bytes
 from secateur.selection import Allocation, Budget, Constraints, Ranked, select
 from secateur.selection.bundle import bundles

@@ -3,7 +3,7 @@
 import pytest
 from ranked import CASES, METHODS, UNITS, calibrated, cost_of, rank
 
-from secateur.errors import BudgetError
+from secateur.ground.errors import BudgetError
 from secateur.selection import Budget, Constraints, select
 
 SHARES = (1.0, 0.95, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05)

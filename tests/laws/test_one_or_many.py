@@ -21,8 +21,8 @@ from stopwatches import Analytic
 from torch import Tensor
 
 import secateur as sc
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, trace
+from secateur.ground.errors import CalibrationError
 from secateur.methods import OutputError
 from secateur.recovery import Distill
 from secateur.recovery.batch_norm import re_estimated

@@ -10,9 +10,9 @@ import torch
 from models import OPERATORS, Case, random_selection
 
 from secateur.artefact import load, save
-from secateur.candidates import candidates
 from secateur.graph import Graph, Group, trace
 from secateur.surgery import apply, make_plan, mask, verify
+from secateur.surgery.candidates import candidates
 
 # Share of the MACs in layers that lose something when every group does; where nothing is said, all of them.
 REACH = {"convnext_tiny": 0.93, "shufflenet_v2_x0_5": 0.99}

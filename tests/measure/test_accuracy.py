@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from secateur.errors import DataError
+from secateur.ground.errors import DataError
 from secateur.measure import agreement, batches, top1
 
 

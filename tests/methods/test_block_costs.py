@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from secateur.blocks import UNIFY, ZERO, Block, BlockPattern
 from secateur.graph import trace
 from secateur.methods.block_costs import OutputError, WeightError
 from secateur.methods.microstructure import MicroStructured
 from secateur.statistics import collect, state_tensors
-from secateur.structure import UNIFY, ZERO, Block, BlockPattern
 
 LAYERS = {
     "linear": (nn.Linear(6, 8), (6,)),

@@ -8,8 +8,8 @@ from ranked import calibrated
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, trace
+from secateur.ground.errors import CalibrationError
 from secateur.methods import BatchNormScale, Magnitude, Taylor
 from secateur.statistics import Statistics, collect, random_projection
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur import zoo
-from secateur.errors import DataError, RecipeError, SecateurError, UnknownNameError
+from secateur.ground.errors import DataError, RecipeError, SecateurError, UnknownNameError
 from secateur.recipes.registry import Samples, import_callable, resolve_data, resolve_model, resolve_type
 from secateur.recipes.schema import DataSpec, ModelSpec, TypeName
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import secateur as sc
 from secateur import api
-from secateur.errors import CalibrationError, RecipeError, UnknownNameError
+from secateur.ground.errors import CalibrationError, RecipeError, UnknownNameError
 from secateur.methods import ZCA
 from secateur.recipes import parse_recipe
 from secateur.recipes.run import method_of, run

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from secateur.errors import RecipeError
+from secateur.ground.errors import RecipeError
 from secateur.recipes import load_recipe, parse_recipe, shipped
 from secateur.recipes.schema import MagnitudeSpec, Recipe, TypeName
 

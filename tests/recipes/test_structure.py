@@ -13,14 +13,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 import secateur as sc
+from secateur.blocks import SKIPPED, UNIFY, ZERO, Place, PruneFirst, Reshape
 from secateur.cli import app
-from secateur.errors import RecipeError, UnknownNameError
-from secateur.methods import SKIPPED, OutputError, Place, WeightError
+from secateur.ground.errors import RecipeError, UnknownNameError
+from secateur.methods import OutputError, WeightError
 from secateur.recipes import parse_recipe, shipped
 from secateur.recipes.run import run
 from secateur.recipes.structure import admm_of, compensation_of, criterion_of, structure_of
 from secateur.recipes.structure_schema import ADMMSpec, MicroStructureSpec
-from secateur.structure import UNIFY, ZERO, PruneFirst, Reshape
 
 MODULE = """
 import torch

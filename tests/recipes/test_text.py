@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.errors import RecipeError
+from secateur.ground.errors import RecipeError
 from secateur.recipes import text
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import secateur as sc
 from secateur import training as room
 from secateur.cli import app
-from secateur.errors import CheckpointError, DataError, RecipeError
+from secateur.ground.errors import CheckpointError, DataError, RecipeError
 from secateur.recipes import parse_recipe, shipped
 from secateur.recipes.registry import Samples
 from secateur.recipes.run import run

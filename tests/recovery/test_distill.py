@@ -10,8 +10,8 @@ from models import SMALL, random_selection
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, Kept, trace
+from secateur.ground.errors import CalibrationError
 from secateur.recovery import Distill
 from secateur.recovery.distance import held_out_distances
 from secateur.recovery.distill import _minibatches

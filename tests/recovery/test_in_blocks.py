@@ -8,12 +8,12 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.errors import StructureError
+from secateur.blocks import KEEP, UNIFY, ZERO, Block, BlockPattern, Partition, Reshape
 from secateur.graph import trace
+from secateur.ground.errors import StructureError
 from secateur.recovery.compensate import job as job_of
 from secateur.recovery.in_blocks import InBlocks
 from secateur.recovery.least_squares import Moments, mean_squared_error
-from secateur.structure import KEEP, UNIFY, ZERO, Block, BlockPattern, Partition, Reshape
 
 CONVOLUTIONS = {
     "linear": (nn.Linear(6, 5), (6,)),

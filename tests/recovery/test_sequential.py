@@ -9,8 +9,8 @@ from models import SMALL, random_selection
 from repairs import errors_at, values_at
 from torch import Tensor, nn
 
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, Kept, trace
+from secateur.ground.errors import CalibrationError
 from secateur.recovery import Sequential
 from secateur.recovery.jobs import jobs, masked
 from secateur.statistics import Forward, Statistics, collect, state_tensors

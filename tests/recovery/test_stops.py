@@ -9,13 +9,13 @@ from any_model import ANY
 from models import SMALL, random_selection
 from torch import Tensor, nn
 
-from secateur.candidates import candidates
 from secateur.graph import Graph, Kept, trace
 from secateur.recovery import Sequential
 from secateur.recovery.jobs import jobs
 from secateur.recovery.schedule import _levels
 from secateur.recovery.stops import _Order, find_stops
 from secateur.statistics import collect
+from secateur.surgery.candidates import candidates
 
 
 class Residual(nn.Module):

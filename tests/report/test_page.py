@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from reports import ATTACK, full_report, hostile_report
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 from secateur.measure import Comparison, Latency, Size
 from secateur.report import Accuracy, Report, page, write_page
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports import full_report, hostile_report
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 from secateur.report import page, read_report
 from secateur.report.read import report_from_json
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from reports import full_report
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 from secateur.measure import Comparison, Environment, Latency, Size
 from secateur.report import Accuracy, Report, Sparsity, page
 from secateur.report.read import report_from_json

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 from secateur.runtime import INSTRUCTION_SETS
 from secateur.runtime.library import FOLDER, VARIABLE, Library, find_library
 

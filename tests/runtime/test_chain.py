@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sparse import blocked
 from torch import Tensor, nn
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 from secateur.runtime import SparseConv2d, SparseLinear, modules, pool
 from secateur.runtime import chain as chain_module
 from secateur.runtime.chain import Chain, _placed, find_chains, part_sizes, time_parts

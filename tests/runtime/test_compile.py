@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur import runtime
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 from secateur.runtime import SparseConv2d, SparseLinear, choose, fuse
 from secateur.runtime.chain import Chain
 from secateur.runtime.library import VARIABLE

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 import secateur as sc
 from secateur import runtime
 from secateur.artefact.packed import Blocks
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 from secateur.runtime import pack
 from secateur.runtime.load import pack_blocks
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 from secateur.runtime import Activation, SparseConv2d, SparseLinear, library, pack
 from secateur.runtime import dense as fallback
 from secateur.runtime.library import VARIABLE, find_library, kernels

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sparse import blocked, unified
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 from secateur.runtime import HEIGHTS, best_height, pack, pack_unified, unpack, unpack_unified
 from secateur.runtime.lookup import pack_lookup
 from secateur.runtime.packing import check_packed

@@ -2,7 +2,7 @@
 
 import pytest
 
-from secateur.errors import BudgetError
+from secateur.ground.errors import BudgetError
 from secateur.selection import Budget
 
 

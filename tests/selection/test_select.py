@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import SMALL
 
-from secateur.errors import BudgetError
 from secateur.graph import Graph, Segment, trace
+from secateur.ground.errors import BudgetError
 from secateur.selection import (
     Allocation,
     Budget,

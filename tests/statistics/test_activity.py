@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from models import SMALL
 from torch import Tensor, nn
 
-from secateur.errors import CalibrationError
 from secateur.graph import trace
+from secateur.ground.errors import CalibrationError
 from secateur.statistics import state_tensors
 from secateur.statistics.activity import Activity, Norm, activity, kernel_norms
 

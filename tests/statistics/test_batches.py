@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from secateur.errors import CalibrationError
 from secateur.graph import Program, trace
+from secateur.ground.errors import CalibrationError
 from secateur.statistics import Calibration
 
 

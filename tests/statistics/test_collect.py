@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, Layer, trace
+from secateur.ground.errors import CalibrationError
 from secateur.statistics import Calibration, Forward, Statistics, collect
 from secateur.statistics.outlets import affine, outlet
 from secateur.statistics.patches import Rows, read_rows

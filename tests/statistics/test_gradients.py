@@ -10,8 +10,8 @@ from models import SMALL
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, Group, trace
+from secateur.ground.errors import CalibrationError
 from secateur.statistics import collect, random_projection
 from secateur.statistics.gradients import Loss, gate_gradients
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import SurgeryError
+from secateur.ground.errors import SurgeryError
 from secateur.surgery.apply import apply
 from secateur.surgery.fingerprint import fingerprint
 from secateur.surgery.modules import Constant, Removed, output_shape

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.graph import trace
+from secateur.ground.tensors import tensors_of
 from secateur.measure import parameters
-from secateur.removal import remove_dead_units, without_dead_units
+from secateur.methods.dead_units import remove_dead_units, without_dead_units
 from secateur.surgery.constant import TRANSPARENT, constants_read
-from secateur.surgery.fingerprint import tensors_of
 from secateur.zoo.models import resnet20, vgg16_bn
 
 BY_NAME = {case.name: case for case in SMALL}

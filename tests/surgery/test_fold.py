@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import secateur as sc
-from secateur.errors import SurgeryError
+from secateur.ground.errors import SurgeryError
 
 
 class Standardised(nn.Conv2d):

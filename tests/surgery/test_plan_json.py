@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 from secateur.surgery.plan import Fingerprint, Plan, RemoveBranch, Resize, Retrace, SetAttribute, SliceTensor
 from secateur.surgery.plan_json import plan_from_json, plan_to_json
 

@@ -9,7 +9,7 @@ from models import randomise
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.errors import SurgeryError
+from secateur.ground.errors import SurgeryError
 
 
 class Branches(nn.Module):

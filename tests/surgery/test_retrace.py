@@ -7,8 +7,8 @@ import torch
 from models import randomise
 from torch import Tensor, nn
 
-from secateur.errors import SurgeryError
 from secateur.graph import trace
+from secateur.ground.errors import SurgeryError
 from secateur.surgery import Plan, Retrace, apply, make_plan, mask, verify
 
 

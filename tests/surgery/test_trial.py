@@ -7,8 +7,8 @@ import torch
 from models import SMALL, Residual, randomise
 from torch import Tensor, nn
 
-from secateur.errors import SurgeryError
 from secateur.graph import trace
+from secateur.ground.errors import SurgeryError
 from secateur.surgery import apply, editable, edits, make_plan, mask, removable, verify
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from training_problems import Smallest, accuracy, data, loader, network
 
 import secateur as sc
-from secateur.errors import CheckpointError
+from secateur.ground.errors import CheckpointError
 from secateur.training import describe, train
 from secateur.training.checkpoint import (
     load_optimizer,

@@ -7,16 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from secateur.errors import TrainingError
-from secateur.training import (
-    Global,
-    GradualMagnitude,
-    IrrelevanceDecay,
-    LayerWise,
-    Lobster,
-    Masks,
-    WeightDecay,
-)
+from secateur.ground.errors import TrainingError
+from secateur.methods import GradualMagnitude, IrrelevanceDecay, Lobster, WeightDecay
+from secateur.training import Global, LayerWise, Masks
 from secateur.training.crop import crop_fraction, magnitudes
 
 Scores = dict[str, Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from secateur.errors import TrainingError, UnknownNameError
+from secateur.ground.errors import TrainingError, UnknownNameError
 from secateur.training import Masks, Rule, Step, attach
 
 OPTIMIZERS = [

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training_problems import Smallest, accuracy, data, loader, network, options
 
 import secateur as sc
-from secateur.errors import BoundError, CheckpointError, DataError, TrainingError
+from secateur.ground.errors import BoundError, CheckpointError, DataError, TrainingError
 from secateur.training import Masks, train
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 from torch import Tensor, nn
 
-from secateur.errors import TrainingError, UnknownNameError
+from secateur.ground.errors import TrainingError, UnknownNameError
 from secateur.training import Masks
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.errors import UnknownNameError
+from secateur.ground.errors import UnknownNameError
 from secateur.training.parameters import choose
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from secateur.errors import ArtefactError, UnknownNameError
+from secateur.ground.errors import ArtefactError, UnknownNameError
 from secateur.zoo import PRETRAINED, pretrained, weights
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 
 from .manifest import CONFIGS, FILES, MODEL, PAGE, PLAN
 

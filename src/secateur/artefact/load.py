@@ -16,10 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from secateur.errors import ArtefactError, SurgeryError, did_you_mean
-from secateur.graph.export import tensor_names
+from secateur.ground.errors import ArtefactError, SurgeryError, did_you_mean
+from secateur.ground.tensors import tensor_names, tensors_of
 from secateur.surgery.apply import apply_in_place
-from secateur.surgery.fingerprint import tensors_of
 from secateur.surgery.plan import Plan, RemoveBranch
 from secateur.surgery.plan_json import plan_from_json
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.errors import ArtefactError, did_you_mean
+from secateur.ground.errors import ArtefactError, did_you_mean
 from secateur.surgery.plan import Plan
 
 __all__ = ["CONFIGS", "FILES", "MODEL", "PAGE", "PLAN", "RECIPE", "REPORT", "VERSION", "Artefact", "Manifest"]

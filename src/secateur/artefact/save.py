@@ -14,9 +14,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from secateur.errors import ArtefactError
-from secateur.graph.export import tensor_names
-from secateur.surgery.fingerprint import tensors_of
+from secateur.ground.errors import ArtefactError
+from secateur.ground.tensors import tensor_names, tensors_of
 from secateur.surgery.plan import Plan
 from secateur.surgery.plan_json import plan_to_json
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ..allocator import keep_memory
-from ..errors import SecateurError
+from secateur.ground.errors import SecateurError
+from secateur.measure.allocator import keep_memory
 
 __all__ = ["app", "main"]
 

@@ -52,8 +52,8 @@ def pack(
 
       secateur pack model.safetensors --bits 8 --exclude "head.*" --json
     """
-    from ..artefact import Quantise
-    from ..artefact import pack as pack_file
+    from secateur.artefact import Quantise
+    from secateur.artefact import pack as pack_file
 
     if bits not in (None, 4, 8, 16):
         raise typer.BadParameter(f"--bits {bits}: 16, 8 and 4 are known")
@@ -91,7 +91,7 @@ def unpack(
 
       secateur unpack half.sec -o half
     """
-    from ..artefact.packed import describe, unpack_to
+    from secateur.artefact.packed import describe, unpack_to
 
     packed = describe(file)
     where = None if output is None else unpack_to(file, output)
@@ -137,9 +137,9 @@ def export(
     """
     from dataclasses import asdict
 
-    from ..export import load_pretrained, to_exported_program, to_onnx
-    from ..export.check import TOLERANCE
-    from ..export.pretrained import example_of, is_pretrained
+    from secateur.export import load_pretrained, to_exported_program, to_onnx
+    from secateur.export.check import TOLERANCE
+    from secateur.export.pretrained import example_of, is_pretrained
 
     network: Any
     if is_pretrained(Path(target)):
@@ -156,7 +156,7 @@ def export(
         network, example = model_of(model or target, input_shape)
         dimensions = (0,)
         if model is not None:
-            from ..artefact import load
+            from secateur.artefact import load
 
             network = load(target, network)
     options: dict[str, Any] = {"free": numbers("--free", free) if free else dimensions}

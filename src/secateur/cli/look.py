@@ -25,12 +25,12 @@ def inspect(
 
       secateur inspect my_project:build --input 1,3,64,64 --json
     """
-    from ..graph import trace
+    from secateur.graph import trace
 
     network, example = model_of(model, input_shape)
     graph = trace(network, example)
     if as_json:
-        from ..report.graph import graph_to_json
+        from secateur.report.graph import graph_to_json
 
         show_json(graph_to_json(graph))
     else:
@@ -60,7 +60,7 @@ def measure(
 
       secateur measure half --model zoo:resnet20-cifar10 --data cifar10
     """
-    from ..measuring import How, measure_artefact, measure_model
+    from .measuring import How, measure_artefact, measure_model
 
     timing = How(rounds, seconds, threads)
     if Path(target).exists():
@@ -99,7 +99,7 @@ def report(
 
       secateur report half third --output comparison.html
     """
-    from ..report import page, read_report, write_page
+    from secateur.report import page, read_report, write_page
 
     found = {str(path): read_report(path) for path in artefacts}
     names = [path.resolve().name for path in artefacts]

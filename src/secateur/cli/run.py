@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ArtefactError
+from secateur.ground.errors import ArtefactError
+
 from .common import JSON, say, show, show_json, silent
 
 __all__ = ["demo", "prune"]
@@ -29,8 +30,9 @@ def demo(
     """
     from dataclasses import asdict
 
-    from ..artefact.manifest import PAGE
-    from ..demo import demo as run_demo
+    from secateur.artefact.manifest import PAGE
+
+    from .demo import demo as run_demo
 
     figures, found = run_demo(output, silent if as_json else say)
     if as_json:
@@ -101,7 +103,7 @@ def prune(
 
       secateur prune resnet20-cifar10-blocks --set then.1.method.unify=0.3
     """
-    from ..recipes import load_recipe
+    from secateur.recipes import load_recipe
 
     path = Path(recipe)
     settings = settings or []
@@ -110,7 +112,7 @@ def prune(
     if path.is_file():
         sys.path.insert(0, str(path.resolve().parent))
     parsed = load_recipe(path if path.is_file() else _shipped(recipe), settings)
-    from ..recipes.run import run, write
+    from secateur.recipes.run import run, write
 
     result = run(parsed, progress=not (quiet or as_json), resume=resume)
     if not _first_process():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from secateur.ground.errors import DataError
 
 __all__ = ["Arrays", "Decoder", "cifar_archive", "cifar_sheets", "idx", "idx_files"]
 

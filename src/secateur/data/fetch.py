@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import DataError
+from secateur.ground.errors import DataError
 
 __all__ = ["DebianPackage", "Download", "Fetcher", "NpmPackage"]
 

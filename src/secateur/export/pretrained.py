@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.api import Result
 from secateur.artefact import load, save
 from secateur.artefact.files import find, parse_json, read_text
-from secateur.errors import ArtefactError, ExportError, did_you_mean
+from secateur.ground.errors import ArtefactError, ExportError, did_you_mean
 from secateur.report import page
 
 __all__ = ["example_of", "is_pretrained", "load_pretrained", "save_pretrained"]

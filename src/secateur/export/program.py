@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +11,11 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from secateur.errors import ExportError
 from secateur.graph.export import export_program
+from secateur.ground.errors import ExportError
+from secateur.ground.inputs import Example, Inputs
 
-__all__ = ["Example", "Portable", "portable"]
-
-Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
-"""A tensor, a tuple of positional or a mapping of keyword inputs."""
+__all__ = ["Portable", "portable"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +37,8 @@ def portable(model: nn.Module, example: Example, free: tuple[int, ...]) -> Porta
         TraceError: torch.export refuses the model.
         ExportError: the model's code fixes a size that was asked to be free.
     """
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    if isinstance(example, Mapping):
-        args, kwargs = (), dict(example)
-    else:
-        args, kwargs = (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
+    given = Inputs.of(example)
+    args, kwargs = given.args, dict(given.kwargs)
     program = export_program(model, args, kwargs, free=free) if free else None
     if program is None or not program.dynamic:
         if any(d > 0 for d in free):

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.errors import ExportError
+from secateur.ground.errors import ExportError
+from secateur.ground.inputs import Example
 
 from .check import TOLERANCE, Export, check, example_sizes
 from .files import replacing_file
-from .program import Example, portable
+from .program import portable
 
 __all__ = ["to_exported_program"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from secateur.graph.context import Context, Piece, Unsupported
-from secateur.graph.groups import Kind
-from secateur.graph.labels import Labels, Reason, UnionFind, Value
-from secateur.graph.program import Node, Program, Ref, Shape, references
-from secateur.graph.rules import CONTRACTIONS, RULES, Result
+from .context import Context, Piece, Unsupported
+from .groups import Kind
+from .labels import Labels, Reason, UnionFind, Value
+from .program import Node, Program, Ref, Shape, references
+from .rules import CONTRACTIONS, RULES, Result
 
 __all__ = ["Analysis", "analyse"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.graph.analysis import Analysis
-from secateur.graph.grouping import Units
-from secateur.graph.groups import Group
-from secateur.graph.layers import Layer
-from secateur.graph.program import Node, Program, references
+from .analysis import Analysis
+from .grouping import Units
+from .groups import Group
+from .layers import Layer
+from .program import Node, Program, references
 
 __all__ = ["Branch", "find_branches"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from secateur.graph.groups import Kind
-from secateur.graph.labels import Labels, Reason, UnionFind, Value, expand_left, varying
-from secateur.graph.program import Node, Shape
+from .groups import Kind
+from .labels import Labels, Reason, UnionFind, Value, expand_left, varying
+from .program import Node, Shape
 
 __all__ = ["Context", "Piece", "Unsupported"]
 

@@ -19,12 +19,14 @@ from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
-from secateur.errors import TraceError
-from secateur.graph.flat import flat
-from secateur.graph.program import Node, Program, Ref, Shape
-from secateur.modes import evaluating
+from secateur.ground.errors import TraceError
+from secateur.ground.modes import evaluating
+from secateur.ground.tensors import identity, named_tensors, tensor_names
 
-__all__ = ["check_kind", "check_runs", "export_program", "tensor_names"]
+from .flat import flat
+from .program import Node, Program, Ref, Shape
+
+__all__ = ["check_kind", "check_runs", "export_program"]
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
@@ -78,38 +80,12 @@ def check_kind(model: nn.Module) -> None:
         )
 
 
-def tensor_names(model: nn.Module) -> list[tuple[str, ...]]:
-    """Return all names of each parameter and buffer, the canonical one first; tied tensors are one entry.
-
-    Two names are one tensor if they are the same object, or the same memory in the same shape.
-
-    >>> layer = nn.Linear(2, 2, bias=False)
-    >>> tensor_names(nn.Sequential(layer, layer))
-    [('0.weight', '1.weight')]
-    """
-    names: dict[Any, list[str]] = defaultdict(list)
-    for name, tensor in _tensors(model):
-        names[_identity(tensor)].append(name)
-    return [tuple(group) for group in names.values()]
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
-
-
-def _identity(tensor: Tensor) -> Any:
-    if tensor.numel() == 0 or tensor.device.type == "meta":
-        return id(tensor)
-    return tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype
-
-
 def _shared(model: nn.Module) -> frozenset[str]:
     """Names whose memory another tensor uses in another form: slicing one would tear them apart."""
     by_memory: dict[int, dict[Any, str]] = defaultdict(dict)
-    for name, tensor in _tensors(model):
+    for name, tensor in named_tensors(model):
         if tensor.numel() and tensor.device.type != "meta":
-            by_memory[tensor.untyped_storage().data_ptr()].setdefault(_identity(tensor), name)
+            by_memory[tensor.untyped_storage().data_ptr()].setdefault(identity(tensor), name)
     return frozenset(name for forms in by_memory.values() if len(forms) > 1 for name in forms.values())
 
 
@@ -275,7 +251,7 @@ def _program(model: nn.Module, exported: ExportedProgram, batch: int, dynamic: b
         parameters=parameters,
         buffers=frozenset(buffers - {names[name][0] for name, _ in model.named_parameters()}),
         shared=_shared(model),
-        shapes={names[name][0]: tuple(tensor.shape) for name, tensor in _tensors(model)},
+        shapes={names[name][0]: tuple(tensor.shape) for name, tensor in named_tensors(model)},
         batch=batch,
         dynamic=dynamic,
         exported=exported,

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.errors import SurgeryError, UnknownNameError, did_you_mean
-from secateur.graph.analysis import Analysis
-from secateur.graph.branch import Branch
-from secateur.graph.grouping import Units
-from secateur.graph.groups import Frozen, Group, Kept
-from secateur.graph.layers import Layer
-from secateur.graph.predict import Alive, CostModel, alive_units, predict_shape
-from secateur.graph.program import Node, Program, Shape, references
-from secateur.graph.rules import PRODUCTS
-from secateur.graph.show import to_text
+from secateur.ground.errors import SurgeryError, UnknownNameError, did_you_mean
+
+from .analysis import Analysis
+from .branch import Branch
+from .grouping import Units
+from .groups import Frozen, Group, Kept
+from .layers import Layer
+from .predict import Alive, CostModel, alive_units, predict_shape
+from .program import Node, Program, Shape, references
+from .rules import PRODUCTS
+from .show import to_text
 
 __all__ = ["Graph"]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.graph.analysis import Analysis
-from secateur.graph.groups import Frozen, Group, Kind, Segment, Site, Slice
-from secateur.graph.labels import Labels
-from secateur.graph.layers import Layer
-from secateur.graph.program import Program, references
-from secateur.graph.rules.convolution import passes_groups
+from .analysis import Analysis
+from .groups import Frozen, Group, Kind, Segment, Site, Slice
+from .labels import Labels
+from .layers import Layer
+from .program import Program, references
+from .rules.convolution import passes_groups
 
 __all__ = ["Units", "find_frozen", "find_groups"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.graph.program import Node, Program, Ref, Shape
+from .program import Node, Program, Ref, Shape
 
 __all__ = ["Layer", "find_layers"]
 

@@ -9,13 +9,14 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.errors import SurgeryError
-from secateur.graph.analysis import Analysis
-from secateur.graph.einsum import spelled_out
-from secateur.graph.grouping import Units
-from secateur.graph.labels import Labels, Value, varying
-from secateur.graph.layers import RANK
-from secateur.graph.program import Node, Program, Ref, Shape
+from secateur.ground.errors import SurgeryError
+
+from .analysis import Analysis
+from .einsum import spelled_out
+from .grouping import Units
+from .labels import Labels, Value, varying
+from .layers import RANK
+from .program import Node, Program, Ref, Shape
 
 __all__ = ["Alive", "CostModel", "Term", "alive_units", "predict_shape"]
 

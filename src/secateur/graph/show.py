@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secateur.graph.graph import Graph
-    from secateur.graph.groups import Group, Site
+    from .graph import Graph
+    from .groups import Group, Site
 
 __all__ = ["to_text"]
 

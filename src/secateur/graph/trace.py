@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from secateur.errors import TraceError
-from secateur.graph.analysis import analyse
-from secateur.graph.branch import find_branches
-from secateur.graph.export import check_kind, check_runs, export_program
-from secateur.graph.graph import Graph
-from secateur.graph.grouping import find_frozen, find_groups
-from secateur.graph.layers import find_layers
-from secateur.graph.program import Program
+from secateur.ground.errors import TraceError
+
+from .analysis import analyse
+from .branch import find_branches
+from .export import check_kind, check_runs, export_program
+from .graph import Graph
+from .grouping import find_frozen, find_groups
+from .layers import find_layers
+from .program import Program
 
 __all__ = ["analyse_program", "trace"]
 

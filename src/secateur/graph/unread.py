@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from secateur.graph.graph import Graph
-from secateur.graph.groups import Group, Slice
+from .graph import Graph
+from .groups import Group, Slice
 
 __all__ = ["read_by", "sweep", "unread"]
 

@@ -1,8 +1,7 @@
 """What a network costs and how good it is: counts, time, accuracy, and where that was measured."""
 
-from secateur.allocator import keep_memory
-
 from .accuracy import agreement, batches, top1
+from .allocator import keep_memory
 from .count import Size, macs, parameters, size, stored_bytes
 from .environment import Environment, environment
 from .latency import Comparison, Latency, Timing, compare_latency, time_model

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError
+from secateur.ground.errors import DataError
+
 from .mode import evaluating
 
 __all__ = ["agreement", "batches", "top1"]

@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.modes import evaluating, without_fastpath
-
-from .mode import Inputs, call
+from secateur.ground.inputs import Example, Inputs
+from secateur.ground.modes import evaluating, without_fastpath
 
 __all__ = ["Size", "macs", "parameters", "size", "stored_bytes"]
 
@@ -68,7 +66,7 @@ def file_size(tensors: Mapping[str, Tensor]) -> int:
     return 8 + math.ceil(length / 8) * 8 + end
 
 
-def macs(model: nn.Module, inputs: Inputs) -> int:
+def macs(model: nn.Module, inputs: Example) -> int:
     """Count the multiply-accumulates of convolutions, matrix products, attention and recurrent layers in a forward.
 
     They are half of what ``torch.utils.flop_counter`` reports, which is told of the calls that only a CPU makes;
@@ -78,10 +76,10 @@ def macs(model: nn.Module, inputs: Inputs) -> int:
     30
     """
     # Not inference mode: there, composite operators such as linear reach the counter undecomposed.
-    with evaluating(model), _leaves_without_gradients(model), without_fastpath(), torch.no_grad():
-        detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, inputs)
-        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
-            call(model, detached)
+    given = Inputs.of(inputs).detached()
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    with evaluating(model), _leaves_without_gradients(model), without_fastpath(), torch.no_grad(), counter:
+        given(model)
     return int(counter.get_total_flops()) // 2
 
 
@@ -116,6 +114,6 @@ def _leaves_without_gradients(model: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def size(model: nn.Module, inputs: Inputs) -> Size:
+def size(model: nn.Module, inputs: Example) -> Size:
     """Count everything at once."""
     return Size(parameters(model), macs(model, inputs), stored_bytes(model))

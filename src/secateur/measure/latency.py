@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .mode import Inputs, call, evaluating, using_threads
+from secateur.ground.inputs import Example, Inputs
 
-__all__ = ["Comparison", "Latency", "Timing", "batch_size", "compare_latency", "interleaved", "time_model"]
+from .mode import evaluating, using_threads
+
+__all__ = ["Comparison", "Latency", "Timing", "compare_latency", "interleaved", "time_model"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Timing:
 def compare_latency(
     dense: nn.Module,
     pruned: nn.Module,
-    inputs: Inputs,
+    inputs: Example,
     *,
     rounds: int = 30,
     seconds: float = 2.0,
@@ -77,14 +79,14 @@ def compare_latency(
         ratio_low=low,
         ratio_high=high,
         rounds=len(times[0]),
-        batch=batch_size(inputs),
+        batch=Inputs.of(inputs).batch,
         threads=used,
     )
 
 
 def time_model(
     model: nn.Module,
-    inputs: Inputs,
+    inputs: Example,
     *,
     rounds: int = 30,
     seconds: float = 2.0,
@@ -99,12 +101,12 @@ def time_model(
     """
     with using_threads(threads) as used:
         (times,) = interleaved((model,), inputs, rounds, seconds, warmup, clock)
-    return Timing(_latency(times), rounds=len(times), batch=batch_size(inputs), threads=used)
+    return Timing(_latency(times), rounds=len(times), batch=Inputs.of(inputs).batch, threads=used)
 
 
 def interleaved(
     models: Sequence[nn.Module],
-    inputs: Inputs,
+    inputs: Example,
     rounds: int,
     seconds: float,
     warmup: int,
@@ -113,17 +115,18 @@ def interleaved(
     """Return the milliseconds of each run of each model, in turns; the other arguments are `compare_latency`'s."""
     if rounds < 2:
         raise ValueError(f"quartiles need at least two rounds, not {rounds}")
+    given = Inputs.of(inputs)
     times: list[list[float]] = [[] for _ in models]
     turns = list(range(len(models)))
     with evaluating(*models), torch.inference_mode():
         for _ in range(warmup):
             for model in models:
-                call(model, inputs)
+                given(model)
         begin = clock()
         while len(times[0]) < rounds or clock() - begin < seconds:
             for i in turns:
                 start = clock()
-                call(models[i], inputs)
+                given(models[i])
                 times[i].append(1000 * (clock() - start))
             turns.reverse()
     return times
@@ -137,9 +140,3 @@ def _latency(times: list[float]) -> Latency:
 def _quartiles(values: list[float]) -> tuple[float, float, float]:
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, statistics.median(values), high
-
-
-def batch_size(inputs: Inputs) -> int:
-    """Return the first dimension of the first tensor among the inputs."""
-    given = inputs.values() if isinstance(inputs, Mapping) else inputs
-    return next((x.shape[0] for x in given if isinstance(x, Tensor) and x.dim()), 1)

@@ -14,9 +14,8 @@ from torch import nn
 from secateur.graph import Graph, Group, Kept
 from secateur.graph.layers import Layer
 from secateur.graph.program import references
+from secateur.ground.inputs import Example, Inputs
 
-from .latency import batch_size
-from .mode import Inputs
 from .operation import Operation
 from .timer import Timer
 
@@ -107,7 +106,7 @@ class LatencyModel:
 
 
 def latency_model(
-    model: nn.Module, graph: Graph, groups: Iterable[Group], inputs: Inputs, timer: Timer
+    model: nn.Module, graph: Graph, groups: Iterable[Group], inputs: Example, timer: Timer
 ) -> LatencyModel:
     """Time the layers of a model at the widths that some groups could give them, and the model as a whole.
 
@@ -116,7 +115,7 @@ def latency_model(
     """
     owned = {(s.parameter, s.dim) for group in groups for s in group.slices}
     program = graph.program
-    batch = batch_size(inputs) / program.batch if program.dynamic else 1.0
+    batch = Inputs.of(inputs).batch / program.batch if program.dynamic else 1.0
     plans = [_widths(graph, layer, owned, batch) for layer in graph.layers]
     dense, macs = graph.elements(), graph.macs()
     own = {layer.node for layer in graph.layers}
@@ -133,7 +132,7 @@ def latency_model(
     counts = [4**k for k in range(4, math.ceil(math.log(max(largest, 4**4), 4)) + 1)]
     elementwise, norms = ([Operation(op, n) for n in counts] for op in ("elementwise", "normalisation"))
     wanted = [*(o for plan in plans for row in plan for o in row), *elementwise, *norms]
-    times = timer.operations(wanted, batch_size(inputs))
+    times = timer.operations(wanted, Inputs.of(inputs).batch)
     layers = tuple(
         _Timed(
             layer=layer,

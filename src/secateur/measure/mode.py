@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import nn
 
-from secateur.modes import evaluating
+from secateur.ground.modes import evaluating
 
-__all__ = ["Inputs", "call", "evaluating", "using_threads"]
-
-Inputs = Sequence[Any] | Mapping[str, Any]
-"""Positional inputs of a model, or keyword inputs."""
-
-
-def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Run a model on its inputs."""
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+__all__ = ["evaluating", "using_threads"]
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from secateur.progress import track
+from secateur.ground.inputs import Example
+from secateur.ground.progress import track
 
 from .environment import environment
 from .latency import interleaved
-from .mode import Inputs
 from .operation import Operation, runnable
 from .store import Conditions, cache_folder, read_times, write_times
 
@@ -33,7 +33,7 @@ class Timer(Protocol):
     def operations(self, operations: Sequence[Operation], batch: int) -> Mapping[Operation, float]:
         """Return the milliseconds of each operation of a model that is run on batches of that size."""
 
-    def models(self, models: Sequence[nn.Module], inputs: Inputs) -> Sequence[float]:
+    def models(self, models: Sequence[nn.Module], inputs: Example) -> Sequence[float]:
         """Return the median milliseconds of each model on the inputs, run in turns."""
 
 
@@ -67,7 +67,7 @@ class Stopwatch:
                 warnings.warn(f"Times cannot be kept in {self.folder}: {error}", stacklevel=2)
         return {o: known[o.key] for o in operations}
 
-    def models(self, models: Sequence[nn.Module], inputs: Inputs) -> Sequence[float]:
+    def models(self, models: Sequence[nn.Module], inputs: Example) -> Sequence[float]:
         """Return the median milliseconds of each model, run in turns."""
         times = interleaved(models, inputs, self.rounds, self.model_seconds, 3, self.clock)
         return [statistics.median(t) for t in times]

@@ -1,11 +1,14 @@
 """The methods, one file each."""
 
 from .activation import ActivationMagnitude, Fluctuation
+from .admm import ADMM, Residual
 from .baselines import BatchNormScale, Magnitude, Random
 from .block_costs import Criterion, OutputError, WeightError
-from .blockable import SKIPPED, Blockable, Place, Skip, blockable
-from .counted import Counted, counted
+from .gradual import GradualMagnitude
+from .irrelevance import Fading, GammaSchedule, IrrelevanceDecay, Steady, WeightDecay
+from .lobster import Lobster
 from .microstructure import AcrossLayers, EachLayer, MicroStructured, Shares, Spread
+from .nn_relief import NNRelief, PivotRule, Propagation
 from .orders import ZCA, Conditional, Output, Pivot, Variance, Weights
 from .protocol import Method
 from .ranking import Order, Ranking, Reader
@@ -13,36 +16,41 @@ from .snp import SNP
 from .taylor import Taylor
 
 __all__ = [
-    "SKIPPED",
+    "ADMM",
     "SNP",
     "ZCA",
     "AcrossLayers",
     "ActivationMagnitude",
     "BatchNormScale",
-    "Blockable",
     "Conditional",
-    "Counted",
     "Criterion",
     "EachLayer",
+    "Fading",
     "Fluctuation",
+    "GammaSchedule",
+    "GradualMagnitude",
+    "IrrelevanceDecay",
+    "Lobster",
     "Magnitude",
     "Method",
     "MicroStructured",
+    "NNRelief",
     "Order",
     "Output",
     "OutputError",
     "Pivot",
-    "Place",
+    "PivotRule",
+    "Propagation",
     "Random",
     "Ranking",
     "Reader",
+    "Residual",
     "Shares",
-    "Skip",
     "Spread",
+    "Steady",
     "Taylor",
     "Variance",
+    "WeightDecay",
     "WeightError",
     "Weights",
-    "blockable",
-    "counted",
 ]

@@ -10,11 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from secateur.blocks import Costs, Partition, block_costs
 from secateur.graph import Graph, Layer
 from secateur.statistics.collect import Statistics
 from secateur.statistics.outlets import affine, outlet
 from secateur.statistics.sums import SiteStatistics
-from secateur.structure import Costs, Partition, block_costs
 
 __all__ = ["Criterion", "OutputError", "WeightError"]
 

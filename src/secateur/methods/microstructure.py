@@ -9,13 +9,12 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from secateur.errors import StructureError
-from secateur.patterns import check_patterns, matches
-from secateur.structure import Assignment, Block, BlockPattern, Costs, Joint, Partition, choose
-from secateur.structure.pattern import KEEP
-from secateur.structure.projection import check_shares
-
-from .blockable import SKIPPED, Blockable, Skip, blockable
+from secateur.blocks import Assignment, Block, BlockPattern, Costs, Joint, Partition, choose
+from secateur.blocks.blockable import SKIPPED, Blockable, Skip, blockable
+from secateur.blocks.pattern import KEEP
+from secateur.blocks.projection import check_shares
+from secateur.ground.errors import StructureError
+from secateur.ground.patterns import check_patterns, matches
 
 __all__ = ["AcrossLayers", "EachLayer", "MicroStructured", "Shares", "Spread"]
 

@@ -18,10 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..data import DATASETS, calibration, demo_data, load_images
-from ..errors import DataError, RecipeError, UnknownNameError, did_you_mean
-from ..measure import batches, top1
-from ..zoo import PRETRAINED, models, pretrained
+from secateur.data import DATASETS, calibration, demo_data, load_images
+from secateur.ground.errors import DataError, RecipeError, UnknownNameError, did_you_mean
+from secateur.measure import batches, top1
+from secateur.zoo import PRETRAINED, models, pretrained
+
 from .schema import DataSpec, ModelSpec
 from .strict import TypeName
 

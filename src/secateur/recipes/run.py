@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import (
+from secateur import (
     SNP,
     BatchNormScale,
     Budget,
@@ -27,19 +27,13 @@ from .. import (
     pack,
     prune,
 )
-from ..errors import CalibrationError, RecipeError
-from ..measure import using_threads
-from ..methods import ZCA, Conditional, Method, Order, Pivot, Variance, Weights
-from ..recovery import Recovery
-from ..sparse import check_epochs
-from .registry import (
-    Samples,
-    import_callable,
-    resolve_data,
-    resolve_evaluate,
-    resolve_model,
-    resolve_type,
-)
+from secateur.ground.errors import CalibrationError, RecipeError
+from secateur.measure import using_threads
+from secateur.methods import ZCA, Conditional, Method, Order, Pivot, Variance, Weights
+from secateur.recovery import Recovery
+from secateur.sparse import check_epochs
+
+from .registry import Samples, import_callable, resolve_data, resolve_evaluate, resolve_model, resolve_type
 from .schema import (
     BatchNormScaleSpec,
     MagnitudeSpec,

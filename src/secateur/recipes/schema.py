@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from ..errors import RecipeError, did_you_mean
+from secateur.ground.errors import RecipeError, did_you_mean
+
 from . import structure_schema, text, training_schema
 from .strict import Positive, Seed, Strict, TypeName, named
 from .structure_schema import BlocksSpec, MicroStructureSpec

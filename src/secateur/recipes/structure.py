@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..methods import (
-    SKIPPED,
+from secateur.blocks import SKIPPED, Block, Joint, Place, PruneFirst, Reshape, Skip
+from secateur.methods import (
+    ADMM,
     AcrossLayers,
     Criterion,
     EachLayer,
     MicroStructured,
     OutputError,
-    Place,
     Shares,
-    Skip,
     WeightError,
 )
-from ..recovery import Compensate
-from ..structure import Block, Joint, PruneFirst, Reshape
-from ..training import ADMM
+from secateur.recovery import Compensate
+
 from .registry import resolve_type
 from .strict import TypeName
 from .structure_schema import ADMMSpec, BlocksSpec, MicroStructureSpec, WholeSpec

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ..errors import StructureError
-from ..structure import Block
+from secateur.blocks import Block
+from secateur.ground.errors import StructureError
+
 from .strict import Positive, Strict
 
 __all__ = ["ADMMSpec", "BlocksSpec", "MicroStructureSpec", "SharesSpec", "WholeSpec"]

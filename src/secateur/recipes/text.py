@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import RecipeError
+from secateur.ground.errors import RecipeError
 
 __all__ = ["override", "parse", "read"]
 

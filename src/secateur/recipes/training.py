@@ -14,12 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .. import training as room
-from ..data import DATASETS, Shuffled, held_out, load_images, shift_and_mirror, shifted
-from ..data.images import HELD_OUT
-from ..errors import DataError, RecipeError
-from ..measure import batches
-from ..training import Training, TrainingMethod, Validation
+from secateur import methods
+from secateur import training as room
+from secateur.data import DATASETS, Shuffled, held_out, load_images, shift_and_mirror, shifted
+from secateur.data.images import HELD_OUT
+from secateur.ground.errors import DataError, RecipeError
+from secateur.measure import batches
+from secateur.training import Training, TrainingMethod, Validation
+
 from .registry import Samples, import_callable
 from .schema import DataSpec, Recipe
 from .structure import admm_of
@@ -51,17 +53,17 @@ def training_method_of(spec: TrainingMethodSpec) -> TrainingMethod:
     """Return the method that a recipe names."""
     match spec:
         case IrrelevanceDecaySpec(gamma=gamma, alpha=alpha, crop=crop, fading=fading):
-            return room.IrrelevanceDecay(gamma, alpha, _fading(fading), crop)
+            return methods.IrrelevanceDecay(gamma, alpha, _fading(fading), crop)
         case WeightDecaySpec(gamma=gamma, p=p, crop=crop, fading=fading):
-            return room.WeightDecay(gamma, p, _fading(fading), crop)
+            return methods.WeightDecay(gamma, p, _fading(fading), crop)
         case GradualMagnitudeSpec():
             options = spec.model_dump(exclude={"name", "layer_wise"})
             scope = room.LayerWise() if spec.layer_wise else room.Global()
-            return room.GradualMagnitude(**options, scope=scope)
+            return methods.GradualMagnitude(**options, scope=scope)
         case LobsterSpec(strength=strength, tolerance=tolerance):
-            return room.Lobster(strength, tolerance)
+            return methods.Lobster(strength, tolerance)
         case NNReliefSpec():
-            return room.NNRelief(**spec.model_dump(exclude={"name"}))
+            return methods.NNRelief(**spec.model_dump(exclude={"name"}))
         case ADMMSpec():
             return admm_of(spec)
 
@@ -144,8 +146,8 @@ def _listed(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(batches(x, y, 500))
 
 
-def _fading(steps: int | None) -> room.GammaSchedule:
-    return room.Steady() if steps is None else room.Fading(steps)
+def _fading(steps: int | None) -> methods.GammaSchedule:
+    return methods.Steady() if steps is None else methods.Fading(steps)
 
 
 def _optimizer(spec: OptimizerSpec) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:

@@ -1,8 +1,7 @@
-"""Repair of what pruning took away: in closed form, by label-free distillation, by fine-tuning."""
+"""Repair of what pruning took away: in closed form, or by label-free distillation."""
 
 from .compensate import Compensate
 from .distill import Distill
-from .finetune import distillation_loss, finetune
 from .least_squares import RIDGES, Moments, choose_ridge, mean_squared_error, ridge
 from .one_pass import OnePass
 from .protocol import Recovery
@@ -17,8 +16,6 @@ __all__ = [
     "Recovery",
     "Sequential",
     "choose_ridge",
-    "distillation_loss",
-    "finetune",
     "mean_squared_error",
     "ridge",
 ]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Ref
-from secateur.progress import track
+from secateur.ground.processes import in_step, summed
+from secateur.ground.progress import track
 from secateur.statistics.batches import Calibration
 from secateur.statistics.forward import Forward
-from secateur.statistics.reduce import in_step, summed
 
 from .distance import held_out_distances
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.errors import CalibrationError
+from secateur.blocks import BlockPattern
 from secateur.graph import Graph, Layer
+from secateur.ground.errors import CalibrationError
+from secateur.ground.processes import in_step, summed
 from secateur.statistics import Calibration, Forward
 from secateur.statistics.outlets import outlet, running_mean
-from secateur.statistics.reduce import in_step, summed
-from secateur.structure import BlockPattern
 
 from .batch_norm import re_estimated
 from .in_blocks import InBlocks

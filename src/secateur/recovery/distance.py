@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from secateur.graph import Graph
+from secateur.ground.processes import in_step, summed
+from secateur.ground.tensors import floating
 from secateur.statistics.batches import Calibration
 from secateur.statistics.forward import Forward, state_tensors
-from secateur.statistics.reduce import in_step, summed
 
-__all__ = ["floating", "held_out_distances"]
+__all__ = ["held_out_distances"]
 
 
 def held_out_distances(
@@ -34,9 +33,3 @@ def held_out_distances(
                     total[i] += sum(float(((a - b) ** 2).sum()) for a, b in zip(expected, found, strict=True))
     distances: list[float] = summed(total).tolist()
     return distances
-
-
-def floating(outputs: Iterable[Any] | None) -> list[Tensor]:
-    """Return the floating tensors among outputs."""
-    leaves = tree_leaves(list(outputs or ()))
-    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]

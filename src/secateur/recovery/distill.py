@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, Kept, Ref
-from secateur.progress import track
+from secateur.ground.errors import CalibrationError
+from secateur.ground.processes import in_step, summed
+from secateur.ground.progress import track
+from secateur.ground.tensors import floating
 from secateur.statistics import Calibration, Forward, state_tensors
 from secateur.statistics.forward import Watch
-from secateur.statistics.reduce import in_step, summed
 
-from .distance import floating, held_out_distances
+from .distance import held_out_distances
 from .jobs import Job, jobs, masked
 
 __all__ = ["Distill"]

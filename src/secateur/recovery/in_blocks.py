@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.structure import UNIFY, ZERO, BlockPattern, Reshape
+from secateur.blocks import UNIFY, ZERO, BlockPattern, Reshape
 
 from .jobs import Job
 from .least_squares import Moments

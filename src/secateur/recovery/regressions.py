@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.errors import CalibrationError
 from secateur.graph import Graph
+from secateur.ground.errors import CalibrationError
+from secateur.ground.processes import summed
 from secateur.statistics.forward import Watch
 from secateur.statistics.outlets import affine
 from secateur.statistics.patches import Rows, output_rows, read_rows
-from secateur.statistics.reduce import summed
 
 from .jobs import Job
 from .least_squares import Moments, identity, solve

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from secateur.graph import Graph
-from secateur.progress import track
+from secateur.ground.processes import in_step
+from secateur.ground.progress import track
 from secateur.statistics import Calibration, Forward
-from secateur.statistics.reduce import in_step
 
 from .jobs import Job
 from .regressions import InputRegression, OutputRegression, watches

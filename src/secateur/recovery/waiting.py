@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph
-from secateur.progress import track
+from secateur.ground.processes import in_step
+from secateur.ground.progress import track
 from secateur.statistics import Calibration, Forward
 from secateur.statistics.forward import Paused
-from secateur.statistics.reduce import in_step
 
 from .jobs import Job
 from .regressions import InputRegression, OutputRegression, watches

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ..graph import Frozen
+from secateur.graph import Frozen
 
 __all__ = ["FrozenPart", "LossCurve", "frozen_parts", "loss_curve"]
 

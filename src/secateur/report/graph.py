@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..graph import Graph
+from secateur.graph import Graph
 
 __all__ = ["graph_to_json"]
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..errors import ArtefactError
+from secateur.ground.errors import ArtefactError
+
 from .charts import accuracy_charts
 from .report import Report
 from .view import remarks, views

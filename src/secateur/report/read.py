@@ -7,10 +7,11 @@ from os import PathLike
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..artefact.files import parse_json, parse_yaml
-from ..artefact.load import document
-from ..artefact.manifest import RECIPE, REPORT
-from ..errors import ArtefactError
+from secateur.artefact.files import parse_json, parse_yaml
+from secateur.artefact.load import document
+from secateur.artefact.manifest import RECIPE, REPORT
+from secateur.ground.errors import ArtefactError
+
 from .report import Report
 
 __all__ = ["read_report", "report_from_json"]

@@ -14,9 +14,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ..measure.count import Size
-from ..measure.environment import Environment
-from ..measure.latency import Comparison
+from secateur.measure.count import Size
+from secateur.measure.environment import Environment
+from secateur.measure.latency import Comparison
+
 from .evidence import FrozenPart, LossCurve
 from .sparsity import Sparsity
 from .structure import Structured

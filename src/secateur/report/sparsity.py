@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from safetensors.torch import save
 from torch import nn
 
-from ..graph.export import tensor_names
-from ..surgery.fingerprint import tensors_of
+from secateur.ground.tensors import tensor_names, tensors_of
 
 __all__ = ["Sparsity", "zipped_bytes"]
 

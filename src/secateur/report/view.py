@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import yaml
 from markupsafe import Markup
 
-from ..measure.latency import Comparison
+from secateur.measure.latency import Comparison
+
 from . import units
 from .charts import accuracy_charts
 from .evidence import LossCurve

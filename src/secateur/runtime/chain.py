@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 
 from .choose import in_turns
 from .library import Library, Place, Step

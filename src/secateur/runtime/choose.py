@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 
 from .dense import dense_conv, dense_linear
 from .fuse import FusedLayer

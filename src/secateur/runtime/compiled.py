@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from secateur.errors import KernelError
 from secateur.graph.export import export_program
+from secateur.ground.errors import KernelError
+from secateur.ground.inputs import Example, Inputs
+from secateur.ground.modes import evaluating
+from secateur.ground.progress import track
 from secateur.measure.environment import environment
 from secateur.measure.store import Conditions, cache_folder, read_times, write_times
-from secateur.modes import evaluating
-from secateur.progress import track
 
 from .chain import Chain, find_chains, part_sizes, time_parts
 from .choose import Choice, candidates, key_of, time_candidates
@@ -81,7 +82,7 @@ class Compiled(nn.Module):
 
 def compile(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any],
+    example_inputs: Example,
     *,
     folder: Path | None = None,
 ) -> Compiled:
@@ -102,7 +103,8 @@ def compile(
     >>> torch.allclose(fast(torch.ones(5, 8)), model(torch.ones(5, 8)), atol=1e-5)
     True
     """
-    args, kwargs = _arguments(example_inputs)
+    given = Inputs.of(example_inputs)
+    args, kwargs = given.args, dict(given.kwargs)
     program = export_program(model, args, kwargs)
     # Without writes into tensors, a call may move behind another.
     module: Any = program.exported.run_decompositions({}).module(check_guards=False)
@@ -181,12 +183,6 @@ def _form(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 def _fastest(took: Mapping[K, float]) -> K:
     return min(took, key=lambda name: took[name])
-
-
-def _arguments(inputs: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Tensor):
-        return (inputs,), {}
-    return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
 
 
 def _shape(node: Node, traced: int, batch: int) -> list[int]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 
 from .library import Conv
 from .packing import TAP_BITS

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from secateur.errors import KernelError, did_you_mean
+from secateur.ground.errors import KernelError, did_you_mean
 
 __all__ = [
     "ABI",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.artefact.manifest import PLAN
 from secateur.artefact.packed.read import PackedFile
 from secateur.artefact.packed.records import NonzeroBlocks
-from secateur.errors import ArtefactError, did_you_mean
+from secateur.ground.errors import ArtefactError, did_you_mean
 
 from .modules import SparseConv2d, SparseLinear, window_of
 from .packing import COST, HEIGHTS, TAP_BITS, Packed, blocked_bias, starts

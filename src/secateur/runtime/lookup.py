@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 
 from . import library as native
 from .packing import Activation, blocked_bias, check_weight, row_blocks

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 
 from .dense import dense_conv, dense_linear, warn_once
 from .geometry import Window

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 
 __all__ = ["COST", "HEIGHTS", "Activation", "Packed", "best_height", "check_packed", "pack", "unpack"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 
 from .geometry import Window, geometry
 from .library import Conv, Library, Matrix

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from torch import nn
 
+from secateur.ground.inputs import Example
 from secateur.measure import Stopwatch
-from secateur.measure.mode import Inputs
 from secateur.measure.store import cache_folder
 
 from .compiled import compile
@@ -29,10 +29,10 @@ class TimedLayers:
 class BlockTimer(Protocol):
     """Says how long networks with blocks take, with the threads that torch has now."""
 
-    def compile(self, model: nn.Module, inputs: Inputs) -> TimedLayers:
+    def compile(self, model: nn.Module, inputs: Example) -> TimedLayers:
         """Return the network as it is run on such inputs, and what its layers take."""
 
-    def models(self, networks: Sequence[nn.Module], inputs: Inputs) -> Sequence[float]:
+    def models(self, networks: Sequence[nn.Module], inputs: Example) -> Sequence[float]:
         """Return the median milliseconds of each network that `compile` returned, run in turns."""
 
 
@@ -49,7 +49,7 @@ class CompiledTimer:
     folder: Path = field(default_factory=cache_folder)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
-    def compile(self, model: nn.Module, inputs: Inputs) -> TimedLayers:
+    def compile(self, model: nn.Module, inputs: Example) -> TimedLayers:
         """Return the compiled network, and of each layer that has kernels to choose from what the fastest takes."""
         network = compile(model, inputs, folder=self.folder)
         layers: dict[str, float] = {}
@@ -58,6 +58,6 @@ class CompiledTimer:
                 layers[choice.layer] = layers.get(choice.layer, 0.0) + min(choice.ms.values())
         return TimedLayers(network, layers)
 
-    def models(self, networks: Sequence[nn.Module], inputs: Inputs) -> Sequence[float]:
+    def models(self, networks: Sequence[nn.Module], inputs: Example) -> Sequence[float]:
         """Return the median milliseconds of each network, run in turns."""
         return self.stopwatch.models(networks, inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.errors import KernelError
+from secateur.ground.errors import KernelError
 
 from .packing import TAP_BITS, Packed, blocked_bias, check_weight, starts
 

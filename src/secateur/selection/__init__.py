@@ -2,7 +2,7 @@
 
 from .allocation import Allocation, LossPerCost, Standardised, Threshold, Uniform
 from .budget import Budget
-from .bundle import Ranked
+from .bundle import Ranked, remaining
 from .constraints import Constraints
 from .cost import CostModel
 from .select import out_of_reach, select, smallest
@@ -18,6 +18,7 @@ __all__ = [
     "Threshold",
     "Uniform",
     "out_of_reach",
+    "remaining",
     "select",
     "smallest",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from secateur.errors import BudgetError
+from secateur.ground.errors import BudgetError
 
 __all__ = ["Budget"]
 

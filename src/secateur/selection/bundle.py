@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from secateur.graph import Group, Kept
 
 from .constraints import Constraints
 
-__all__ = ["Bundle", "Ranked", "bundles"]
+__all__ = ["Bundle", "Ranked", "bundles", "remaining"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,12 @@ class Ranked:
     group: Group
     order: tuple[int, ...]
     loss: Tensor
+
+
+def remaining(ranked: Iterable[Ranked], groups: Iterable[Group]) -> list[Ranked]:
+    """Return the ranked groups that are among those left, as they are now."""
+    left = {group.id: group for group in groups}
+    return [replace(r, group=left[r.group.id]) for r in ranked if r.group.id in left]
 
 
 @dataclass(frozen=True)

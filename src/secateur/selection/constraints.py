@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from secateur.errors import BudgetError
+from secateur.ground.errors import BudgetError
 
 __all__ = ["Constraints"]
 

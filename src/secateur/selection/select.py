@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from secateur.errors import BudgetError
 from secateur.graph import Graph
+from secateur.ground.errors import BudgetError
 
 from .allocation import Allocation, Threshold
 from .budget import Budget

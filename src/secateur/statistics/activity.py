@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, Layer
-from secateur.progress import track
+from secateur.ground.errors import CalibrationError
+from secateur.ground.processes import in_step, summed
+from secateur.ground.progress import track
 
 from .batches import Calibration
 from .forward import Forward, Watch
 from .outlets import outlet
 from .patches import read_maps
-from .reduce import in_step, summed
 from .weights import outputs_first
 
 __all__ = ["WORKSPACE", "Activity", "Contributions", "Norm", "activity", "kernel_norms"]

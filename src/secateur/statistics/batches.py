@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from secateur.errors import CalibrationError
 from secateur.graph import Program
-
-from .reduce import processes
+from secateur.ground.errors import CalibrationError
+from secateur.ground.processes import processes
 
 __all__ = ["HELD_OUT", "Calibration"]
 

@@ -12,13 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from secateur.graph import Graph, Group, Layer
+from secateur.ground.processes import digest, require_same
 
 from .batches import Calibration
 from .forward import Forward, state_tensors
 from .gradients import Loss, gate_gradients
 from .outlets import outlet
 from .parts import ByPart, Event, Parts
-from .reduce import digest, require_same
 from .sums import PowerSum, SiteStatistics, SiteSum
 
 __all__ = ["Statistics", "collect"]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from secateur.errors import CalibrationError
 from secateur.graph import Graph, Group, Layer
-from secateur.progress import track
+from secateur.ground.errors import CalibrationError
+from secateur.ground.processes import in_step, summed
+from secateur.ground.progress import track
 
 from .batches import Calibration
 from .forward import Forward, Watch, state_tensors
-from .reduce import in_step, summed
 
 __all__ = ["Loss", "gate_gradients", "random_projection"]
 

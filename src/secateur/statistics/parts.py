@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from secateur.errors import CalibrationError
-from secateur.progress import track
+from secateur.ground.errors import CalibrationError
+from secateur.ground.processes import in_step, summed
+from secateur.ground.progress import track
 
 from .batches import Calibration
 from .forward import Forward, Paused
-from .reduce import in_step, summed
 from .sums import PowerSum, SiteStatistics, SiteSum
 
 __all__ = ["ByPart", "Event", "Parts"]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.errors import CalibrationError
 from secateur.graph import Layer
+from secateur.ground.errors import CalibrationError
+from secateur.ground.processes import summed
 
 from .patches import Rows, multiplicity, read_rows, sample_rows
-from .reduce import summed
 
 __all__ = ["PowerSum", "SiteStatistics", "SiteSum"]
 

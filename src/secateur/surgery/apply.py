@@ -9,12 +9,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import SurgeryError, TraceError, did_you_mean
-from secateur.graph.export import tensor_names
 from secateur.graph.program import Program
+from secateur.ground.errors import SurgeryError, TraceError, did_you_mean
+from secateur.ground.tensors import tensor_names, tensors_of
 
 from .example import rebuild
-from .fingerprint import fingerprint, tensors_of
+from .fingerprint import fingerprint
 from .fused import unfuse
 from .modules import Constant, Removed, output_shape
 from .plan import Plan, RemoveBranch, Retrace, SetAttribute, SliceTensor, plain

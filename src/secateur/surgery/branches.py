@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import SurgeryError
 from secateur.graph.branch import Branch
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.program import Node, Ref, references
+from secateur.ground.errors import SurgeryError
+from secateur.ground.tensors import tensors_of
 
-from .fingerprint import tensors_of
 from .modules import output_shape
 from .plan import RemoveBranch
 

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from secateur.errors import SurgeryError
-from secateur.graph.export import tensor_names
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.program import Shape
+from secateur.ground.errors import SurgeryError
+from secateur.ground.tensors import tensor_names
 
 from .branches import remove_branches
 from .plan import Edit, SetAttribute, SliceTensor, plain

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.errors import SurgeryError
+from secateur.ground.errors import SurgeryError
 
 __all__ = ["describe", "rebuild"]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .plan import Fingerprint
 
-__all__ = ["fingerprint", "tensors_of"]
+__all__ = ["fingerprint"]
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
@@ -22,9 +22,3 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     state = model.state_dict()
     lines = sorted(f"{name} {tuple(t.shape)}" for name, t in state.items() if isinstance(t, Tensor))
     return Fingerprint(type(model).__qualname__, hashlib.sha256("\n".join(lines).encode()).hexdigest())
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer under every name that it has, buffers that are not saved included."""
-    parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    return parameters | dict(model.named_buffers(remove_duplicate=False))

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from secateur.errors import SurgeryError
-from secateur.modes import evaluating
+from secateur.ground.errors import SurgeryError
+from secateur.ground.modes import evaluating
 
 __all__ = ["TOLERANCE", "floats", "fold_weights"]
 

@@ -10,8 +10,7 @@ from torch import nn
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.unread import read_by
-
-from .fingerprint import tensors_of
+from secateur.ground.tensors import tensors_of
 
 __all__ = ["mask"]
 

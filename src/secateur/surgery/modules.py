@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from secateur.errors import SurgeryError
+from secateur.ground.errors import SurgeryError
 
 __all__ = ["Constant", "ConvShape", "LastDim", "OutputShape", "Removed", "SameShape", "output_shape"]
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from secateur.errors import ArtefactError, StructureError
-from secateur.structure import Block, BlockPattern, Partition, Reshape
-
-from .checks import MAX_DIMS, integer, keys, listed, short
+from secateur.blocks import Block, BlockPattern, Partition, Reshape
+from secateur.ground.checked import MAX_DIMS, integer, keys, listed, short
+from secateur.ground.errors import ArtefactError, StructureError
 
 __all__ = ["pattern_from_json", "pattern_to_json"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.structure import BlockPattern
+from secateur.blocks import BlockPattern
+from secateur.ground.checked import Setting
 
 __all__ = [
     "Edit",
@@ -18,13 +19,9 @@ __all__ = [
     "Resize",
     "Retrace",
     "SetAttribute",
-    "Setting",
     "SliceTensor",
     "plain",
 ]
-
-Setting = int | tuple[int, ...]
-"""The value of a module attribute that a plan may set: an integer or a tuple of integers (a list stays one)."""
 
 
 def plain(value: object) -> Setting | None:

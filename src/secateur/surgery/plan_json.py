@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.errors import ArtefactError, SurgeryError
-
-from .checks import (
+from secateur.ground.checked import (
     MAX_DIMS,
     MAX_SIZE,
     MAX_TUPLE,
@@ -24,18 +22,11 @@ from .checks import (
     setting,
     short,
 )
+from secateur.ground.errors import ArtefactError, SurgeryError
+
 from .example import rebuild
 from .pattern_json import pattern_from_json, pattern_to_json
-from .plan import (
-    Edit,
-    Fingerprint,
-    Plan,
-    RemoveBranch,
-    Resize,
-    Retrace,
-    SetAttribute,
-    SliceTensor,
-)
+from .plan import Edit, Fingerprint, Plan, RemoveBranch, Resize, Retrace, SetAttribute, SliceTensor
 
 __all__ = ["PLAN_VERSION", "plan_from_json", "plan_to_json"]
 

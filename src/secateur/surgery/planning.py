@@ -7,20 +7,20 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from secateur.errors import SurgeryError, TraceError
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.program import Node
+from secateur.ground.errors import SurgeryError, TraceError
 
 from .apply import apply
 from .branches import constants
+from .compare import compare
 from .edits import edits, owner_attributes
 from .example import describe
 from .fingerprint import fingerprint
 from .plan import Edit, Plan, RemoveBranch, Retrace, SetAttribute
 from .prediction import Prediction, predict
 from .rewrites import owners, retraces
-from .structure import compare
 
 __all__ = ["make_plan"]
 

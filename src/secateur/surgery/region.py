@@ -14,9 +14,9 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
-from secateur.errors import SurgeryError
 from secateur.graph.export import export_program
 from secateur.graph.program import Program
+from secateur.ground.errors import SurgeryError
 
 __all__ = ["Region", "exports", "find_region"]
 

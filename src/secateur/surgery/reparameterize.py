@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.errors import SurgeryError
-from secateur.modes import evaluating
+from secateur.ground.errors import SurgeryError
+from secateur.ground.modes import evaluating
 
 from .fold import TOLERANCE, floats
 

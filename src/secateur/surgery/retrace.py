@@ -14,7 +14,7 @@ from torch.fx import Graph as FxGraph
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
-from secateur.errors import SurgeryError
+from secateur.ground.errors import SurgeryError
 
 from .plan import Resize
 from .region import Region

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from secateur.errors import SurgeryError
 from secateur.graph.program import Node, Program, Ref
+from secateur.ground.errors import SurgeryError
 
 from .arguments import SIZES
 from .plan import Resize, Retrace

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from secateur.errors import SurgeryError
+from secateur.ground.errors import SurgeryError
 
 __all__ = ["TRAINING", "Traced"]
 

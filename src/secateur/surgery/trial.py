@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from secateur.errors import SurgeryError, TraceError
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Group, Kept
+from secateur.ground.errors import SurgeryError, TraceError
 
 from .apply import apply
+from .compare import compare
 from .planning import make_plan
-from .structure import compare
 from .verify import run
 
 __all__ = ["Editable", "editable", "removable"]

@@ -13,15 +13,15 @@ from torch.fx import Interpreter
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
-from secateur.errors import SurgeryError
 from secateur.graph.export import export_program
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.program import Program
-from secateur.modes import evaluating, without_fastpath
+from secateur.ground.errors import SurgeryError
+from secateur.ground.modes import evaluating, without_fastpath
+from secateur.ground.tensors import tensors_of
 
-from .fingerprint import tensors_of
-from .structure import Match, compare
+from .compare import Match, compare
 
 __all__ = ["Verification", "run", "tolerance", "verify"]
 

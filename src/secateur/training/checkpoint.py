@@ -13,9 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from secateur.errors import CheckpointError
-from secateur.graph.export import tensor_names
-from secateur.surgery.fingerprint import tensors_of
+from secateur.ground.errors import CheckpointError
+from secateur.ground.tensors import tensor_names, tensors_of
 
 __all__ = ["load_optimizer", "load_weights", "optimizer_state", "read", "under", "weights", "write"]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import TrainingError
+from secateur.ground.errors import TrainingError
 
 from .masks import Masks
 from .parameters import parameters

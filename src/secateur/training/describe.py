@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from secateur.statistics.reduce import digest
-from secateur.surgery.fingerprint import tensors_of
+from secateur.ground.processes import digest
+from secateur.ground.tensors import tensors_of
 
 from .options import Checkpoints
 

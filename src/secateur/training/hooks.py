@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from secateur.errors import TrainingError
+from secateur.ground.errors import TrainingError
 
 from .masks import Masks
 from .parameters import parameters

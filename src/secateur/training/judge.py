@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from secateur.errors import TrainingError
+from secateur.ground.errors import TrainingError
+from secateur.ground.modes import evaluating
+from secateur.ground.processes import in_step
 from secateur.measure import top1
-from secateur.modes import evaluating
-from secateur.statistics.reduce import in_step
 
 from .log import Row
 from .options import Validation

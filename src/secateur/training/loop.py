@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import BoundError, CheckpointError, DataError, TrainingError
-from secateur.modes import evaluating
-from secateur.modes import training as training_mode
-from secateur.progress import counting
-from secateur.recovery.finetune import pairs
-from secateur.statistics.reduce import digest, require_same
+from secateur.ground.errors import BoundError, CheckpointError, DataError, TrainingError
+from secateur.ground.modes import evaluating
+from secateur.ground.modes import training as training_mode
+from secateur.ground.processes import digest, require_same
+from secateur.ground.progress import counting
 
 from . import randomness
 from .checkpoint import load_optimizer, load_weights, optimizer_state, read, under, weights, write
 from .describe import describe, differences
+from .finetune import pairs
 from .judge import Judge
 from .log import Log, Row
 from .masks import Masks

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import TrainingError
+from secateur.ground.errors import TrainingError
 
 from .parameters import lookup, parameters
 

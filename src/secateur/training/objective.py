@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.recovery import distillation_loss
-from secateur.recovery.finetune import call, logits
+from secateur.ground.inputs import Inputs
 
+from .finetune import distillation_loss, logits
 from .options import Training
 from .session import Session
 
@@ -41,7 +41,7 @@ class Objective:
 
     def _run(self, net: nn.Module, inputs: Any) -> Any:
         with self._session.autocast():
-            outputs = call(net, inputs)
+            outputs = Inputs.of(inputs)(net)
         if not self._session.bf16:
             return outputs
         return pytree.tree_map_only(Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, outputs)

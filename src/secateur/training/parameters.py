@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
-from secateur.errors import UnknownNameError, did_you_mean
-from secateur.patterns import Pattern, matches
+from secateur.ground.errors import UnknownNameError, did_you_mean
+from secateur.ground.patterns import Pattern, matches
 
 __all__ = ["choose", "lookup", "parameters", "unwrap"]
 

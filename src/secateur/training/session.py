@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
-from secateur.errors import DataError, TrainingError
-from secateur.statistics.reduce import processes, summed
+from secateur.ground.errors import DataError, TrainingError
+from secateur.ground.processes import processes, summed
 
 __all__ = ["Placed", "Session", "length"]
 

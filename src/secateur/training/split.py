@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import Dataset, Subset
 
-from secateur.errors import DataError
+from secateur.ground.errors import DataError
 
 __all__ = ["hold_out"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from secateur.errors import TrainingError
+from secateur.ground.errors import TrainingError
 
 from .masks import Masks
 

@@ -10,7 +10,8 @@ from importlib.resources import files
 from safetensors.torch import load
 from torch import nn
 
-from ..errors import ArtefactError, UnknownNameError, did_you_mean
+from secateur.ground.errors import ArtefactError, UnknownNameError, did_you_mean
+
 from .models import resnet20, vgg16_bn
 
 __all__ = ["PRETRAINED", "Pretrained", "pretrained"]

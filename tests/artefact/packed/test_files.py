@@ -16,7 +16,7 @@ import secateur as sc
 from secateur.artefact.packed import Blocks, describe, read, unpack_to
 from secateur.artefact.packed.coders import compress, decompress
 from secateur.artefact.packed.header import Header, header_from_json, header_to_json
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 
 
 class Net(nn.Module):

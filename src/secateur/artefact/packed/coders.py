@@ -11,7 +11,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 
 from . import range_coding
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import isfinite, prod
 from typing import Any, TypeVar
 
-from secateur.errors import ArtefactError, did_you_mean
+from secateur.ground.errors import ArtefactError, did_you_mean
 
 from ..files import parse_json
 from .blocks import Blocks

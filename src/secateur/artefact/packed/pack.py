@@ -15,7 +15,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 from secateur.surgery.plan_json import plan_from_json, plan_to_json
 
 from ..files import find, parse_json, read_text, regular_file, replacing, write

@@ -14,7 +14,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 
 __all__ = ["decode_bits", "decode_bytes", "encode_bits", "encode_bytes"]
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from secateur.errors import ArtefactError, did_you_mean
+from secateur.ground.errors import ArtefactError, did_you_mean
 
 from .coders import decompress
 from .header import MAX_HEADER, Header, Record, TensorInfo, header_from_json

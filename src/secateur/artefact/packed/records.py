@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 
 from .blocks import Blocks
 from .coders import Effort

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 
 from .blocks import Blocks
 from .coders import Coder, Effort, Stored, decode_bits, decode_bytes, encode_bits, encode_bytes

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.errors import ArtefactError
+from secateur.ground.errors import ArtefactError
 
 __all__ = ["KINDS", "Kind", "from_words", "kind_of", "to_words"]
 

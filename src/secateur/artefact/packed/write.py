@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from secateur.errors import ArtefactError, did_you_mean
-from secateur.progress import track
+from secateur.ground.errors import ArtefactError, did_you_mean
+from secateur.ground.progress import track
 
 from .blocks import Blocks
 from .coders import SMALLEST, Effort, compress

@@ -1,6 +1,6 @@
 """One small file for each family of operators; importing this package fills the table."""
 
-from secateur.graph.rules import (
+from ..rules import (
     attention,
     convolution,
     factory,
@@ -13,7 +13,7 @@ from secateur.graph.rules import (
     reduction,
     split,
 )
-from secateur.graph.rules.registry import RULES, Result, rule
+from .registry import RULES, Result, rule
 
 PRODUCTS = convolution.OPERATORS | linear.OPERATORS
 """Operators that multiply by a weight, where one of their operands is one."""

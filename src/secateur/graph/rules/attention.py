@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from secateur.graph.context import Context
-from secateur.graph.labels import Value, permute, varying
-from secateur.graph.program import Node
-from secateur.graph.rules.linear import matmul
-from secateur.graph.rules.registry import rule
+from ..context import Context
+from ..labels import Value, permute, varying
+from ..program import Node
+from .linear import matmul
+from .registry import rule
 
 OPERATORS = frozenset({"scaled_dot_product_attention"})
 

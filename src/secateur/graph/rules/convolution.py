@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from secateur.graph.context import Context, Unsupported
-from secateur.graph.labels import Labels, Reason, Value, varying
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import rule
+from ..context import Context, Unsupported
+from ..labels import Labels, Reason, Value, varying
+from ..program import Node
+from .registry import rule
 
 _PLAIN = ("conv1d", "conv2d", "conv3d")
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from secateur.graph.context import Context
-from secateur.graph.labels import Value
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import Result, rule
+from ..context import Context
+from ..labels import Value
+from ..program import Node
+from .registry import Result, rule
 
 _FACTORIES = """
     zeros ones full arange eye linspace empty rand randn scalar_tensor new_zeros new_ones new_full new_empty

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secateur.graph.context import Context
-from secateur.graph.labels import Labels, Value, varying
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import rule
+from ..context import Context
+from ..labels import Labels, Value, varying
+from ..program import Node
+from .registry import rule
 
 
 @rule("cat", "concat", "concatenate")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from secateur.graph.context import Context, Unsupported
-from secateur.graph.einsum import spelled_out
-from secateur.graph.labels import Value, expand_left, permute, varying
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import rule
+from ..context import Context, Unsupported
+from ..einsum import spelled_out
+from ..labels import Value, expand_left, permute, varying
+from ..program import Node
+from .registry import rule
 
 OPERATORS = frozenset({"linear", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"})
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from secateur.graph.context import Context, Unsupported
-from secateur.graph.labels import Value, expand_left, permute, varying
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import rule
+from ..context import Context, Unsupported
+from ..labels import Value, expand_left, permute, varying
+from ..program import Node
+from .registry import rule
 
 
 @rule(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.graph.context import Context
-from secateur.graph.labels import Value
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import rule
+from ..context import Context
+from ..labels import Value
+from ..program import Node
+from .registry import rule
 
 
 def _per_channel(value: Value | None, ndim: int) -> list[Value]:

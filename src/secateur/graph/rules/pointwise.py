@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from secateur.graph.context import Context
-from secateur.graph.labels import Value
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import rule
+from ..context import Context
+from ..labels import Value
+from ..program import Node
+from .registry import rule
 
 _UNARY = """
     relu relu6 gelu silu sigmoid hardswish hardsigmoid hardtanh leaky_relu tanh elu mish softplus selu celu

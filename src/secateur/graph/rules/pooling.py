@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from secateur.graph.context import Context
-from secateur.graph.labels import Value
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import Result, rule
+from ..context import Context
+from ..labels import Value
+from ..program import Node
+from .registry import Result, rule
 
 _SLIDING = """
     max_pool avg_pool adaptive_avg_pool adaptive_max_pool lp_pool upsample_nearest upsample_nearest_exact

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from secateur.graph.context import Context
-from secateur.graph.labels import Value
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import Result, rule
+from ..context import Context
+from ..labels import Value
+from ..program import Node
+from .registry import Result, rule
 
 _REDUCTIONS = """
     mean sum amax amin max min std var var_mean std_mean logsumexp prod any all argmax argmin norm

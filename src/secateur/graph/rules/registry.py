@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from secateur.graph.labels import Value
+from ..labels import Value
 
 __all__ = ["RULES", "Result", "rule"]
 

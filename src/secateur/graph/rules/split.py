@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from secateur.graph.context import Context, Unsupported
-from secateur.graph.labels import Value
-from secateur.graph.program import Node
-from secateur.graph.rules.registry import Result, rule
+from ..context import Context, Unsupported
+from ..labels import Value
+from ..program import Node
+from .registry import Result, rule
 
 
 @rule(

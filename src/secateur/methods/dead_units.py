@@ -1,0 +1,151 @@
+"""After connections are gone: the network without the units that nothing feeds or nothing reads, the same otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.api import Result, plan
+from secateur.graph import Graph, Kept, trace
+from secateur.ground.errors import SurgeryError, TraceError
+from secateur.ground.inputs import Inputs
+from secateur.ground.progress import silenced, working
+from secateur.measure import compare_latency, environment, size
+from secateur.report import Report, Sparsity, frozen_parts, zipped_bytes
+from secateur.statistics import state_tensors
+from secateur.surgery import Plan, Verification, apply, verify
+from secateur.surgery.candidates import Candidates, tried
+from secateur.surgery.dead import Settled, settle
+
+__all__ = ["Removal", "remove_dead_units", "without_dead_units"]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A network without dead units, the plan that makes it from the one that was given, and how far they differ."""
+
+    model: nn.Module
+    plan: Plan
+    verification: Verification
+    units: Mapping[str, tuple[int, int]]  # by group: units kept, units before
+    folded: int  # units that were constants, now part of a bias
+    refused: Mapping[str, str]  # groups that the model's code does not let shrink
+
+    @property
+    def units_left(self) -> int:
+        """How many units are kept, over all groups."""
+        return sum(kept for kept, _ in self.units.values())
+
+
+def without_dead_units(
+    model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any]
+) -> Removal:
+    """Return a copy of a sparse model without the units that nothing reads, and without constants that can be folded.
+
+    Nothing is repaired and nothing is lost: outputs are the same within float tolerance, which is verified on the
+    example inputs. Units that read only zeros are constants: their value moves into the bias of what reads them (or
+    the running mean of the BatchNorm behind it), unless zero padding would make it differ at borders.
+
+    Raises:
+        TraceError: the model cannot be exported.
+        SurgeryError: the smaller model does not compute what was promised.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    >>> with torch.no_grad():
+    ...     _ = net[2].weight[:, 0].zero_()  # nothing reads the first unit,
+    ...     _ = net[0].weight[1].zero_()  # and nothing feeds the second
+    >>> without_dead_units(net, torch.zeros(1, 4)).model
+    Sequential(
+      (0): Linear(in_features=4, out_features=1, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=1, out_features=2, bias=True)
+    )
+    """
+    inputs = Inputs.of(example_inputs)
+    args, kwargs = inputs.args, inputs.kwargs
+    graph = trace(model, *args, **kwargs)
+    settled = settle(graph, state_tensors(graph.program))
+    refused: dict[str, str] = {}
+    try:
+        found = _cut(model, graph, settled.kept, settled, args, kwargs)
+    except (SurgeryError, TraceError):
+        losing = Candidates(tuple(graph.group(id) for id in settled.kept), {})
+        left = tried(model, graph, losing)
+        if left == losing:
+            raise
+        refused = dict(left.refused)
+        found = _cut(model, graph, _allowed(settled.kept, left), settled, args, kwargs)
+    smaller, final, verification = found
+    units = {g.id: (len(final.kept.get(g.id, range(g.size))), g.size) for g in graph.groups}
+    return Removal(smaller, final, verification, units, settled.folded, refused)
+
+
+def remove_dead_units(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any],
+    *,
+    progress: bool = True,
+) -> Result:
+    """Do what `without_dead_units` does and measure it: a result that reports, saves and loads like that of `prune`.
+
+    Raises:
+        TraceError: the model cannot be exported.
+        SurgeryError: the smaller model does not compute what was promised.
+    """
+    inputs = Inputs.of(example_inputs)
+    args, kwargs = inputs.args, inputs.kwargs
+    start = time.perf_counter()
+    with silenced(not progress), working("removing dead units"):
+        removal = without_dead_units(model, example_inputs)
+        seconds = time.perf_counter() - start
+        graph = trace(model, *args, **kwargs)
+        report = Report(
+            method="removal of dead units",
+            budget="exact",
+            before=size(model, inputs),
+            after=size(removal.model, inputs),
+            max_masked_difference=removal.verification.max_difference,
+            seconds={"removal": seconds},
+            environment=environment(),
+            seed=0,
+            latency=compare_latency(model, removal.model, inputs),
+            kept=removal.units,
+            model=type(model).__name__,
+            refused=removal.refused,
+            sparsity=Sparsity(
+                sum(p.numel() for p in model.parameters()),
+                sum(int(p.count_nonzero()) for p in removal.model.parameters()),
+                zipped_bytes(model),
+                zipped_bytes(removal.model),
+                (),
+            ),
+            frozen=frozen_parts(graph.frozen),
+            recipe={"method": "removal of dead units"},
+        )
+    return Result(removal.model, removal.plan, report)
+
+
+def _cut(
+    model: nn.Module,
+    graph: Graph,
+    kept: Kept,
+    settled: Settled,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> tuple[nn.Module, Plan, Verification]:
+    final = plan(model, graph, kept, settled.tensors)
+    smaller = apply(model, final)
+    return smaller, final, verify(model, smaller, graph, kept, args, kwargs)
+
+
+def _allowed(kept: Kept, left: Candidates) -> Kept:
+    """Return the selection without groups that cannot shrink; branches that cannot go keep a unit."""
+    groups = {g.id: g for g in left.groups}
+    return {
+        id: units if units or groups[id].removable else (0,) for id, units in kept.items() if id in groups
+    }

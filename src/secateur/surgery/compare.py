@@ -1,0 +1,176 @@
+"""Compare the calls of a smaller model, exported again, with what the dense graph predicted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.graph.export import export_program
+from secateur.graph.graph import Graph
+from secateur.graph.groups import Kept
+from secateur.graph.program import Node, Program, Ref, references
+from secateur.ground.errors import SurgeryError
+
+from .branches import emptied, tail
+from .prediction import Prediction, predict
+
+__all__ = ["Match", "compare"]
+
+_VIEWS = frozenset({
+    "alias", "chunk", "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "movedim",
+    "moveaxis", "narrow", "numpy_T", "permute", "reshape", "reshape_as", "select", "slice", "split",
+    "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose", "unbind", "unflatten", "unfold",
+    "unsqueeze", "view", "view_as",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Match:
+    """The smaller model's program, and the pairs of calls (dense, smaller) that stand for one another."""
+
+    program: Program
+    pairs: tuple[tuple[Node, Node], ...]
+
+
+def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
+    """Export the smaller model and compare every call, shape and constant with the prediction.
+
+    Calls on which no output depends are left out, and so is what a removed branch was made of.
+
+    Raises:
+        SurgeryError: a call differs; the message names the first that does.
+        TraceError: the smaller model cannot be exported.
+    """
+    prediction = predict(graph, kept)
+    args, kwargs = graph.program.exported.example_inputs
+    program = export_program(smaller, args, kwargs)
+    branches = emptied(graph, kept).values()
+    ends = {name for branch in branches for name in branch.constants}
+    behind = {n.name for b in branches for name in b.constants for n in tail(graph, b, name)}
+    fixed = {node.module for node in graph.program.nodes if node.name in ends}
+    dense = _live(graph.program, ends, behind)
+    small = _live(program, {n.name for n in program.nodes if n.module in fixed}, set())
+    names = _Names(graph.program, program)
+    for old, new in zip(dense, small, strict=False):
+        names.match[old.name] = new.name
+        _check(old, new, prediction, names)
+    if len(dense) != len(small):
+        longer = dense if len(dense) > len(small) else small
+        extra = longer[min(len(dense), len(small))]
+        raise SurgeryError(
+            f"the smaller model has {len(small)} calls, {len(dense)} were predicted; the first that has no "
+            f"partner is {_where(extra)}"
+        )
+    return Match(program, tuple(zip(dense, small, strict=True)))
+
+
+class _Names:
+    """Which value of the smaller program stands for which value of the dense one."""
+
+    def __init__(self, dense: Program, small: Program) -> None:
+        self._dense = dense.parameters
+        self._small = small.parameters
+        self.match: dict[str, str] = {}
+
+    def same(self, old: str, new: str) -> bool:
+        if old in self._dense or new in self._small:
+            return self._dense.get(old, ("",))[0] == self._small.get(new, ("",))[0]
+        # What was left out (a branch, symbolic sizes) has no partner to compare with.
+        return self.match.get(old, new) == new
+
+
+def _live(program: Program, ends: Iterable[str], behind: Iterable[str]) -> list[Node]:
+    """Return the calls on which an output depends, up to the calls at which to stop, without parameters."""
+    ends, behind = set(ends), set(behind)
+    by_name = {node.name: node for node in program.nodes}
+    writes: dict[str, list[str]] = defaultdict(list)  # memory -> the calls that write into it
+    for node in program.nodes:
+        if node.writes:
+            writes[_memory(by_name, node.name)].append(node.name)
+    needed: set[str] = set()
+    waiting = [node.name for node in program.nodes if node.op == "output"]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            if name not in ends:
+                waiting += references((by_name[name].args, by_name[name].kwargs))
+                waiting += writes[_memory(by_name, name)]
+    return [
+        node
+        for node in program.nodes
+        if node.name in needed - ends - behind and node.name not in program.parameters and node.hint is None
+    ]
+
+
+def _memory(nodes: Mapping[str, Node], name: str) -> str:
+    """Return the call that made the memory that a value may be a view of."""
+    while (node := nodes[name]).args and (node.writes or node.op in _VIEWS) and isinstance(node.args[0], Ref):
+        name = node.args[0].name
+    return name
+
+
+def _check(old: Node, new: Node, prediction: Prediction, names: _Names) -> None:
+    if old.op != new.op:
+        raise SurgeryError(f"{_where(new)} stands where {_where(old)} was predicted")
+    expected = prediction.after.get(old.name)
+    if expected is not None and expected != new.shape:
+        raise SurgeryError(f"{_where(new)} makes the shape {new.shape}, predicted was {expected}")
+    arguments = prediction.arguments(old)
+    if not (
+        _same(_told(old, arguments), _told(new, new.args), names) and _same(old.kwargs, new.kwargs, names)
+    ):
+        raise SurgeryError(
+            f"{_where(new)} has the arguments {_plain((*new.args, *new.kwargs.items()))}, "
+            f"predicted were {_plain((*arguments, *old.kwargs.items()))}"
+        )
+
+
+def _told(node: Node, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments without defaults at the end: a convolution whose last group is left needs no ``groups``."""
+    parts = node.overload.split(".")
+    if parts[0] != "aten" or len(parts) != 3:
+        return arguments
+    schema = getattr(getattr(torch.ops.aten, parts[1]), parts[2])._schema.arguments
+    end = len(arguments)
+    while (
+        end and schema[end - 1].has_default_value() and _is(schema[end - 1].default_value, arguments[end - 1])
+    ):
+        end -= 1
+    return arguments[:end]
+
+
+def _is(default: Any, argument: Any) -> bool:
+    if isinstance(argument, tuple):
+        values = default if isinstance(default, list) else [default] * len(argument)
+        return list(argument) == values
+    return type(default) is type(argument) and bool(default == argument)
+
+
+def _same(old: Any, new: Any, names: _Names) -> bool:
+    if isinstance(old, Ref) and isinstance(new, Ref):
+        return names.same(old.name, new.name)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return old.keys() == new.keys() and all(_same(old[key], new[key], names) for key in old)
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return len(old) == len(new) and all(_same(a, b, names) for a, b in zip(old, new, strict=True))
+    return type(old) is type(new) and bool(old == new)
+
+
+def _where(node: Node) -> str:
+    place = f" in {node.module}" if node.module else ""
+    source = f" ({node.source})" if node.source else ""
+    return f"{node.op}{place}{source}"
+
+
+def _plain(argument: Any) -> str:
+    if isinstance(argument, Ref):
+        return argument.name
+    if isinstance(argument, tuple):
+        return "(" + ", ".join(map(_plain, argument)) + ")"
+    return repr(argument)

@@ -1,0 +1,212 @@
+"""NN-relief: the selection against a loop, the rules on small networks, and what is refused."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import SMALL, Case
+from torch import Tensor, nn
+
+from secateur.ground.errors import BudgetError, CalibrationError, TrainingError
+from secateur.methods.nn_relief import NNRelief, PivotRule, Propagation, select
+from secateur.statistics.activity import Contributions, Norm
+from secateur.training import Masks
+
+BY_NAME = {case.name: case for case in SMALL}
+
+
+def one_by_one(scores: list[float], alpha: float, pivot: PivotRule) -> list[bool]:
+    """The rule for one neuron, as the sentences of the paper and the lines of the public code say it."""
+    n, total = len(scores), sum(scores)
+    order = sorted(scores, reverse=True)
+    sums = [sum(order[: i + 1]) for i in range(n)]
+    if pivot is PivotRule.STAYS:
+        p0 = next(i for i in range(n) if sums[i] >= alpha * total)
+        return [s >= order[p0] and s > 0 for s in scores]
+    k = sum(c < alpha * total for c in sums)
+    threshold = order[k + 1 if k < n - 1 else n - 1]
+    return [s > threshold for s in scores]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 8), min_size=4, max_size=4), min_size=1, max_size=5),
+    st.sampled_from([0.125, 0.25, 0.5, 0.75, 1.0]),  # exact in binary, so that sums reach alpha or do not
+    st.sampled_from(list(PivotRule)),
+    st.booleans(),
+)
+def test_selection(scores: list[list[int]], alpha: float, pivot: PivotRule, biased: bool) -> None:
+    values = torch.tensor(scores, dtype=torch.float64)
+    found = Contributions(values[:, :-1], values[:, -1]) if biased else Contributions(values, None)
+    inputs, bias = select(found, alpha, pivot)
+    stays = torch.cat([inputs, bias[:, None]], 1) if bias is not None else inputs
+    assert stays.tolist() == [one_by_one([float(s) for s in row], alpha, pivot) for row in scores]
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 100))
+def test_a_smaller_alpha_keeps_a_subset(a: float, b: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    found = Contributions(torch.rand(3, 6, dtype=torch.float64) ** 3, torch.rand(3, dtype=torch.float64))
+    few, many = (select(found, alpha) for alpha in sorted((a, b)))
+    assert bool((few[0] <= many[0]).all())
+    assert few[1] is not None
+    assert many[1] is not None
+    assert bool((few[1] <= many[1]).all())
+
+
+def prune(
+    case: Case, method: NNRelief, share: float | None = None, masks: Masks | None = None
+) -> tuple[nn.Module, Masks]:
+    model = case.model()
+    given_masks = masks or Masks.full(model)
+    return model, method.prune(model, given_masks, share, [case.inputs(16)])
+
+
+@pytest.mark.parametrize("propagation", list(Propagation))
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_masks_shrink_and_keep_the_network_alive(case: Case, propagation: Propagation) -> None:
+    method = NNRelief(0.7, 0.7, propagation=propagation, empty_layers=True)
+    model, masks = prune(case, method)
+    assert masks.keys() == Masks.full(model).keys()
+    assert 0 < masks.share < 0.95
+    masks.applied(model)
+    with torch.no_grad():
+        assert float(model(case.inputs(4)).std(0).max()) > 0  # inputs still reach the outputs
+    again = method.prune(model, masks, None, [case.inputs(16)])
+    assert again <= masks
+
+
+def test_kernels_go_as_a_whole() -> None:
+    model, masks = prune(BY_NAME["resnet20"], NNRelief(0.6, 0.9))
+    some = False
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            kernels = masks[f"{name}.weight"].flatten(2)
+            assert torch.equal(kernels.any(2), kernels.all(2))
+            some |= not bool(kernels.all())
+    assert some
+
+
+def test_a_bias_is_one_more_contributor() -> None:
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 1.0], [9.0, 1.0]]))
+        layer.bias.copy_(torch.tensor([9.0, 0.1]))
+    masks = NNRelief(alpha_linear=0.8).prune(layer, Masks.full(layer), None, [torch.ones(4, 2)])
+    assert masks["weight"].tolist() == [[False, False], [True, False]]
+    assert masks["bias"].tolist() == [True, False]
+
+
+def test_what_feeds_a_unit_that_nothing_reads_goes() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[2].weight.copy_(torch.tensor([[1.0, 0.01]]))
+    masks = NNRelief(alpha_linear=0.9).prune(model, Masks.full(model), None, [torch.ones(4, 2)])
+    assert masks["2.weight"].tolist() == [[True, False]]
+    assert masks["0.weight"].tolist() == [[True, True], [False, False]]
+    assert not bool(masks["0.bias"][1])
+
+
+def test_a_unit_that_is_always_silent_goes() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+        model[0].bias.zero_()
+    masks = NNRelief(alpha_linear=1.0).prune(model, Masks.full(model), None, [torch.ones(4, 2)])
+    assert masks["0.weight"].tolist() == [[True, True], [False, False]]
+
+
+class Block(nn.Module):
+    """A branch beside a projection; channel 0 of the branch and channel 1 of the projection are weak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.shortcut = (nn.Conv2d(2, 2, 1) for _ in range(3))
+        self.norm = nn.BatchNorm2d(2)
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.norm(self.b(torch.relu(self.a(x)))) + self.shortcut(x)).mean((2, 3)))
+
+
+def test_the_weak_side_of_a_residual_sum_goes() -> None:
+    torch.manual_seed(0)
+    model = Block()
+    with torch.no_grad():
+        model.norm.weight.copy_(torch.tensor([1e-3, 1.0]))
+        model.shortcut.weight[1] *= 1e-3
+        model.shortcut.bias[1] *= 1e-3
+    x = torch.randn(8, 2, 3, 3)
+    masks = NNRelief(0.95, 1.0).prune(model, Masks.full(model), None, [x])
+    assert not bool(masks["b.weight"][0].any())
+    assert not bool(masks["norm.bias"][0])  # else a constant would be left of it
+    assert bool(masks["b.weight"][1].any())
+    assert not bool(masks["shortcut.weight"][1].any())
+    assert bool(masks["shortcut.weight"][0].any())
+    without = NNRelief(0.95, 1.0, residual=False).prune(model, Masks.full(model), None, [x])
+    assert bool(without["b.weight"][0].any())
+
+
+@pytest.mark.parametrize("name", ["lenet300", "lenet5", "resnet20", "vgg16_bn", "mixer"])
+def test_a_share_is_met_and_a_smaller_one_keeps_a_subset(name: str) -> None:
+    method = NNRelief(0.95, 0.99, empty_layers=True)
+    _, large = prune(BY_NAME[name], method, 0.5)
+    _, small = prune(BY_NAME[name], method, 0.4)
+    assert 0.49 < large.share <= 0.5
+    assert 0.38 < small.share <= 0.4
+    assert small <= large
+
+
+def test_parameters_without_a_mask_stay_whole() -> None:
+    case = BY_NAME["lenet300"]
+    chosen = Masks.full(case.model(), ["fc1.weight", "fc2.weight"])
+    _, masks = prune(case, NNRelief(alpha_linear=0.5), masks=chosen)
+    assert masks.keys() == chosen.keys()
+    assert masks.share < 0.6
+
+
+def test_labels_are_ignored_and_only_so_many_samples_are_seen() -> None:
+    case, seen = BY_NAME["perceptron"], 0
+
+    def loader() -> object:
+        nonlocal seen
+        while True:
+            seen += 1
+            yield case.inputs(10, seed=seen), torch.zeros(10)
+
+    model = case.model()
+    NNRelief(alpha_linear=0.9, samples=35).prune(model, Masks.full(model), None, loader())  # type: ignore[arg-type]
+    assert seen == 4
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("pivot", list(PivotRule))
+def test_the_options_of_the_public_code(norm: Norm, pivot: PivotRule) -> None:
+    _, masks = prune(BY_NAME["lenet5"], NNRelief(0.9, 0.95, norm=norm, pivot=pivot))
+    assert 0.1 < masks.share < 0.9
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, 1.01, float("nan")])
+def test_alpha_out_of_range_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha_conv"):
+        NNRelief(alpha_conv=alpha)
+    with pytest.raises(ValueError, match="alpha_linear"):
+        NNRelief(alpha_linear=alpha)
+
+
+def test_a_layer_that_would_be_empty_is_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)  # nothing gets through
+    masks, data = Masks.full(model), [torch.rand(4, 2)]
+    with pytest.raises(TrainingError, match=r"all weights of .*empty_layers=True"):
+        NNRelief().prune(model, masks, None, data)
+    assert not bool(NNRelief(empty_layers=True).prune(model, masks, None, data)["2.weight"].any())
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    case = BY_NAME["perceptron"]
+    with pytest.raises(CalibrationError, match="no batches"):
+        NNRelief().prune(case.model(), Masks.full(case.model()), None, [])
+    with pytest.raises(BudgetError, match="contributor"):
+        prune(case, NNRelief(), 0.001)
