@@ -26,13 +26,13 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.graph import trace
 from secateur.measure import keep_memory, macs
-from secateur.methods import Method
+from secateur.methods import OfUnits
 from secateur.selection import select
 from secateur.statistics import collect
 from secateur.surgery import apply, make_plan, mask, verify
 from secateur.surgery.candidates import candidates
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, OfUnits] = {
     "one pass": sc.SNP.paper(),
     "default order, one pass": sc.SNP(recovery=sc.OnePass()),
     "default": sc.SNP(),

@@ -34,7 +34,7 @@ from secateur.graph import Graph, trace
 from secateur.ground.errors import BudgetError
 from secateur.ground.inputs import Inputs
 from secateur.ground.modes import evaluating
-from secateur.methods.protocol import Method
+from secateur.methods.protocol import OfUnits
 from secateur.selection import Constraints, remaining, select, smallest
 from secateur.statistics import Statistics, state_tensors
 from secateur.surgery.candidates import Candidates, candidates
@@ -100,7 +100,7 @@ def examine(entry: Entry) -> dict[str, object]:
     if not graph.program.dynamic:
         others, named = args, kwargs
     chosen = candidates(model, graph, streams=True)
-    method: Method = sc.Magnitude()
+    method: OfUnits = sc.Magnitude()
     nothing = Statistics(0, {}, {}, state_tensors(graph.program))
     ranked = [method.rank(graph, group, nothing) for group in chosen.groups]
     row: dict[str, object] = {

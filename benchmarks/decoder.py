@@ -27,17 +27,17 @@ from torch import Tensor, nn
 from verses import kjv, web
 
 import secateur as sc
-from secateur.api import plan
 from secateur.graph import Graph, Kept, trace
 from secateur.ground.inputs import Inputs
 from secateur.measure import parameters
-from secateur.methods import ActivationMagnitude, Fluctuation, Method
+from secateur.methods import ActivationMagnitude, Fluctuation, OfUnits
 from secateur.recovery import OnePass, Recovery
 from secateur.selection import Ranked, remaining, select
 from secateur.statistics import collect
 from secateur.surgery import apply
 from secateur.surgery.candidates import Candidates, candidates
 from secateur.surgery.cutting import cut
+from secateur.surgery.values import repaired
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -52,7 +52,7 @@ TABLE = Table(
      "peak_memory_gb", "seconds_statistics", "seconds", "commit", "torch", "cpu", "threads", "command"),
 )  # fmt: skip
 LEAST_SQUARES = OnePass((1e-2, 1e-1, 1.0), centred=True)  # for each layer the best on held-out windows
-METHODS: dict[str, tuple[Method, dict[str, Recovery | None]]] = {
+METHODS: dict[str, tuple[OfUnits, dict[str, Recovery | None]]] = {
     # Patches of linear layers are their inputs, whose moments are there.
     "snp": (sc.SNP(patches=False), {"none": None, "least squares": sc.Sequential()}),
     "snp.paper": (sc.SNP.paper(), {"none": None, "least squares": OnePass()}),
@@ -116,7 +116,7 @@ def block_parameters(model: Any) -> int:
 
 
 def chooser(
-    graph: Graph, ranked: list[Ranked], budget: sc.Budget, method: Method
+    graph: Graph, ranked: list[Ranked], budget: sc.Budget, method: OfUnits
 ) -> Callable[[Candidates], Kept]:
     """Return what selects among the candidates that are left."""
     return lambda left: select(graph, remaining(ranked, left.groups), budget, method.allocation)
@@ -164,7 +164,7 @@ def main() -> None:
                 smaller: Any = first.model
                 if recovery is not None:
                     tensors = recovery(graph, first.kept, statistics, calibration, options.seed)
-                    smaller = apply(model, plan(model, graph, first.kept, tensors))
+                    smaller = apply(model, repaired(model, graph, first.kept, tensors))
                 seconds = time.perf_counter() - begun
                 score, tokens = perplexity(smaller, test)
                 before, after = sum(graph.macs({}).values()), sum(graph.macs(first.kept).values())

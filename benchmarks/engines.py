@@ -91,7 +91,7 @@ def prepare() -> None:
                 budget=sc.Budget(macs=budget),
                 calibration=[few],
                 progress=False,
-                round_to=multiple,
+                limits=sc.Limits(round_to=multiple),
             )
             result.save(file.with_suffix(""))
             print(sc.export.to_onnx(result.model, few, file), flush=True)

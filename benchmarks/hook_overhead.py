@@ -52,7 +52,9 @@ def stepper(name: str, make: Callable[..., Optimizer], x: Tensor, y: Tensor) -> 
     optimizer = make(model.parameters())
     if name in METHODS:
         method, masks = METHODS[name], sc.IrrelevanceDecay().prune(model, sc.Masks(), 0.1, ())
-        masks.attach(model, optimizer) if method is None else method.attach(model, optimizer, masks=masks)
+        sc.training.attach(model, optimizer, masks=masks) if method is None else method.attach(
+            model, optimizer, masks=masks
+        )
 
     def step() -> None:
         optimizer.zero_grad()

@@ -23,8 +23,8 @@ from secateur.blocks import Block, BlockPattern
 from secateur.data import ImageData, calibration, load_images
 from secateur.graph import Graph, trace
 from secateur.ground.tensors import tensors_of
+from secateur.methods import MicroStructured
 from secateur.methods.block_costs import Criterion, OutputError, WeightError
-from secateur.methods.microstructure import MicroStructured
 from secateur.recovery import Compensate
 from secateur.recovery.batch_norm import re_estimated
 from secateur.recovery.jobs import Job

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from training import augment
 
+from secateur.blocks import AcrossLayers, EachLayer, Spread
 from secateur.blocks.blockable import SKIPPED, Place, Skip
 from secateur.data import ImageData
 from secateur.measure import batches, top1
-from secateur.methods import AcrossLayers, EachLayer
-from secateur.methods.microstructure import Spread
 from secateur.zoo import pretrained
 from secateur.zoo.models import lenet5
 

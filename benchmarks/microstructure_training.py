@@ -24,11 +24,11 @@ from torch import nn
 from training import HELD_OUT
 
 from secateur.artefact import Quantise, pack, unpack
-from secateur.blocks import Block
+from secateur.blocks import AcrossLayers, Block, Shares
 from secateur.data import ImageData, load_images
 from secateur.graph import trace
+from secateur.methods import MicroStructured
 from secateur.methods.admm import ADMM
-from secateur.methods.microstructure import AcrossLayers, MicroStructured, Shares
 from secateur.training import distillation_loss
 
 RUNS = Path("runs/microstructure")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from training import finetune
 
 import secateur as sc
-from secateur.api import Evaluate
+from secateur.case import Evaluate
 from secateur.data import ImageData, calibration, load_images
 from secateur.data.images import calibration_index
 from secateur.measure import batches, compare_latency, size, top1
@@ -68,7 +68,7 @@ class Contender:
             case "taylor", "labels":
                 return sc.Taylor(nn.functional.cross_entropy, recovery=sc.OnePass())
             case "taylor", _:
-                return sc.Taylor(nn.functional.cross_entropy, Uniform(), sc.OnePass())
+                return sc.Taylor(nn.functional.cross_entropy, allocation=Uniform(), recovery=sc.OnePass())
             case _:
                 return sc.Random(seed=seed, recovery=sc.OnePass())
 
@@ -106,11 +106,7 @@ def with_secateur(
     contender: Contender, model: nn.Module, data: ImageData, budget: float, seed: int, accuracy: Evaluate
 ) -> Outcome:
     images, labels = labelled(data, seed)
-    result = sc.prune(
-        model, data.normalise(data.test_x[:16]), method=contender.build(seed), budget=sc.Budget(macs=budget),
-        calibration=list(zip(images.split(100), labels.split(100), strict=True)), evaluate=accuracy, seed=seed,
-        streams=contender.variant == "streams",
-    )  # fmt: skip
+    result = sc.prune(model, data.normalise(data.test_x[:16]), method=contender.build(seed), budget=sc.Budget(macs=budget), calibration=list(zip(images.split(100), labels.split(100), strict=True)), evaluate=accuracy, seed=seed, limits=sc.Limits(streams=contender.variant == "streams"))  # fmt: skip
     report = result.report
     assert report.accuracy is not None
     assert report.accuracy.pruned is not None

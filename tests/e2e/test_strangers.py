@@ -150,7 +150,7 @@ def through_the_line(
         progress=False,
     )
     assert result.report.after.macs <= budget * result.report.before.macs
-    assert result.recipe["refused"] == {}
+    assert result.report.refused == {}
     loaded = sc.load(result.save(folder / "artefact"), make)
     with torch.no_grad():
         dense, small, again = flat(run(model)), flat(run(result.model)), flat(run(loaded))

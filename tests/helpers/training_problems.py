@@ -13,27 +13,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sc
 from secateur.measure import batches, top1
+from secateur.methods import OfWeights
 from secateur.training.masks import Masks
-from secateur.training.protocol import Attachment
 
 Adam = partial(torch.optim.Adam, lr=0.02)
 
 
 @dataclass(frozen=True)
-class Smallest:
+class Smallest(OfWeights):
     """Global magnitude over everything; without a share half of what is left goes."""
 
     label: str = "smallest"
-
-    def attach(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        masks: Masks | None = None,
-        steps: int | None = None,
-    ) -> Attachment:
-        return (Masks() if masks is None else masks).attach(model, optimizer)
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
         values = {n: p.detach().abs().masked_fill(~masks[n], -1) for n, p in masks.of(model).items()}

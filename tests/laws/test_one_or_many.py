@@ -250,10 +250,7 @@ def structured(batches_of: slice) -> dict[str, Any]:
     data = batches("residual")[batches_of]
     if dist.is_initialized():
         data = data[dist.get_rank() :: 2]
-    result = sc.micro_structure(
-        case.model(), case.inputs(2), method=sc.MicroStructured(sc.Block(2, 1), zero=0.5, unify=0.25),
-        calibration=data, criterion=OutputError(), progress=False,
-    )  # fmt: skip
+    result = sc.prune(case.model(), case.inputs(2), method=sc.MicroStructured(sc.Block(2, 1), zero=0.5, unify=0.25, criterion=OutputError()), calibration=data, progress=False)  # fmt: skip
     states = {f"states of {name}": pattern.states for name, pattern in result.plan.patterns.items()}
     return dict(result.model.state_dict()) | states
 

@@ -59,7 +59,7 @@ def test_the_line_prunes_and_repairs(case: Unusual) -> None:
         sc.prune(model, x[:2], method=method, budget=budget, calibration=x.split(16), progress=False)
         for method in (sc.SNP(recovery=None), sc.SNP())
     )
-    assert case.whole <= set(repaired.recipe["refused"])
+    assert case.whole <= set(repaired.report.refused)
     assert repaired.report.after.macs <= 0.8 * repaired.report.before.macs
     with torch.no_grad():
         dense = model(x)

@@ -45,7 +45,12 @@ def test_scores_are_their_definitions(seed: int) -> None:
 def test_what_never_moves_goes_into_the_bias() -> None:
     net, x = network(0), torch.randn(200, 6)
     result = sc.prune(
-        net, x[:2], method=Fluctuation(), budget=sc.Budget(macs=0.93), calibration=x.split(50), keep={"0": 11}
+        net,
+        x[:2],
+        method=Fluctuation(),
+        budget=sc.Budget(macs=0.93),
+        calibration=x.split(50),
+        limits=sc.Limits(keep={"0": 11}),
     )
     kept = list(result.plan.kept["0"])
     assert kept == [i for i in range(12) if i != 4]

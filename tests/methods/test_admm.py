@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.blocks import UNIFY, ZERO, Block, BlockPattern, Partition, block_costs, choose
+from secateur.blocks import UNIFY, ZERO, Block, BlockPattern, Partition, Shares, block_costs, choose
 from secateur.blocks.held import Held
 from secateur.ground.errors import StructureError, TrainingError
+from secateur.methods import MicroStructured
 from secateur.methods.admm import ADMM
-from secateur.methods.microstructure import MicroStructured, Shares
 from secateur.training import Masks
 
 BOTH = MicroStructured(Block(4, 1), zero=0.5, unify=0.25, skip=())

@@ -8,8 +8,8 @@ from torch import nn
 
 from secateur.blocks import UNIFY, ZERO, Block, BlockPattern
 from secateur.graph import trace
+from secateur.methods import MicroStructured
 from secateur.methods.block_costs import OutputError, WeightError
-from secateur.methods.microstructure import MicroStructured
 from secateur.statistics import collect, state_tensors
 
 LAYERS = {

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 import secateur as sc
 from secateur.ground.errors import TrainingError, UnknownNameError
 from secateur.methods import Fading, IrrelevanceDecay, WeightDecay
-from secateur.training import Masks
+from secateur.training import Masks, attach
 
 Decay = IrrelevanceDecay | WeightDecay
 OPTIMIZERS = {
@@ -104,7 +104,7 @@ def test_strength_fades_after_each_crop() -> None:
     gammas = [0.05 * f for f in (1, 2 / 3, 1 / 3, 0, 0)]
     train_with_penalty(two, second, data[:5], exact, gammas)
     masks.applied(two)
-    with masks.attach(two, second):
+    with attach(two, second, masks=masks):
         train_with_penalty(two, second, data[5:], exact, gammas[:4])
     for p, q in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11)

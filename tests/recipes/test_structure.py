@@ -91,11 +91,11 @@ def test_options() -> None:
         sc.Block(4, 1, reshape=Reshape.INPUTS),
         0.5,
         0.25,
-        shares={"layer1.*": sc.Shares(0.2)},
+        shares={"layer1.*": sc.blocks.Shares(0.2)},
         blocks={"fc": sc.Block(4, 4, reshape=Reshape.INPUTS)},
         skip=("stem", nn.Embedding, Place.HEAD),
         assignment=PruneFirst(),
-        spread=sc.AcrossLayers(0.9),
+        spread=sc.blocks.AcrossLayers(0.9),
     )
     assert (criterion_of(spec), compensation_of(spec)) == (OutputError(), None)
     plain = MicroStructureSpec(name="micro-structure", sweeps=3)

@@ -115,7 +115,7 @@ def test_options(mine: dict[str, Any], tmp_path: Path) -> None:
     assert made.loss.__name__ == "loss"  # type: ignore[attr-defined]
     assert (made.iterations, made.finetune, made.bf16) == (3, 1, True)
     assert made.validation == sc.Validation(measure, sc.Bound(drop=0.1), 4)
-    assert made.schedule == sc.MultiStep((2, 3))
+    assert made.schedule == sc.training.MultiStep((2, 3))
     assert made.teacher == sc.Teacher(net, weight=0.5)
     assert made.checkpoints == sc.Checkpoints(Path("out.run"), True, 9)
     assert made.rewind is not None
@@ -127,9 +127,9 @@ def test_options(mine: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schedule", "made"),
     [
-        ("constant", sc.Constant()),
-        ({"name": "cosine", "warmup": 1}, sc.Cosine(1)),
-        ("one-cycle", sc.OneCycle()),
+        ("constant", sc.training.Constant()),
+        ({"name": "cosine", "warmup": 1}, sc.training.Cosine(1)),
+        ("one-cycle", sc.training.OneCycle()),
     ],
 )
 def test_schedules(mine: dict[str, Any], schedule: Any, made: Any) -> None:

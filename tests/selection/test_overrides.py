@@ -113,7 +113,7 @@ def test_uniform_widths() -> None:
     widths = {}
     for uniform in (False, True):
         method = sc.SNP(recovery=None)  # whose groups compete
-        result: Any = prune(model, sc.Budget(params=0.95), method=method, uniform=uniform)
+        result: Any = prune(model, sc.Budget(params=0.95), method=method, limits=sc.Limits(uniform=uniform))
         widths[uniform] = {
             int(layer.out_features) for layer in result.model.up if isinstance(layer, nn.Linear)
         }

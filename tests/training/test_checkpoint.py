@@ -149,7 +149,7 @@ def test_a_file_that_is_left_half_written_does_not_matter(tmp_path: Path) -> Non
         ({"epochs": 2}, r"training\.epochs: 2, was 1"),
         ({"loader": loader(16)}, r"training\.loader\.batch size: 16, was 32"),
         ({"optimizer": partial(torch.optim.Adam, lr=0.5)}, r"training\.optimizer\.lr: 0\.5, was 0\.02"),
-        ({"schedule": sc.Cosine()}, r"training\.schedule\.type: 'Cosine', was 'Constant'"),
+        ({"schedule": sc.training.Cosine()}, r"training\.schedule\.type: 'Cosine', was 'Constant'"),
         ({"teacher": sc.Teacher(network())}, r"training\.teacher: .*was None"),
         ({"bf16": True}, r"training\.bf16: True, was False"),
     ],

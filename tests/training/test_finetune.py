@@ -44,8 +44,10 @@ def test_the_loss_is_the_divergence_of_softened_predictions(
     student, teacher = torch.randn(2, *shape, dtype=torch.float64)
     p, q = ((logits / temperature).softmax(1) for logits in (teacher, student))
     expected = temperature**2 * (p * (p / q).log()).sum(1).mean()
-    assert float(sc.distillation_loss(student, teacher, temperature)) == pytest.approx(float(expected))
-    assert float(sc.distillation_loss(teacher, teacher, temperature)) == pytest.approx(0, abs=1e-12)
+    assert float(sc.training.distillation_loss(student, teacher, temperature)) == pytest.approx(
+        float(expected)
+    )
+    assert float(sc.training.distillation_loss(teacher, teacher, temperature)) == pytest.approx(0, abs=1e-12)
 
 
 def test_hot_gradients_match_logits() -> None:
@@ -53,7 +55,7 @@ def test_hot_gradients_match_logits() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 1, 6, dtype=torch.float64)
     student.requires_grad_()
-    sc.distillation_loss(student, teacher, 1e4).backward()
+    sc.training.distillation_loss(student, teacher, 1e4).backward()
     centred = [v - v.mean() for v in (student.detach(), teacher)]
     torch.testing.assert_close(student.grad, (centred[0] - centred[1]) / 6, rtol=1e-3, atol=1e-6)
 
@@ -80,7 +82,7 @@ def test_a_teacher_alone_is_imitated() -> None:
     tuned = sc.finetune(student, [(x, wrong)] * 4, epochs=20, optimizer=adam, teacher=teacher, weight=1.0)
     with torch.no_grad():
         wish = teacher(x)
-        before, after = (float(sc.distillation_loss(net(x), wish)) for net in (student, tuned))
+        before, after = (float(sc.training.distillation_loss(net(x), wish)) for net in (student, tuned))
     assert after < 0.1 * before
     assert all(p.grad is None for p in teacher.parameters())
 

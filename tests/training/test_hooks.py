@@ -62,7 +62,7 @@ def test_masked_training_is_training_of_a_network_with_masks_inside(make: MakeOp
     masks, data = some_masks(model), batches(6)
     masks.applied(oracle)
     optimizer, reference = make(model.parameters()), make(oracle.parameters())
-    with masks.attach(model, optimizer) as run:
+    with attach(model, optimizer, masks=masks) as run:
         train(model, optimizer, data)
         assert run.masks == masks
     for x, y in data:
@@ -80,7 +80,7 @@ def test_momentum_cannot_revive_a_weight(make: MakeOptimizer) -> None:
     model = network()
     optimizer, masks = make(model.parameters()), some_masks(model)
     train(model, optimizer, batches(3))  # momentum of every weight
-    with masks.attach(model, optimizer) as run:
+    with attach(model, optimizer, masks=masks) as run:
         assert_held(model, optimizer, masks)
         train(model, optimizer, batches(2, seed=1))
         assert_held(model, optimizer, masks)
@@ -99,7 +99,7 @@ def test_leaving_removes_every_hook_and_the_model_is_as_it_was() -> None:
         assert list(model.state_dict()) == keys
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), some_masks(model).attach(model, optimizer):
+    with pytest.raises(ZeroDivisionError), attach(model, optimizer, masks=some_masks(model)):
         interrupted()
     assert [type(m) for m in model.modules()] == kinds
     assert not optimizer._optimizer_step_pre_hooks
@@ -135,9 +135,9 @@ def test_a_closure_is_hooked_after_its_backward() -> None:
     plain, closed = network(), network()
     masks, data = some_masks(plain), batches(4)
     first, second = SGD(plain.parameters(), 0.1, 0.9), SGD(closed.parameters(), 0.1, 0.9)
-    with masks.attach(plain, first):
+    with attach(plain, first, masks=masks):
         train(plain, first, data)
-    with masks.attach(closed, second):
+    with attach(closed, second, masks=masks):
         for n, (x, y) in enumerate(data):
 
             def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
@@ -159,10 +159,10 @@ def test_a_run_resumes_bit_equal() -> None:
 
     model, optimizer = start()
     masks = some_masks(model)
-    with masks.attach(model, optimizer):
+    with attach(model, optimizer, masks=masks):
         train(model, optimizer, batches(6))
     half, first = start()
-    with masks.attach(half, first) as run:
+    with attach(half, first, masks=masks) as run:
         train(half, first, batches(6)[:3])
         state = {k: v.clone() for k, v in run.state_dict().items()}
     again, second = start()
@@ -197,7 +197,7 @@ def test_fused_optimisers_under_a_scaler() -> None:
     masks, (x, y) = some_masks(model), batches(1)[0]
     fused = SGD(model.parameters(), 0.1, fused=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    with masks.attach(model, fused):
+    with attach(model, fused, masks=masks):
         scaler.scale(F.cross_entropy(model(x), y)).backward()
         with pytest.raises(TrainingError, match=r"fused=False, or call scaler.unscale_"):
             scaler.step(fused)
@@ -224,7 +224,7 @@ def test_other_optimisers_under_a_scaler(scale: float) -> None:
     masks, (x, y) = some_masks(model), batches(1)[0]
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9, foreach=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    with masks.attach(model, optimizer) as run:
+    with attach(model, optimizer, masks=masks) as run:
         scaler.scale(F.cross_entropy(model(x), y) * scale).backward()
         scaler.step(optimizer)
         assert_held(model, optimizer, masks)
@@ -255,7 +255,7 @@ def test_parameters_without_a_gradient_are_left_alone() -> None:
     before = model[0].weight.detach().clone()
     masks = Masks({"0.weight": torch.rand(8, 6) < 0.5, "3.weight": torch.rand(3, 8) < 0.5})
     optimizer = SGD(model.parameters(), 0.1)
-    with masks.attach(model, optimizer):
+    with attach(model, optimizer, masks=masks):
         train(model, optimizer, batches(2))
     assert torch.equal(model[0].weight, before * masks["0.weight"])
     assert not model[3].weight[~masks["3.weight"]].any()

@@ -107,7 +107,7 @@ def test_the_sparsest_above_the_bound(trained: nn.Module) -> None:
 
 def test_crops_wait_for_the_bound(trained: nn.Module) -> None:
     bound = sc.Validation(accuracy, sc.Bound(drop=0.1))
-    run = options(epochs=15, validation=bound, crops=sc.Crops(every=4, fraction=0.2), finetune=1)
+    run = options(epochs=15, validation=bound, crops=sc.training.Crops(every=4, fraction=0.2), finetune=1)
     found = train(trained, Smallest(), run)
     assert found.dense is not None
     assert found.metric is not None
@@ -125,7 +125,9 @@ def test_crops_wait_for_the_bound(trained: nn.Module) -> None:
 
 def test_crops_stop_at_the_budget(trained: nn.Module) -> None:
     run = options(
-        epochs=12, validation=sc.Validation(accuracy, sc.Bound(0.1)), crops=sc.Crops(every=2, fraction=0.3)
+        epochs=12,
+        validation=sc.Validation(accuracy, sc.Bound(0.1)),
+        crops=sc.training.Crops(every=2, fraction=0.3),
     )
     found = train(trained, Smallest(), run, share=0.25)
     assert found.masks.share == pytest.approx(0.25, abs=0.005)
@@ -139,7 +141,7 @@ def test_a_bound_that_is_never_met_says_how_close_it_was(trained: nn.Module) -> 
     ):
         train(trained, Smallest(), options(validation=unmet, iterations=3))
     with pytest.raises(BoundError, match=r"the best one had"):
-        train(trained, Smallest(), options(validation=unmet, crops=sc.Crops(every=4), finetune=1))
+        train(trained, Smallest(), options(validation=unmet, crops=sc.training.Crops(every=4), finetune=1))
 
 
 def test_patience_ends_rounds_early(trained: nn.Module) -> None:
@@ -148,7 +150,7 @@ def test_patience_ends_rounds_early(trained: nn.Module) -> None:
     assert [row.epoch for row in found.rows] == [0, 1, 2, 3, 1, 2, 3]
     measure = sc.Validation(lambda model: 0.5, sc.Bound(0.9), patience=2)
     with pytest.raises(BoundError):
-        train(trained, Smallest(), options(epochs=9, validation=measure, crops=sc.Crops(every=3)))
+        train(trained, Smallest(), options(epochs=9, validation=measure, crops=sc.training.Crops(every=3)))
 
 
 def test_rewinding_trains_the_survivors_from_the_start(trained: nn.Module) -> None:
@@ -185,7 +187,7 @@ def test_a_schedule_reaches_the_optimiser(trained: nn.Module) -> None:
             rates.append(self.param_groups[0]["lr"])
             return super().step(closure)
 
-    steps = sc.MultiStep((1.5, 2), factor=0.1)
+    steps = sc.training.MultiStep((1.5, 2), factor=0.1)
     batches = list(loader())
     run = options(loader=batches, epochs=3, schedule=steps, optimizer=partial(Watched, lr=1.0))
     train(trained, Smallest(), run, share=0.9)
@@ -230,7 +232,9 @@ def test_accumulated_batches_are_one_large_batch(trained: nn.Module) -> None:
         for g in (small[:3], small[3:6], small[6:])
     ]
     found = [
-        train(net, Smallest(), options(loader=batches, accumulate=k, schedule=sc.Constant()), share=0.5)
+        train(
+            net, Smallest(), options(loader=batches, accumulate=k, schedule=sc.training.Constant()), share=0.5
+        )
         for batches, k in ((small, 3), (large, 1))
     ]
     for a, b in zip(*(f.model.parameters() for f in found), strict=True):

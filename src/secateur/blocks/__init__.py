@@ -9,8 +9,13 @@ from .held import Held
 from .partition import Partition
 from .pattern import KEEP, UNIFY, ZERO, BlockPattern
 from .projection import block_costs, choose, project
+from .spread import AcrossLayers, EachLayer, Shares, Spread
 
 __all__ = [
+    "Spread",
+    "Shares",
+    "EachLayer",
+    "AcrossLayers",
     "KEEP",
     "PRESETS",
     "SKIPPED",

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.api import Result
 from secateur.artefact import load, save
 from secateur.artefact.files import find, parse_json, read_text
 from secateur.ground.errors import ArtefactError, ExportError, did_you_mean
 from secateur.report import page
+from secateur.result import Result
 
 __all__ = ["example_of", "is_pretrained", "load_pretrained", "save_pretrained"]
 

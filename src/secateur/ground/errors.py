@@ -21,12 +21,17 @@ __all__ = [
     "TraceError",
     "TrainingError",
     "UnknownNameError",
+    "UsageError",
     "did_you_mean",
 ]
 
 
 class SecateurError(Exception):
     """The root of all errors that secateur raises on purpose."""
+
+
+class UsageError(SecateurError, TypeError):
+    """Arguments do not go together, or one is missing or of the wrong kind; the message says what to give."""
 
 
 class TraceError(SecateurError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ __all__ = ["Stopwatch", "Timer"]
 MAX_ELEMENTS = 2**26  # of the tensors of operations that are timed in turns
 
 
+@runtime_checkable
 class Timer(Protocol):
     """Says how long operations and models take, with the threads that torch has now."""
 

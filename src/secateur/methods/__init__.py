@@ -4,14 +4,16 @@ from .activation import ActivationMagnitude, Fluctuation
 from .admm import ADMM, Residual
 from .baselines import BatchNormScale, Magnitude, Random
 from .block_costs import Criterion, OutputError, WeightError
+from .dead_units import DeadUnits
 from .gradual import GradualMagnitude
 from .irrelevance import Fading, GammaSchedule, IrrelevanceDecay, Steady, WeightDecay
+from .kinds import OfBlocks, OfUnits, OfWeights
 from .lobster import Lobster
-from .microstructure import AcrossLayers, EachLayer, MicroStructured, Shares, Spread
+from .microstructure import MicroStructured
 from .nn_relief import NNRelief, PivotRule, Propagation
 from .orders import ZCA, Conditional, Output, Pivot, Variance, Weights
-from .protocol import Method
-from .ranking import Order, Ranking, Reader
+from .protocol import Draft, Evidence, Method, Needs
+from .ranking import Order, Ranking, Reader, ranked
 from .snp import SNP
 from .taylor import Taylor
 
@@ -19,12 +21,13 @@ __all__ = [
     "ADMM",
     "SNP",
     "ZCA",
-    "AcrossLayers",
     "ActivationMagnitude",
     "BatchNormScale",
     "Conditional",
     "Criterion",
-    "EachLayer",
+    "DeadUnits",
+    "Draft",
+    "Evidence",
     "Fading",
     "Fluctuation",
     "GammaSchedule",
@@ -35,6 +38,10 @@ __all__ = [
     "Method",
     "MicroStructured",
     "NNRelief",
+    "Needs",
+    "OfBlocks",
+    "OfUnits",
+    "OfWeights",
     "Order",
     "Output",
     "OutputError",
@@ -45,12 +52,11 @@ __all__ = [
     "Ranking",
     "Reader",
     "Residual",
-    "Shares",
-    "Spread",
     "Steady",
     "Taylor",
     "Variance",
     "WeightDecay",
     "WeightError",
     "Weights",
+    "ranked",
 ]

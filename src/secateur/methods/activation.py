@@ -6,31 +6,27 @@ Both come from the pruning of language models without training; here they rank u
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Group
 from secateur.recovery import OnePass, Recovery
-from secateur.selection import Allocation, Ranked, Uniform
+from secateur.selection import Allocation, Ranked
 from secateur.selection.allocation import Standardised
 from secateur.statistics import Statistics
 
-from .ranking import from_scores
+from .kinds.units import OfUnits
+from .ranking import ranked
 from .readers import readers
 
 __all__ = ["ActivationMagnitude", "Fluctuation"]
 
 
 @dataclass(frozen=True)
-class ActivationMagnitude:
+class ActivationMagnitude(OfUnits):
     """``sum_o |W_oi| ||X_i||`` over what reads unit i: Wanda's metric (arXiv 2306.11695), summed for whole units."""
-
-    allocation: Allocation = field(default_factory=Uniform)
-    recovery: Recovery | None = None
-    patches: ClassVar[bool] = False
-    loss: ClassVar[None] = None
 
     @property
     def label(self) -> str:
@@ -43,21 +39,21 @@ class ActivationMagnitude:
         for reader in readers(graph, group, statistics, patches=False, centred=False):
             power = reader.xx.diagonal().clamp_min(0).sqrt()
             scores += _summed(reader.weight.abs().sum(0) * power, reader.columns)
-        return _ranked(group, scores)
+        return ranked(group, scores)
 
 
 @dataclass(frozen=True)
-class Fluctuation:
+class Fluctuation(OfUnits):
     """``var(X_i) ||W_:i||^2`` over what reads unit i, standardised within each group: FLAP (arXiv 2312.11983).
 
     What a unit is on average goes into the bias of the layer that reads it: the default recovery does that and nothing
     else (its ridge leaves every kept weight as it is).
     """
 
-    allocation: Allocation = field(default_factory=Standardised)
-    recovery: Recovery | None = field(default_factory=lambda: OnePass(ridges=(1e12,), centred=True))
-    patches: ClassVar[bool] = False
-    loss: ClassVar[None] = None
+    allocation: Allocation = field(default_factory=Standardised, kw_only=True)
+    recovery: Recovery | None = field(
+        default_factory=partial(OnePass, ridges=(1e12,), centred=True), kw_only=True
+    )
 
     @property
     def label(self) -> str:
@@ -70,13 +66,8 @@ class Fluctuation:
         for reader in readers(graph, group, statistics, patches=False, centred=True):
             variance = reader.xx.diagonal().clamp_min(0)
             scores += _summed((reader.weight**2).sum(0) * variance, reader.columns)
-        return _ranked(group, scores)
+        return ranked(group, scores)
 
 
 def _summed(by_column: Tensor, columns: Tensor) -> Tensor:
     return torch.cat([by_column, by_column.new_zeros(1)])[columns].sum(1)
-
-
-def _ranked(group: Group, scores: Tensor) -> Ranked:
-    ranking = from_scores(scores, scores)
-    return Ranked(group, ranking.order, ranking.loss)

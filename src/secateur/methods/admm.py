@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from secateur.blocks import BlockPattern, Partition, block_costs
+from secateur.blocks import Blockable, BlockPattern, Partition, Shares, block_costs
 from secateur.blocks.held import Held
 from secateur.ground.errors import StructureError, TrainingError
-from secateur.training.hooks import Attached, Rule, Step, attach
+from secateur.training import Training
+from secateur.training.hooks import Attached, Rule, Step
 from secateur.training.masks import Masks
 from secateur.training.parameters import parameters, unwrap
 
-from .microstructure import MicroStructured, Shares
+from .kinds.weights import OfWeights
+from .microstructure import MicroStructured
 
 __all__ = ["ADMM", "Residual"]
 
@@ -42,7 +43,7 @@ class Residual:
 
 
 @dataclass(frozen=True)
-class ADMM:
+class ADMM(OfWeights):
     """Train towards a micro-structure, project onto it, and train what is left under it.
 
     Each of the `stages`, shares of zero and unified blocks that lead up to those of `structure`, takes `epochs`
@@ -101,24 +102,34 @@ class ADMM:
         """What reports call it."""
         return f"{'ADMM' if self.epochs else 'block magnitude'}, {self.structure.label}"
 
-    def attach(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        *,
-        masks: Masks | None = None,
-        steps: int | None = None,
-    ) -> Attached:
-        """Start on an optimiser of the model's parameters; stages count epochs, so that `steps` does not matter.
+    def names(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the weights that are cut into blocks."""
+        return tuple(self.structure.layers(unwrap(model)).partitions)
+
+    def rule(self, model: nn.Module, masks: Masks, steps: int | None) -> Rule:
+        """Return what draws weights towards blocks; stages count epochs, so that `steps` does not matter.
 
         Raises:
             StructureError: no weight of the model can be cut into such blocks.
-            TrainingError: as `secateur.training.attach`.
         """
-        rule = _Rule(self, unwrap(model))
-        attached = attach(model, optimizer, masks=masks, rule=rule)
-        rule.fixes(attached)
-        return attached
+        return _Rule(self, unwrap(model))
+
+    def check(self, training: Training) -> None:
+        """Check that a training is long enough, and does not part unified blocks in the end.
+
+        Raises:
+            StructureError: it has too few epochs, or fine-tunes without the method.
+        """
+        super().check(training)
+        if training.finetune and self.structure.unify:
+            raise StructureError(
+                "Fine-tuning without the method would part unified blocks: leave finetune out, and give Training more "
+                "epochs, of which those after the last projection train under the pattern."
+            )
+
+    def blocks(self, model: nn.Module) -> tuple[Mapping[str, BlockPattern], Blockable]:
+        """Return the blocks that a trained model's weights obey."""
+        return self.structure.observed(model), self.structure.layers(model)
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
         """Return the masks as they are: zeros come while the network trains.
@@ -159,7 +170,7 @@ class _Rule(Rule):
         with torch.no_grad():
             self._start()
 
-    def fixes(self, attached: Attached) -> None:
+    def begin(self, attached: Attached) -> None:
         """Let fixed zeros become masks of the attachment."""
         self.attached = attached
         self._mask()

@@ -4,31 +4,26 @@ the smallest BatchNorm gains (network slimming, Liu et al. 2017, arXiv 1708.0651
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Group, Ref
-from secateur.recovery import Recovery
-from secateur.selection import Allocation, Ranked, Uniform
+from secateur.selection import Ranked
 from secateur.statistics import Statistics
 
-from .ranking import Ranking, from_scores
+from .kinds.units import OfUnits
+from .ranking import ranked
 
 __all__ = ["BatchNormScale", "Magnitude", "Random"]
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(OfUnits):
     """Units with the smallest Lp norm of their producers' filters go first, the same share of every group."""
 
     p: int = 1
-    allocation: Allocation = field(default_factory=Uniform)
-    recovery: Recovery | None = None
-    patches: ClassVar[bool] = False
-    loss: ClassVar[None] = None
 
     @property
     def label(self) -> str:
@@ -43,21 +38,16 @@ class Magnitude:
                 statistics.tensors[site.parameter].double().movedim(site.dim, 0).flatten(1).abs() ** self.p
             )
             norms += _by_unit(group, site.parameter, site.dim, weight.sum(1))
-        return _ranked(group, from_scores(norms ** (1 / self.p), norms))
+        return ranked(group, norms ** (1 / self.p), norms)
 
 
 @dataclass(frozen=True)
-class BatchNormScale:
+class BatchNormScale(OfUnits):
     """Units with the smallest ``|gamma|`` of their BatchNorms go first, the same share of every group.
 
     A unit that several BatchNorms scale has the sum. In a group that none scales, filters count by their L2 norm.
     Network slimming trains with a penalty on the gains before it prunes; without one they say less.
     """
-
-    allocation: Allocation = field(default_factory=Uniform)
-    recovery: Recovery | None = None
-    patches: ClassVar[bool] = False
-    loss: ClassVar[None] = None
 
     @property
     def label(self) -> str:
@@ -71,18 +61,14 @@ class BatchNormScale:
             return Magnitude(p=2).rank(graph, group, statistics)
         gains = [_by_unit(group, name, 0, statistics.tensors[name].double().abs()) for name in sorted(owned)]
         total = torch.stack(gains).sum(0)
-        return _ranked(group, from_scores(total, total))
+        return ranked(group, total)
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(OfUnits):
     """Units in an order drawn by `seed` and the group's name, the same share of every group."""
 
     seed: int = 0
-    allocation: Allocation = field(default_factory=Uniform)
-    recovery: Recovery | None = None
-    patches: ClassVar[bool] = False
-    loss: ClassVar[None] = None
 
     @property
     def label(self) -> str:
@@ -93,7 +79,7 @@ class Random:
         """Return a random order."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + zlib.crc32(group.id.encode()))
         scores = torch.rand(group.size, generator=generator, dtype=torch.float64)
-        return _ranked(group, from_scores(scores, torch.ones(group.size, dtype=torch.float64)))
+        return ranked(group, scores, torch.ones(group.size, dtype=torch.float64))
 
 
 def _gains(graph: Graph) -> set[str]:
@@ -106,7 +92,3 @@ def _by_unit(group: Group, parameter: str, dim: int, values: Tensor) -> Tensor:
     owner = torch.tensor(group.owner(parameter, dim))
     result = torch.zeros(group.size, dtype=values.dtype)
     return result.index_add(0, owner[owner >= 0], values[owner >= 0])
-
-
-def _ranked(group: Group, ranking: Ranking) -> Ranked:
-    return Ranked(group, ranking.order, ranking.loss)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from secateur.api import Result, plan
+from secateur.case import Case
 from secateur.graph import Graph, Kept, trace
-from secateur.ground.errors import SurgeryError, TraceError
-from secateur.ground.inputs import Inputs
-from secateur.ground.progress import silenced, working
-from secateur.measure import compare_latency, environment, size
-from secateur.report import Report, Sparsity, frozen_parts, zipped_bytes
+from secateur.ground.errors import BudgetError, SurgeryError, TraceError
+from secateur.ground.inputs import Example, Inputs
+from secateur.ground.progress import working
+from secateur.report import Sparsity, frozen_parts, zipped_bytes
+from secateur.selection import Budget
 from secateur.statistics import state_tensors
 from secateur.surgery import Plan, Verification, apply, verify
 from secateur.surgery.candidates import Candidates, tried
 from secateur.surgery.dead import Settled, settle
+from secateur.surgery.values import repaired
 
-__all__ = ["Removal", "remove_dead_units", "without_dead_units"]
+from .protocol import Draft, Evidence, Needs
+
+__all__ = ["DeadUnits", "Removal", "without_dead_units"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,7 @@ class Removal:
         return sum(kept for kept, _ in self.units.values())
 
 
-def without_dead_units(
-    model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any]
-) -> Removal:
+def without_dead_units(model: nn.Module, example_inputs: Example) -> Removal:
     """Return a copy of a sparse model without the units that nothing reads, and without constants that can be folded.
 
     Nothing is repaired and nothing is lost: outputs are the same within float tolerance, which is verified on the
@@ -67,80 +66,84 @@ def without_dead_units(
     )
     """
     inputs = Inputs.of(example_inputs)
-    args, kwargs = inputs.args, inputs.kwargs
-    graph = trace(model, *args, **kwargs)
+    return _removed(model, trace(model, *inputs.args, **inputs.kwargs), inputs)
+
+
+@dataclass(frozen=True)
+class DeadUnits:
+    """Remove the units that nothing reads, and those that are constants, exactly: see `without_dead_units`.
+
+    >>> import torch, secateur as sc
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    >>> with torch.no_grad():
+    ...     _ = net[2].weight[:, 0].zero_()
+    >>> sc.prune(net, torch.zeros(1, 4), method=sc.DeadUnits()).model[0].out_features
+    2
+    """
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return "removal of dead units"
+
+    @property
+    def needs(self) -> Needs:
+        """What it has to be given: nothing."""
+        return Needs(result=False)
+
+    def draft(self, case: Case, budget: Budget | None) -> Draft:
+        """Return the model without dead units.
+
+        Raises:
+            TraceError: the model cannot be exported.
+            SurgeryError: the smaller model does not compute what was promised.
+            BudgetError: a budget is given.
+        """
+        if budget is not None:
+            raise BudgetError(
+                f"The budget ({budget}) has no use here: dead units go, all of them. Leave it out."
+            )
+        with case.phase("removal"), working("removing dead units"):
+            removal = _removed(case.model, case.graph, case.inputs)
+        evidence = Evidence(
+            removal.verification.max_difference,
+            removal.units,
+            refused=removal.refused,
+            frozen=frozen_parts(case.graph.frozen),
+            sparsity=Sparsity(
+                sum(p.numel() for p in case.model.parameters()),
+                sum(int(p.count_nonzero()) for p in removal.model.parameters()),
+                zipped_bytes(case.model),
+                zipped_bytes(removal.model),
+                (),
+            ),
+        )
+        return Draft(removal.model, removal.plan, evidence=evidence, budget="exact")
+
+
+def _removed(model: nn.Module, graph: Graph, inputs: Inputs) -> Removal:
     settled = settle(graph, state_tensors(graph.program))
     refused: dict[str, str] = {}
     try:
-        found = _cut(model, graph, settled.kept, settled, args, kwargs)
+        found = _cut(model, graph, settled.kept, settled, inputs)
     except (SurgeryError, TraceError):
         losing = Candidates(tuple(graph.group(id) for id in settled.kept), {})
         left = tried(model, graph, losing)
         if left == losing:
             raise
         refused = dict(left.refused)
-        found = _cut(model, graph, _allowed(settled.kept, left), settled, args, kwargs)
+        found = _cut(model, graph, _allowed(settled.kept, left), settled, inputs)
     smaller, final, verification = found
     units = {g.id: (len(final.kept.get(g.id, range(g.size))), g.size) for g in graph.groups}
     return Removal(smaller, final, verification, units, settled.folded, refused)
 
 
-def remove_dead_units(
-    model: nn.Module,
-    example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any],
-    *,
-    progress: bool = True,
-) -> Result:
-    """Do what `without_dead_units` does and measure it: a result that reports, saves and loads like that of `prune`.
-
-    Raises:
-        TraceError: the model cannot be exported.
-        SurgeryError: the smaller model does not compute what was promised.
-    """
-    inputs = Inputs.of(example_inputs)
-    args, kwargs = inputs.args, inputs.kwargs
-    start = time.perf_counter()
-    with silenced(not progress), working("removing dead units"):
-        removal = without_dead_units(model, example_inputs)
-        seconds = time.perf_counter() - start
-        graph = trace(model, *args, **kwargs)
-        report = Report(
-            method="removal of dead units",
-            budget="exact",
-            before=size(model, inputs),
-            after=size(removal.model, inputs),
-            max_masked_difference=removal.verification.max_difference,
-            seconds={"removal": seconds},
-            environment=environment(),
-            seed=0,
-            latency=compare_latency(model, removal.model, inputs),
-            kept=removal.units,
-            model=type(model).__name__,
-            refused=removal.refused,
-            sparsity=Sparsity(
-                sum(p.numel() for p in model.parameters()),
-                sum(int(p.count_nonzero()) for p in removal.model.parameters()),
-                zipped_bytes(model),
-                zipped_bytes(removal.model),
-                (),
-            ),
-            frozen=frozen_parts(graph.frozen),
-            recipe={"method": "removal of dead units"},
-        )
-    return Result(removal.model, removal.plan, report)
-
-
 def _cut(
-    model: nn.Module,
-    graph: Graph,
-    kept: Kept,
-    settled: Settled,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    model: nn.Module, graph: Graph, kept: Kept, settled: Settled, inputs: Inputs
 ) -> tuple[nn.Module, Plan, Verification]:
-    final = plan(model, graph, kept, settled.tensors)
+    final = repaired(model, graph, kept, settled.tensors)
     smaller = apply(model, final)
-    return smaller, final, verify(model, smaller, graph, kept, args, kwargs)
+    return smaller, final, verify(model, smaller, graph, kept, inputs.args, inputs.kwargs)
 
 
 def _allowed(kept: Kept, left: Candidates) -> Kept:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from secateur.ground.errors import TrainingError
 from secateur.ground.patterns import Pattern
 from secateur.training.crop import Global, Scope, magnitudes, refuse_empty, require
-from secateur.training.hooks import Attached, Rule, Step, attach
+from secateur.training.hooks import Rule, Step
 from secateur.training.masks import Masks
 from secateur.training.parameters import choose, parameters
+
+from .kinds.weights import OfWeights
 
 __all__ = ["GradualMagnitude"]
 
 
 @dataclass(frozen=True)
-class GradualMagnitude:
+class GradualMagnitude(OfWeights):
     """The smallest weights go every `every` steps, many at first and few at last, until `share` is kept.
 
     After step t of ``attach(..., steps=n)``, between ``begin * n`` and ``end * n``, the share of zeros is
@@ -67,10 +68,8 @@ class GradualMagnitude:
         left = 1 - (step - first) / (last - first) if step < last else 0.0
         return min(start, self.share + (start - self.share) * left**3)
 
-    def attach(
-        self, model: nn.Module, optimizer: Optimizer, *, masks: Masks | None = None, steps: int | None = None
-    ) -> Attached:
-        """Prune during the next `steps` optimiser steps; see `secateur.training.attach` for what else is refused.
+    def rule(self, model: nn.Module, masks: Masks, steps: int | None) -> Rule:
+        """Prune during the next `steps` optimiser steps.
 
         Raises:
             TrainingError: `steps` is not given.
@@ -79,8 +78,11 @@ class GradualMagnitude:
             raise TrainingError(
                 "Gradual pruning has to know its length: attach(model, optimizer, steps=...)."
             )
-        start = Masks.full(model, self._names(model)) if masks is None else masks
-        return attach(model, optimizer, masks=start, rule=_Schedule(self, model, start.share, steps))
+        return _Schedule(self, model, masks.share, steps)
+
+    def towards(self, share: float | None) -> tuple[GradualMagnitude, float | None]:
+        """Return the method that ends at a share: it goes down by itself, so that no round starts with less."""
+        return (self, None) if share is None else (replace(self, share=share), None)
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
         """Drop the smallest weights at once, to `share`; without a share the schedule alone prunes, in training.
@@ -88,7 +90,7 @@ class GradualMagnitude:
         Raises:
             TrainingError: a layer loses all its weights, and `empty_layers` is false; `share` is out of range.
         """
-        names = self._names(model)
+        names = self.names(model)
         masks = masks & Masks.full(model, names)
         if share is None:
             return masks
@@ -97,7 +99,8 @@ class GradualMagnitude:
             refuse_empty(masks, smaller)
         return smaller
 
-    def _names(self, model: nn.Module) -> tuple[str, ...]:
+    def names(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the parameters that may be masked."""
         known = parameters(model)
         return tuple(n for n in choose(model, self.only, self.exclude) if self.vectors or known[n].dim() >= 2)
 

@@ -12,14 +12,15 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from secateur.ground.errors import TrainingError
 from secateur.ground.patterns import Pattern
 from secateur.training.crop import Global, crop_fraction, magnitudes, refuse_empty, require
-from secateur.training.hooks import Attached, Rule, Step, attach
+from secateur.training.hooks import Rule, Step
 from secateur.training.masks import Masks
 from secateur.training.parameters import choose
+
+from .kinds.weights import OfWeights
 
 __all__ = ["Fading", "GammaSchedule", "IrrelevanceDecay", "Steady", "WeightDecay"]
 
@@ -66,7 +67,7 @@ class Fading:
 
 
 @dataclass(frozen=True)
-class IrrelevanceDecay:
+class IrrelevanceDecay(OfWeights):
     """Weight decay only for weights that the loss does not depend on: the less gradient, the more decay.
 
     Lowers ``loss + gamma sum_w exp(-|dloss/dw| / alpha) w^2`` with the exponential held constant, so each gradient
@@ -105,11 +106,12 @@ class IrrelevanceDecay:
         """What reports call it."""
         return "irrelevance decay"
 
-    def attach(
-        self, model: nn.Module, optimizer: Optimizer, *, masks: Masks | None = None, steps: int | None = None
-    ) -> Attached:
-        """Let gradients decay irrelevant weights from now on; see `secateur.training.attach` for what is refused."""
-        names = choose(model, self.only, self.exclude)
+    def names(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the parameters that decay and may be masked."""
+        return choose(model, self.only, self.exclude)
+
+    def rule(self, model: nn.Module, masks: Masks, steps: int | None) -> Rule:
+        """Return what lets gradients decay irrelevant weights."""
 
         def decay(step: Step, factor: float) -> None:
             relevance = torch._foreach_abs(step.gradients)
@@ -118,7 +120,7 @@ class IrrelevanceDecay:
             torch._foreach_mul_(relevance, step.weights)
             torch._foreach_add_(step.gradients, relevance, alpha=2 * self.gamma * factor)
 
-        return _attached(model, optimizer, masks, names, _Decay(decay, names, self.schedule, steps))
+        return _Decay(decay, self.names(model), self.schedule, steps)
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
         """Crop the smallest weights, all layers together: to `share` of all entries, or the fraction `crop`.
@@ -130,7 +132,7 @@ class IrrelevanceDecay:
 
 
 @dataclass(frozen=True)
-class WeightDecay:
+class WeightDecay(OfWeights):
     """Plain decay, to compare with: ``loss + gamma sum_w |w|^p``, L2 (`p` = 2) or L1.
 
     It goes through the gradient, as irrelevance decay does: with Adam it is not the decoupled decay of AdamW.
@@ -156,17 +158,18 @@ class WeightDecay:
         """What reports call it."""
         return f"L{self.p} decay"
 
-    def attach(
-        self, model: nn.Module, optimizer: Optimizer, *, masks: Masks | None = None, steps: int | None = None
-    ) -> Attached:
-        """Let gradients decay weights from now on; see `secateur.training.attach` for what is refused."""
-        names = choose(model, self.only, self.exclude)
+    def names(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the parameters that decay and may be masked."""
+        return choose(model, self.only, self.exclude)
+
+    def rule(self, model: nn.Module, masks: Masks, steps: int | None) -> Rule:
+        """Return what lets gradients decay weights."""
 
         def decay(step: Step, factor: float) -> None:
             slopes = step.weights if self.p == 2 else torch._foreach_sign(step.weights)
             torch._foreach_add_(step.gradients, slopes, alpha=self.p * self.gamma * factor)
 
-        return _attached(model, optimizer, masks, names, _Decay(decay, names, self.schedule, steps))
+        return _Decay(decay, self.names(model), self.schedule, steps)
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
         """Crop the smallest weights, all layers together: to `share` of all entries, or the fraction `crop`.
@@ -195,16 +198,10 @@ class _Decay(Rule):
             self._decay(chosen, factor)
 
 
-def _attached(
-    model: nn.Module, optimizer: Optimizer, masks: Masks | None, names: tuple[str, ...], rule: Rule
-) -> Attached:
-    return attach(model, optimizer, masks=Masks.full(model, names) if masks is None else masks, rule=rule)
-
-
 def _cropped(
     model: nn.Module, masks: Masks, share: float | None, method: IrrelevanceDecay | WeightDecay
 ) -> Masks:
-    names = choose(model, method.only, method.exclude)
+    names = method.names(model)
     masks, scores = masks & Masks.full(model, names), magnitudes(model, names)
     smaller = crop_fraction(masks, scores, method.crop) if share is None else Global()(masks, scores, share)
     if not method.empty_layers:

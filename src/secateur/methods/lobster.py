@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.optim import Optimizer
 
 from secateur.ground.errors import DataError, TrainingError
 from secateur.ground.inputs import Inputs
@@ -21,15 +20,17 @@ from secateur.ground.processes import summed
 from secateur.statistics import Loss
 from secateur.training.crop import Global, magnitudes, refuse_empty, require
 from secateur.training.finetune import pairs
-from secateur.training.hooks import Attached, Rule, Step, attach
+from secateur.training.hooks import Rule, Step
 from secateur.training.masks import Masks
 from secateur.training.parameters import choose, parameters, unwrap
+
+from .kinds.weights import OfWeights
 
 __all__ = ["Lobster"]
 
 
 @dataclass(frozen=True)
-class Lobster:
+class Lobster(OfWeights):
     """Each step is followed by ``w -= strength * max(0, 1 - |dloss/dw|) * w``, apart from the learning rate.
 
     Without a share, `prune` looks by bisection for the largest magnitude below which all weights can go while
@@ -57,13 +58,13 @@ class Lobster:
         """What reports call it."""
         return "LOBSTER"
 
-    def attach(
-        self, model: nn.Module, optimizer: Optimizer, *, masks: Masks | None = None, steps: int | None = None
-    ) -> Attached:
-        """Shrink insensitive weights after every step from now on; see `secateur.training.attach`."""
-        names = choose(model, self.only, self.exclude)
-        start = Masks.full(model, names) if masks is None else masks
-        return attach(model, optimizer, masks=start, rule=_Shrink(self.strength, names))
+    def names(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the parameters that shrink and may be masked."""
+        return choose(model, self.only, self.exclude)
+
+    def rule(self, model: nn.Module, masks: Masks, steps: int | None) -> Rule:
+        """Return what shrinks insensitive weights after every step."""
+        return _Shrink(self.strength, self.names(model))
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
         """Drop the smallest weights: to `share` of all entries, or as many as the loss on labelled batches bears.
@@ -72,7 +73,7 @@ class Lobster:
             DataError: without a share, the batches are empty or no (inputs, labels).
             TrainingError: the loss is not finite; a layer loses all its weights, and `empty_layers` is false.
         """
-        names = choose(model, self.only, self.exclude)
+        names = self.names(model)
         masks, scores = masks & Masks.full(model, names), magnitudes(model, names)
         found = (
             self._within_tolerance(model, masks, scores, batches)

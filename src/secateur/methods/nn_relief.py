@@ -20,9 +20,10 @@ from secateur.statistics.activity import WORKSPACE, Activity, Contributions, Nor
 from secateur.statistics.forward import state_tensors
 from secateur.statistics.outlets import outlet
 from secateur.statistics.weights import as_stored
-from secateur.training.hooks import Attached, attach
 from secateur.training.masks import Masks
 from secateur.training.parameters import unwrap
+
+from .kinds.weights import OfWeights
 
 __all__ = ["NNRelief", "PivotRule", "Propagation", "select"]
 
@@ -48,7 +49,7 @@ class Propagation(StrEnum):
 
 
 @dataclass(frozen=True)
-class NNRelief:
+class NNRelief(OfWeights):
     """Keep, for every neuron or filter, the fewest contributors that together carry the share alpha.
 
     A contributor is a weight of a linear layer, a kernel (one input channel of one filter) of a convolution, or the
@@ -97,17 +98,6 @@ class NNRelief:
     def label(self) -> str:
         """What reports call it."""
         return "NN-relief"
-
-    def attach(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        masks: Masks | None = None,
-        steps: int | None = None,
-    ) -> Attached:
-        """Hold the masked weights at zero while the optimiser trains the others."""
-        return attach(model, optimizer, masks=masks)
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
         """Return the next masks, within the given ones.

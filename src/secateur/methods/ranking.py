@@ -9,7 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Order", "Ranking", "Reader", "dead_units", "from_scores"]
+from secateur.graph import Group
+from secateur.selection import Ranked
+
+__all__ = ["Order", "Ranking", "Reader", "dead_units", "from_scores", "ranked"]
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,9 @@ def from_scores(scores: Tensor, powers: Tensor) -> Ranking:
     loss = 1 - kept / total if total > 0 else torch.zeros_like(kept)
     loss[-1] = 0
     return Ranking(tuple(order.tolist()), loss.clamp_min(0))
+
+
+def ranked(group: Group, scores: Tensor, powers: Tensor | None = None) -> Ranked:
+    """Return a group's units by descending score, (units,), and what is lost along that order (see `from_scores`)."""
+    ranking = from_scores(scores, scores if powers is None else powers)
+    return Ranked(group, ranking.order, ranking.loss)

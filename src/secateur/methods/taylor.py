@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
 
 from secateur.graph import Graph, Group
-from secateur.recovery import Recovery
 from secateur.selection import Allocation, LossPerCost, Ranked
 from secateur.statistics import Loss, Statistics, random_projection
 
+from .kinds.units import OfUnits
+from .protocol import Needs
 from .ranking import from_scores
 
 __all__ = ["Taylor"]
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(OfUnits):
     """Units whose removal moves a loss least for what it saves: ``(dL/dz)^2`` at the unit's gate z, mean over samples.
 
     `loss(outputs, labels)` returns a mean over the batch, as ``torch.nn.functional.cross_entropy`` does; labels are
@@ -26,14 +26,17 @@ class Taylor:
     """
 
     loss: Loss = random_projection
-    allocation: Allocation = field(default_factory=LossPerCost)
-    recovery: Recovery | None = None
-    patches: ClassVar[bool] = False
+    allocation: Allocation = field(default_factory=LossPerCost, kw_only=True)
 
     @property
     def label(self) -> str:
         """What reports call it."""
         return "Taylor (no labels)" if self.loss is random_projection else "Taylor"
+
+    @property
+    def needs(self) -> Needs:
+        """What it has to be given."""
+        return replace(super().needs, loss=self.loss)
 
     def rank(self, graph: Graph, group: Group, statistics: Statistics) -> Ranked:
         """Return the order, and the share of all groups' importance that is lost along it."""

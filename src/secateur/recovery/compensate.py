@@ -60,7 +60,7 @@ class Compensate:
             CalibrationError: the data are empty, or do not fit the example.
         """
         projected = {name: pattern.project(dense[name]) for name, pattern in patterns.items()}
-        batches = Calibration(calibration, graph.program)
+        batches = Calibration.of(calibration, graph.program)
         samples = counted(batches)
         jobs = self.jobs(graph, patterns)
         current = dict(dense)

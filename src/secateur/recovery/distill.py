@@ -54,7 +54,7 @@ class Distill:
         Raises:
             CalibrationError: the data are empty or do not fit, or the model takes one batch size only.
         """
-        batches = Calibration(calibration, graph.program)
+        batches = Calibration.of(calibration, graph.program)
         if not batches.dynamic:
             raise CalibrationError(
                 f"Distillation holds samples out of each batch, but this model exports only with the batch size of "

@@ -65,7 +65,7 @@ class Sequential:
         current = masked(graph, statistics.tensors, kept)
         if self.warm:
             current = OnePass(self.ridges)(graph, kept, statistics, calibration, seed)
-        batches = Calibration(calibration, graph.program)
+        batches = Calibration.of(calibration, graph.program)
         sampling = Sampling(statistics.samples, self.positions, self.oversampling)
         dense = dict(statistics.tensors)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -26,6 +26,7 @@ class TimedLayers:
     layers: Mapping[str, float]  # by the path of the layer's module
 
 
+@runtime_checkable
 class BlockTimer(Protocol):
     """Says how long networks with blocks take, with the threads that torch has now."""
 

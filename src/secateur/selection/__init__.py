@@ -5,6 +5,7 @@ from .budget import Budget
 from .bundle import Ranked, remaining
 from .constraints import Constraints
 from .cost import CostModel
+from .limits import Limits
 from .select import out_of_reach, select, smallest
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Budget",
     "Constraints",
     "CostModel",
+    "Limits",
     "LossPerCost",
     "Ranked",
     "Standardised",

@@ -100,7 +100,7 @@ def activity(
     reads: dict[str, Watch] = {**meters, **sums}
     seen = torch.zeros((), dtype=torch.int64)
     with in_step():
-        batches = Calibration(calibration, graph.program)
+        batches = Calibration.of(calibration, graph.program)
         forward = Forward(graph.program, tensors)
         for batch in track(batches, "activity"):
             seen += batches.samples(batch)

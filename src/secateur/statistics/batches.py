@@ -53,6 +53,11 @@ class Calibration:
         self._example = pytree.tree_leaves((self._args, self._kwargs))
         self._dynamic, self._batch = program.dynamic, program.batch
 
+    @staticmethod
+    def of(batches: Iterable[Any], program: Program) -> Calibration:
+        """Return batches as calibration data of a program; those that are so already stay as they are."""
+        return batches if isinstance(batches, Calibration) else Calibration(batches, program)
+
     def __iter__(self) -> Iterator[list[Any]]:
         return (flat for flat, _ in self.labelled())
 

@@ -117,7 +117,12 @@ def collect(
     forward = Forward(graph.program, tensors)
     require_same(digest(tensors), "weights", "load the same checkpoint in each before pruning")
     parts = Parts(
-        forward, Calibration(calibration, graph.program), [*sites.values()], [*powers.values()], memory, seed
+        forward,
+        Calibration.of(calibration, graph.program),
+        [*sites.values()],
+        [*powers.values()],
+        memory,
+        seed,
     )
     return Statistics(
         parts.samples,

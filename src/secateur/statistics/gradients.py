@@ -59,7 +59,7 @@ def gate_gradients(
     total = torch.zeros(sum(sizes) + 1, dtype=torch.float64)
     seen = torch.zeros((), dtype=torch.int64)
     with in_step():
-        batches = Calibration(calibration, graph.program)
+        batches = Calibration.of(calibration, graph.program)
         for flat, labels in track(batches.labelled(), "gradients"):
             n = batches.samples(flat)
             gate = torch.ones(n, len(total), dtype=torch.float64, requires_grad=True)

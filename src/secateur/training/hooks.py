@@ -59,6 +59,9 @@ class Rule:
         """Whether the network is what the method promises: before that no epoch of it is a result."""
         return True
 
+    def begin(self, attached: Attached) -> None:
+        """Start: the attachment, whose masks the rule may shrink from now on, is there."""
+
     def before(self, step: Step, masks: Masks) -> None:
         """Change the gradients in place, before they are masked and the optimiser reads them."""
 
@@ -90,6 +93,7 @@ class Attached:
             optimizer.register_step_post_hook(self._after),
         )
         self._handles = list(handles)
+        rule.begin(self)
 
     @property
     def masks(self) -> Masks:

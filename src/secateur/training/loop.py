@@ -25,6 +25,7 @@ from . import randomness
 from .checkpoint import load_optimizer, load_weights, optimizer_state, read, under, weights, write
 from .describe import describe, differences
 from .finetune import pairs
+from .hooks import attach
 from .judge import Judge
 from .log import Log, Row
 from .masks import Masks
@@ -292,7 +293,7 @@ class _Run:
     def _attached(self, stage: Stage, optimizer: torch.optim.Optimizer) -> Attachment:
         masks = self.state.masks
         if stage.tunes:
-            return masks.attach(self.model, optimizer)
+            return attach(self.model, optimizer, masks=masks)
         steps = None if self.steps is None else self.steps * stage.epochs
         return self.method.attach(self.model, optimizer, masks=masks, steps=steps)
 

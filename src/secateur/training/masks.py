@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,6 @@ from torch import Tensor, nn
 from secateur.ground.errors import TrainingError
 
 from .parameters import lookup, parameters
-
-if TYPE_CHECKING:
-    from .hooks import Attached
 
 __all__ = ["Masks"]
 
@@ -140,16 +137,6 @@ class Masks(Mapping[str, Tensor]):
                     f"{tuple(parameter.shape)}: the masks belong to another model, or to this one before surgery."
                 )
         return found
-
-    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Attached:
-        """Zero the masked weights now, and hold them and their momentum at zero in every step of the optimiser.
-
-        Parameters, `state_dict` keys and modules stay untouched; leaving the context removes the hooks. For what
-        is refused see `secateur.training.attach`.
-        """
-        from .hooks import attach
-
-        return attach(model, optimizer, masks=self)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the boolean tensors under their names, for safetensors."""

@@ -53,7 +53,7 @@ def network(seed: int = 0) -> nn.Module:
 def fast(share: float, timer: Counting, seed: int = 0, **options: Any) -> sc.Result:
     method = sc.MicroStructured(sc.Block(4, 1), skip=(), **options)
     budget = sc.Budget(latency=share)
-    return sc.micro_structure(
+    return sc.prune(
         network(seed), torch.ones(2, 16), method=method, budget=budget, timer=timer, progress=False
     )
 
@@ -89,13 +89,10 @@ def test_a_budget_out_of_reach_says_how_far_the_model_can_go() -> None:
 def test_zeros_of_an_earlier_result_stay() -> None:
     model, x = network(), torch.ones(2, 16)
     block = sc.Block(4, 1)
-    first = sc.micro_structure(
+    first = sc.prune(
         model, x, method=sc.MicroStructured(block, zero=0.3, skip=()), budget=None, progress=False
     )
-    second = sc.micro_structure(
-        first, x, dense=model, method=sc.MicroStructured(block, skip=()), budget=sc.Budget(latency=0.5),
-        timer=Counting(), progress=False,
-    )  # fmt: skip
+    second = sc.prune(first, x, dense=model, method=sc.MicroStructured(block, skip=()), budget=sc.Budget(latency=0.5), timer=Counting(), progress=False)  # fmt: skip
     for name, pattern in second.plan.patterns.items():
         old = first.plan.patterns[name].states == ZERO
         assert bool((pattern.states[old] == ZERO).all()), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.blocks import UNIFY, ZERO
-from secateur.ground.errors import StructureError
+from secateur.ground.errors import StructureError, UsageError
 from secateur.surgery import apply
 from secateur.training import train
 
@@ -64,9 +65,7 @@ def test_units_then_zeros_while_training_then_unified_blocks(tmp_path: Path) -> 
     assert zeros.report.seconds.keys() >= units.report.seconds.keys() | {"training"}
     assert zeros.report.structure is not None
     assert zeros.report.kept == units.report.kept
-    both = sc.micro_structure(
-        zeros, CASE.inputs(2), dense=dense, method=BOTH, calibration=data(), progress=False
-    )
+    both = sc.prune(zeros, CASE.inputs(2), dense=dense, method=BOTH, calibration=data(), progress=False)
     for name, pattern in both.plan.patterns.items():
         assert torch.equal(pattern.states == ZERO, zeros.plan.patterns[name].states == ZERO)
         assert pattern.share(UNIFY) > 0.1
@@ -84,7 +83,7 @@ def test_blocks_without_training_go_on_from_a_trained_model() -> None:
     zeros = sc.prune(
         dense, CASE.inputs(2), method=sc.ADMM(ZEROS, epochs=1), training=training(dense), progress=False
     )
-    both = sc.micro_structure(zeros, CASE.inputs(2), dense=dense, method=BOTH, progress=False)
+    both = sc.prune(zeros, CASE.inputs(2), dense=dense, method=BOTH, progress=False)
     whole = [name for name in dict(both.model.named_parameters()) if name not in both.plan.patterns]
     assert whole
     assert all(torch.equal(both.model.get_parameter(n), zeros.model.get_parameter(n)) for n in whole)
@@ -92,7 +91,7 @@ def test_blocks_without_training_go_on_from_a_trained_model() -> None:
 
 def test_connections_go_where_blocks_are_zero_already() -> None:
     dense = CASE.model()
-    zeros = sc.micro_structure(dense, CASE.inputs(2), method=ZEROS, progress=False)
+    zeros = sc.prune(dense, CASE.inputs(2), method=ZEROS, progress=False)
     found = sc.prune(
         zeros,
         CASE.inputs(2),
@@ -126,12 +125,12 @@ def test_no_epoch_before_the_last_projection_is_the_result(prune_first: bool) ->
 def test_what_cannot_go_on_is_refused() -> None:
     dense = CASE.model()
     x = CASE.inputs(2)
-    both = sc.micro_structure(dense, x, method=BOTH, progress=False)
+    both = sc.prune(dense, x, method=BOTH, progress=False)
     options: dict[str, Any] = {"dense": dense, "training": training(dense), "progress": False}
     with pytest.raises(StructureError, match="part the unified blocks"):
         sc.prune(both, x, method=sc.ADMM(BOTH, epochs=1), **options)
-    with pytest.raises(StructureError, match="dense="):
-        sc.prune(both, x, method=sc.ADMM(BOTH, epochs=1), training=training(dense))
+    with pytest.raises(UsageError, match="dense="):
+        sc.prune(replace(both, dense=None), x, method=sc.ADMM(BOTH, epochs=1), training=training(dense))
     with pytest.raises(StructureError, match="up to 4 epochs"):
         sc.prune(dense, x, method=sc.ADMM(ZEROS, epochs=4), training=training(dense))
     with pytest.raises(StructureError, match="leave finetune out"):
@@ -139,4 +138,4 @@ def test_what_cannot_go_on_is_refused() -> None:
             dense, x, method=sc.ADMM(BOTH, epochs=1), training=training(dense, finetune=1), progress=False
         )
     with pytest.raises(TypeError, match="comes first"):
-        sc.prune(both, x, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=data())  # type: ignore[call-overload]
+        sc.prune(both, x, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=data())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from secateur.ground.errors import (
     CalibrationError,
     StructureError,
     UnknownNameError,
+    UsageError,
 )
 from secateur.report import read_report
 from secateur.surgery import plan_from_json, plan_to_json
@@ -35,7 +37,7 @@ def data(case: Case) -> list[Tensor]:
 
 def structured(case: Case, model: nn.Module | None = None, **options: Any) -> sc.Result:
     options = {"method": BOTH, "calibration": data(case), "progress": False} | options
-    return sc.micro_structure(model or case.model(), case.inputs(2), **options)
+    return sc.prune(model or case.model(), case.inputs(2), **options)
 
 
 def test_cases_are_there() -> None:
@@ -77,10 +79,10 @@ def test_a_plan_goes_through_json(case: Case) -> None:
 @pytest.mark.parametrize("unit", ["macs", "bytes"])
 def test_a_budget_is_met_or_refused(case: Case, unit: str) -> None:
     """Law 3."""
-    method = sc.MicroStructured(sc.Block(2, 1), spread=sc.AcrossLayers(), skip=())
+    method = sc.MicroStructured(sc.Block(2, 1), spread=sc.blocks.AcrossLayers(), skip=(), recovery=None)
     found = {}
     for share in (0.8, 0.6):
-        result = structured(case, method=method, budget=sc.Budget(**{unit: share}), recovery=None)
+        result = structured(case, method=method, budget=sc.Budget(**{unit: share}))
         counted = result.report.structure
         assert counted is not None
         level = counted.operations if unit == "macs" else counted.stored_bits
@@ -90,7 +92,7 @@ def test_a_budget_is_met_or_refused(case: Case, unit: str) -> None:
     for name, tight in found[0.6].items():  # law 5
         assert bool((tight.states[found[0.8][name].states == ZERO] == ZERO).all())
     with pytest.raises(BudgetError, match=r"keeps [0-9.]+%"):
-        structured(case, method=method, budget=sc.Budget(**{unit: 0.001}), recovery=None)
+        structured(case, method=method, budget=sc.Budget(**{unit: 0.001}))
 
 
 def test_methods_compose(tmp_path: Path) -> None:
@@ -120,8 +122,9 @@ def test_methods_compose(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(loaded(x), third.model(x))
     assert third.recipe["after"]["after"]["budget"] == {"macs": 0.7}
-    with pytest.raises(StructureError, match="dense="):
-        structured(case, first)
+    with pytest.raises(UsageError, match="dense="):
+        structured(case, replace(first, dense=None))
+    assert structured(case, first, method=BOTH).dense is dense
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -135,7 +138,7 @@ def test_compensation_brings_the_outputs_closer(seed: int) -> None:
         ("once", sc.Compensate(sweeps=1)),
         ("swept", sc.Compensate()),
     ):
-        model = structured(case, dense, recovery=recovery).model
+        model = structured(case, dense, method=replace(BOTH, recovery=recovery)).model
         with torch.no_grad():
             errors[label] = float(((model(x) - dense(x)) ** 2).mean())
     assert errors["once"] < errors["projected"]
@@ -184,26 +187,28 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(StructureError):
             sc.MicroStructured(sc.Block(2, 1), *shares)
         with pytest.raises(StructureError):
-            sc.Shares(*shares)
+            sc.blocks.Shares(*shares)
     with pytest.raises(StructureError, match="can be cut"):
         structured(case, method=sc.MicroStructured(sc.Block(512, 1)))
     with pytest.raises(StructureError, match="no Block"):
         sc.MicroStructured("8x1")  # type: ignore[arg-type]
     with pytest.raises(StructureError, match="most="):
-        sc.AcrossLayers(most=0)
+        sc.blocks.AcrossLayers(most=0)
     with pytest.raises(BudgetError, match="shares of macs or bytes"):
         structured(case, budget=sc.Budget(params=0.5))
     with pytest.raises(UnknownNameError, match="shares"):
-        structured(case, method=sc.MicroStructured(sc.Block(2, 1), shares={"nowhere": sc.Shares(0.5)}))
+        structured(case, method=sc.MicroStructured(sc.Block(2, 1), shares={"nowhere": sc.blocks.Shares(0.5)}))
     with pytest.raises(CalibrationError):
         structured(case, calibration=[])
-    with pytest.raises(TypeError, match="micro_structure"):
-        sc.prune(case.model(), case.inputs(), method=BOTH, budget=sc.Budget(macs=0.5), calibration=data(case))  # type: ignore[call-overload]
+    with pytest.raises(UsageError, match="no use for limits"):
+        structured(case, limits=sc.Limits(round_to=8))
+    with pytest.raises(UsageError, match="leave training out"):
+        structured(case, training=sc.Training([]))
 
 
 def test_layers_have_shares_of_their_own() -> None:
     case = next(c for c in SMALL if c.name == "residual")
-    method = sc.MicroStructured(sc.Block(2, 1), zero=0.5, shares={"a1": sc.Shares(0.25, 0.5)})
+    method = sc.MicroStructured(sc.Block(2, 1), zero=0.5, shares={"a1": sc.blocks.Shares(0.25, 0.5)})
     patterns = structured(case, method=method).plan.patterns
     assert patterns["a1.weight"].share(ZERO) == pytest.approx(0.25, abs=0.02)
     assert patterns["a1.weight"].share(UNIFY) == pytest.approx(0.5, abs=0.02)

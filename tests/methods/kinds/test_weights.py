@@ -63,7 +63,9 @@ def test_units_that_nothing_feeds_or_reads_are_gone(trained: nn.Module) -> None:
     assert hidden.out_features < 24
     assert (hidden.out_features, 24) in result.report.kept.values()
     assert result.report.after.params < result.report.before.params
-    again = result.masks.attach(result.model, torch.optim.SGD(result.model.parameters(), 0.1))
+    again = sc.training.attach(
+        result.model, torch.optim.SGD(result.model.parameters(), 0.1), masks=result.masks
+    )
     again.detach()
 
 
@@ -124,8 +126,6 @@ def test_budgets_are_met_or_refused(trained: nn.Module) -> None:
 def test_methods_and_training_belong_together(trained: nn.Module) -> None:
     x, _ = data(4)
     with pytest.raises(TypeError, match="give training"):
-        sc.prune(trained, x, method=Smallest(), budget=sc.Budget(weights=0.5))  # type: ignore[call-overload]
+        sc.prune(trained, x, method=Smallest(), budget=sc.Budget(weights=0.5))
     with pytest.raises(TypeError, match="leave training out"):
-        sc.prune(  # type: ignore[call-overload]
-            trained, x, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[x], training=options()
-        )
+        sc.prune(trained, x, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[x], training=options())

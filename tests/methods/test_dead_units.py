@@ -13,7 +13,7 @@ import secateur as sc
 from secateur.graph import trace
 from secateur.ground.tensors import tensors_of
 from secateur.measure import parameters
-from secateur.methods.dead_units import remove_dead_units, without_dead_units
+from secateur.methods.dead_units import without_dead_units
 from secateur.surgery.constant import TRANSPARENT, constants_read
 from secateur.zoo.models import resnet20, vgg16_bn
 
@@ -164,7 +164,7 @@ def test_nothing_dead_nothing_changed() -> None:
 def test_a_result_that_is_saved_and_loaded(tmp_path: Path) -> None:
     case = BY_NAME["vgg16_bn"]
     model = sparse(case, 0.1, 0).float()
-    result = remove_dead_units(model, case.inputs(), progress=False)
+    result = sc.prune(model, case.inputs(), progress=False, method=sc.DeadUnits())
     assert result.report.after.params < result.report.before.params
     result.save(tmp_path / "small")
     loaded = sc.load(tmp_path / "small", case.make)

@@ -31,7 +31,9 @@ def small(name: str) -> tuple[nn.Module, Tensor]:
 def run(
     model: nn.Module, x: Tensor, method: Method | None = None, budget: sc.Budget | None = None, **options: Any
 ) -> sc.Result:
-    arguments: dict[str, Any] = {"calibration": x.split(8), "progress": False} | options
+    limits = {k: options.pop(k) for k in vars(sc.Limits()) if k in options}
+    arguments: dict[str, Any] = {"calibration": x.split(8), "progress": False, "limits": sc.Limits(**limits)}
+    arguments |= options
     return sc.prune(
         model, x[:2], method=method or sc.SNP(), budget=budget or sc.Budget(macs=0.6), **arguments
     )
@@ -207,13 +209,13 @@ def test_a_branch_may_go_as_a_whole(tmp_path: Path) -> None:
 
 def test_round_to_and_exclude() -> None:
     model, x = small("residual")
-    result = run(model, x, budget=sc.Budget(macs=0.75), round_to=2, exclude=["a2"])
+    result = run(model, x, budget=sc.Budget(macs=0.75), round_to=2, exclude=("a2",))
     assert "a2" not in result.plan.kept
     assert len(result.plan.kept["a1"]) in (0, 2, 4)
-    assert result.recipe["refused"]["a2"] == "a2 is excluded"
-    assert result.recipe["round_to"] == 2
-    by_type = run(model, x, budget=sc.Budget(macs=0.9), exclude=iter([nn.Linear]))
-    assert by_type.recipe["exclude"] == ["torch.nn.modules.linear:Linear"]
+    assert result.report.refused["a2"] == "a2 is excluded"
+    assert result.recipe["limits"]["round_to"] == 2
+    by_type = run(model, x, budget=sc.Budget(macs=0.9), exclude=(nn.Linear,))
+    assert by_type.recipe["limits"]["exclude"] == ["torch.nn.modules.linear:Linear"]
 
 
 def test_variance_is_a_budget_of_its_own() -> None:
@@ -254,7 +256,7 @@ def test_code_that_repeats_a_size_goes_with_its_traced_calls(tmp_path: Path) -> 
     model, x = ready(Stubborn), torch.randn(24, 4)
     result = run(model, x)
     assert len(result.plan.kept["a"]) < 8
-    assert result.recipe["refused"] == {}
+    assert result.report.refused == {}
     assert isinstance(result.model, Stubborn)
     loaded = sc.load(result.save(tmp_path / "stubborn"), Stubborn)
     assert torch.equal(loaded(x), result.model(x))

@@ -28,7 +28,9 @@ def network(name: str = "plain") -> tuple[nn.Module, Tensor]:
 
 def prune(timer: Analytic, budget: sc.Budget, name: str = "plain", **options: Any) -> sc.Result:
     model, x = network(name)
-    given: dict[str, Any] = {"method": sc.Magnitude(), "progress": False} | options
+    limits = {k: options.pop(k) for k in vars(sc.Limits()) if k in options}
+    given: dict[str, Any] = {"method": sc.Magnitude(), "progress": False, "limits": sc.Limits(**limits)}
+    given |= options
     return sc.prune(model, x[:1], budget=budget, calibration=[x], timer=timer, **given)
 
 
@@ -85,7 +87,9 @@ def test_what_fits_already_stays_whole() -> None:
 
 def test_widths_and_methods_are_respected() -> None:
     timer, budget = Analytic(2.0, 0.1), sc.Budget(latency=0.7)
-    result = prune(timer, budget, method=sc.SNP(recovery=sc.OnePass()), keep={"3": 50}, round_to=4)
+    result = prune(
+        timer, budget, method=sc.SNP(recovery=sc.OnePass()), limits=sc.Limits(keep={"3": 50}, round_to=4)
+    )
     assert result.report.kept["3"] == (52, 64)
     assert all(n % 4 == 0 for n, _ in result.report.kept.values())
     assert 0.9 <= level(timer, result, budget) <= 1

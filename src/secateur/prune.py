@@ -1,0 +1,189 @@
+"""The verb: from a model, a method and data to a smaller model, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from secateur.case import Case, Evaluate
+from secateur.ground.errors import CalibrationError, UsageError
+from secateur.ground.inputs import Example, Inputs
+from secateur.ground.progress import silenced
+from secateur.measure import Timer, compare_latency, environment, size
+from secateur.methods.protocol import Draft, Method
+from secateur.recovery import Distill
+from secateur.report import Accuracy, Report
+from secateur.result import Result
+from secateur.runtime.timer import BlockTimer
+from secateur.selection import Budget, Limits
+from secateur.training import Training, describe
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: nn.Module | Result,
+    example_inputs: Example,
+    *,
+    method: Method,
+    budget: Budget | None = None,
+    calibration: Iterable[Any] | None = None,
+    training: Training | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    distill: Distill | None = None,
+    dense: nn.Module | None = None,
+    evaluate: Evaluate | None = None,
+    timer: Timer | BlockTimer | None = None,
+    progress: bool = True,
+    seed: int = 0,
+) -> Result:
+    """Return a smaller or sparser copy of a trained model, repaired and measured; the model stays as it is.
+
+    Methods that remove units (`SNP`) need `calibration` and a `budget`; those that mask weights while a network trains
+    (`NNRelief`) need `training`; those that choose blocks of weights (`MicroStructured`) repair on `calibration`.
+
+    Args:
+        model: a trained model, or the result of another method, whose plan then goes on: what is zero or unified in it
+            stays so, and its shapes stay.
+        example_inputs: a tensor, a tuple of positional or a mapping of keyword inputs.
+        method: what decides: see `secateur.methods`; yours may be one of them.
+        budget: how much may stay, with a unit. A latency is measured on the example inputs, in their batch size and
+            with torch's threads, by `timer`.
+        calibration: batches of inputs; a few hundred samples suffice. Labels behind the inputs are ignored, except by
+            criteria that name a loss (`Taylor`).
+        training: how to train, for methods that do.
+        limits: layers that lose no units, and the widths that the others may have.
+        distill: gradient steps on the calibration inputs, without labels, after units were removed and repaired.
+        dense: the model that a result was made of, where the result does not know it (it was loaded).
+        evaluate: scores a model, higher is better; called on the dense model and after each step.
+        timer: measures latencies; this machine unless another one is given.
+        progress: show what goes on.
+        seed: draws what is drawn at random.
+
+    Under `torch.distributed` every process gives its own share of the calibration data (of training data, the same
+    loader), and ends with the same model; let one of them save it.
+
+    Raises:
+        UsageError: arguments do not go together, or one is missing.
+        TraceError: the model cannot be exported.
+        CalibrationError: calibration data are empty, of wrong shape or make values that are not finite.
+        BudgetError: the budget cannot be met; the message says how far the model can go.
+        SurgeryError: the smaller model does not compute what was promised.
+        SecateurError: see the method's `draft` for others.
+
+    >>> import torch, secateur as sc
+    >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    >>> x = torch.randn(256, 8)
+    >>> result = sc.prune(net, x[:2], method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[x])
+    >>> result.model[0].out_features
+    16
+    """
+    case = Case.of(
+        model,
+        Inputs.of(example_inputs),
+        dense=dense,
+        calibration=calibration,
+        training=training,
+        limits=limits,
+        distill=distill,
+        evaluate=evaluate,
+        timer=timer,
+        seed=seed,
+    )
+    _check(case, method, budget)
+    with silenced(not progress):
+        case.score("dense", case.dense)
+        draft = method.draft(case, budget)
+        case.score(draft.step, draft.model)
+        report = _report(case, draft, method, budget)
+    return Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
+
+
+def _check(case: Case, method: Method, budget: Budget | None) -> None:
+    """Hold what is given against what the method needs.
+
+    Raises:
+        UsageError: something is missing, or has no use.
+        CalibrationError: there are no calibration data.
+    """
+    needs, name = method.needs, type(method).__name__
+    if needs.training and case.training is None:
+        raise UsageError(
+            f"{name} prunes while it trains: give training=sc.Training(loader, ...), or attach it to an optimiser of "
+            "yours."
+        )
+    if not needs.training and case.training is not None:
+        raise UsageError(
+            f"{name} prunes without training: leave training out, and train its result with sc.finetune."
+        )
+    if not needs.result and case.earlier is not None:
+        raise UsageError(
+            f"{name} removes units, which comes first: prune the dense model, and let blocks or training go on from "
+            "the result."
+        )
+    if needs.budget and budget is None:
+        raise UsageError(f"{name} goes to a budget: give one, for instance budget=sc.Budget(macs=0.5).")
+    if needs.calibration and case.calibration is None:
+        raise CalibrationError(
+            f"{name} looks at data: give calibration=..., a few hundred inputs in batches."
+        )
+    if not needs.limits and case.limits != Limits():
+        raise UsageError(f"{name} removes no units, so that it has no use for limits: leave them out.")
+    if not needs.distill and case.distill is not None:
+        raise UsageError(
+            f"{name} has no use for distill: leave it out, and train its result with sc.finetune."
+        )
+
+
+def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> Report:
+    """Measure a draft against the dense model, and say how to run it again."""
+    journal = case.journal
+    with case.phase("measurement"):
+        report = Report(
+            method=method.label,
+            budget=draft.budget or str(budget),
+            before=size(case.dense, case.inputs),
+            after=size(draft.model, case.inputs),
+            seconds=journal.seconds,
+            environment=environment(),
+            seed=case.seed,
+            latency=compare_latency(*(draft.timed or (case.dense, draft.model)), case.inputs),
+            accuracy=Accuracy(**journal.scores) if journal.scores else None,
+            model=type(case.dense).__name__,
+            recipe=_recipe(case, method, budget),
+            **vars(draft.evidence),
+        )
+    return report if case.earlier is None else _together(case.earlier.report, report)
+
+
+def _together(before: Report, report: Report) -> Report:
+    """Return a method's report with what earlier methods did."""
+    phases = dict.fromkeys([*before.seconds, *report.seconds])
+    return replace(
+        report,
+        method=f"{before.method}; {report.method}",
+        budget=f"{before.budget}; {report.budget}",
+        max_masked_difference=max(before.max_masked_difference, report.max_masked_difference),
+        seconds={k: before.seconds.get(k, 0.0) + report.seconds.get(k, 0.0) for k in phases},
+        kept={**before.kept, **report.kept},
+        curves={**before.curves, **report.curves},
+        refused={**before.refused, **report.refused},
+        frozen=before.frozen or report.frozen,
+    )
+
+
+def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, Any]:
+    """Return how to run it again, as plain data."""
+    recipe = {
+        "method": describe(method),
+        "budget": None if budget is None else {budget.unit: budget.value},
+        "training": describe(case.training),
+        "limits": describe(case.limits) if method.needs.limits else None,
+        "distill": describe(case.distill),
+        "seed": case.seed,
+    }
+    found = {key: value for key, value in recipe.items() if value is not None}
+    return found if case.earlier is None else {**found, "after": dict(case.earlier.recipe)}
