@@ -83,7 +83,7 @@ def measure(name: str, size: int, images: int, batch: int, method: str, streams:
         graph = trace(model, data[0])
         chosen = candidates(model, graph, streams=streams)
     with timed("statistics"):
-        found = collect(graph, chosen.groups, data, patches=how.patches, loss=how.loss)
+        found = collect(graph, chosen.groups, data, patches=how.needs.patches, loss=how.needs.loss)
     forwards.append(forward(model, data))
     with timed("ranking"):
         ranked = [how.rank(graph, group, found) for group in chosen.groups]

@@ -34,7 +34,7 @@ from secateur.graph import Graph, trace
 from secateur.ground.errors import BudgetError
 from secateur.ground.inputs import Inputs
 from secateur.ground.modes import evaluating
-from secateur.methods.protocol import OfUnits
+from secateur.methods import OfUnits
 from secateur.selection import Constraints, remaining, select, smallest
 from secateur.statistics import Statistics, state_tensors
 from secateur.surgery.candidates import Candidates, candidates

@@ -67,7 +67,14 @@ def run_cell(name: str, share: float, batch: int, size: int, threads: int, table
         return
     model, x = network(name), images(max(batch, 8), size)
     start = time.perf_counter()
-    result = sc.prune(model, x[:batch], method=sc.Magnitude(), budget=sc.Budget(latency=share), calibration=[x], limits=sc.Limits(round_to=8))  # fmt: skip
+    result = sc.prune(
+        model,
+        x[:batch],
+        method=sc.Magnitude(),
+        budget=sc.Budget(latency=share),
+        calibration=[x],
+        limits=sc.Limits(round_to=8),
+    )
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as scratch:
         folder = result.save(Path(scratch) / "artefact")

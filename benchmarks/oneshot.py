@@ -106,7 +106,16 @@ def with_secateur(
     contender: Contender, model: nn.Module, data: ImageData, budget: float, seed: int, accuracy: Evaluate
 ) -> Outcome:
     images, labels = labelled(data, seed)
-    result = sc.prune(model, data.normalise(data.test_x[:16]), method=contender.build(seed), budget=sc.Budget(macs=budget), calibration=list(zip(images.split(100), labels.split(100), strict=True)), evaluate=accuracy, seed=seed, limits=sc.Limits(streams=contender.variant == "streams"))  # fmt: skip
+    result = sc.prune(
+        model,
+        data.normalise(data.test_x[:16]),
+        method=contender.build(seed),
+        budget=sc.Budget(macs=budget),
+        calibration=list(zip(images.split(100), labels.split(100), strict=True)),
+        evaluate=accuracy,
+        seed=seed,
+        limits=sc.Limits(streams=contender.variant == "streams"),
+    )
     report = result.report
     assert report.accuracy is not None
     assert report.accuracy.pruned is not None

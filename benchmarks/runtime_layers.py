@@ -23,7 +23,6 @@ from table import Table
 from torch import Tensor, nn
 
 from secateur.runtime import SparseConv2d, SparseLinear, kernels
-from secateur.runtime.lookup import pack_lookup, prepare_lookup, run_lookup
 
 KEYS = ("layer", "block", "sparsity", "batch", "threads")
 TABLE = Table(
@@ -96,24 +95,16 @@ def masked(layer: nn.Linear | nn.Conv2d, block: str, sparsity: float) -> None:
 
 def sparse_call(layer: nn.Linear | nn.Conv2d, block: str, x: Tensor) -> Call:
     """Return the layer in the kernels, and see that it computes what the dense layer does."""
-    if block == "u16x4":
-        library, prepared = kernels(), prepare_lookup(pack_lookup(layer.weight, layer.bias))
-        call: Call = lambda: run_lookup(library, prepared, x)  # noqa: E731
-    else:
-        options = {"unified": True} if block == "u1x4" else {"height": int(block.split("x")[0])}
-        kind = SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d
-        module = kind.of(layer, **options)  # type: ignore[arg-type]
-        call = lambda: module(x)  # noqa: E731
-    torch.testing.assert_close(call(), layer(x), rtol=1e-3, atol=1e-4)
-    return call
+    options = {"unified": True} if block == "u1x4" else {"height": int(block.split("x")[0])}
+    kind = SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d
+    module = kind.of(layer, **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(module(x), layer(x), rtol=1e-3, atol=1e-4)
+    return lambda: module(x)
 
 
 def wanted(case: Case) -> list[tuple[str, float]]:
     """Return the blocks and sparsities of a layer's rows."""
-    cells = [(block, s) for block in BLOCKS for s in SPARSITIES] + [("u1x4", s) for s in (0.0, 0.5, 0.8)]
-    if case.batch == 1 and isinstance(case.make(), nn.Linear):
-        cells = [c for c in cells if c[0] != "u1x4"] + [("u16x4", s) for s in (0.0, 0.5, 0.8)]
-    return cells
+    return [(block, s) for block in BLOCKS for s in SPARSITIES] + [("u1x4", s) for s in (0.0, 0.5, 0.8)]
 
 
 @torch.inference_mode()

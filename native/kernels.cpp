@@ -1,6 +1,5 @@
 // The C interface of the kernels. One shared library per instruction set is made from this file (see build.py).
 #include "chain.h"
-#include "lookup.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -30,10 +29,6 @@ EXPORT int secateur_conv(const Matrix* m, const Conv* c, const float* x, const f
 EXPORT int secateur_linear(const Matrix* m, const float* x, const float* residual, float* y, int64_t rows,
                            int threads) {
   return linear(*m, x, residual, y, rows, threads) ? 0 : 1;
-}
-
-EXPORT int secateur_lookup(const Lookup* l, const float* x, const float* residual, float* y, int threads) {
-  return look_up(*l, x, residual, y, threads) ? 0 : 1;
 }
 
 // x and y are (planes, height, width); y does not overlap x.

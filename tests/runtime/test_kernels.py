@@ -16,7 +16,6 @@ from secateur.measure.mode import using_threads
 from secateur.runtime import Activation, pack, pack_unified
 from secateur.runtime.geometry import Window
 from secateur.runtime.library import Library
-from secateur.runtime.lookup import pack_lookup, prepare_lookup, run_lookup
 from secateur.runtime.pool import run_max_pool
 from secateur.runtime.run import prepare, run_conv, run_linear
 
@@ -96,21 +95,6 @@ def test_conv(library: Library, case: ConvCase) -> None:
     close(y, finished(expected, residual, layer), scale + (0 if residual is None else residual.abs()))
 
 
-@SETTINGS
-@given(case=linear_cases())
-def test_lookup(library: Library, case: LinearCase) -> None:
-    rng = torch.Generator().manual_seed(case.seed)
-    weight = unified(case.rows, case.columns, 16, case.zeros, 0.0, rng)
-    x, bias = torch.randn(1, case.columns, generator=rng), torch.randn(case.rows, generator=rng)
-    residual = torch.randn(1, case.rows, generator=rng) if case.residual else None
-    with using_threads(case.threads):
-        prepared = pack_lookup(weight, bias)
-        y = run_lookup(library, prepare_lookup(prepared, case.activation, case.add_last), x, residual)
-    expected = F.linear(x.double(), weight.double(), bias.double())
-    scale = F.linear(x.abs(), weight.abs(), bias.abs()) + (0 if residual is None else residual.abs())
-    close(y, finished(expected, residual, case), scale)
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("samples", [1, 3, 200])
 def test_large_linear(library: Library, samples: int, threads: int) -> None:
@@ -122,17 +106,6 @@ def test_large_linear(library: Library, samples: int, threads: int) -> None:
     assert packed.values.numel() * samples >= SERIAL_WORK
     with using_threads(threads):
         y = run_linear(library, prepare(packed), x)
-    close(y, x.double() @ weight.double().T, x.abs() @ weight.abs().T)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_large_lookup(library: Library, threads: int) -> None:
-    rng = torch.Generator().manual_seed(threads)
-    weight, x = unified(1030, 1800, 16, 0.2, 0.0, rng), torch.randn(1, 1800, generator=rng)
-    packed = pack_lookup(weight)
-    assert int(packed.start[-1]) * 8 * 64 >= SERIAL_WORK
-    with using_threads(threads):
-        y = run_lookup(library, prepare_lookup(packed), x)
     close(y, x.double() @ weight.double().T, x.abs() @ weight.abs().T)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sparse import blocked, unified
 
-from secateur.ground.errors import KernelError
 from secateur.runtime import HEIGHTS, best_height, pack, pack_unified, unpack, unpack_unified
-from secateur.runtime.lookup import pack_lookup
 from secateur.runtime.packing import check_packed
 
 
@@ -51,10 +48,3 @@ def test_only_what_is_not_zero_is_stored() -> None:
     packed = pack(weight, height=8)
     assert packed.entries == 2
     assert packed.values.shape == (2, 8)
-
-
-def test_lookup_takes_only_unified_blocks() -> None:
-    weight = torch.ones(16, 8)
-    weight[3, 5] = 2
-    with pytest.raises(KernelError, match="rows 0 to 15, inputs 4 to 7 has several magnitudes"):
-        pack_lookup(weight)

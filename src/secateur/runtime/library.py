@@ -64,15 +64,6 @@ class Conv(ctypes.Structure):
     ]
 
 
-class Lookup(ctypes.Structure):
-    """``struct Lookup`` of native/lookup.h."""
-
-    _fields_ = [
-        *((name, c_int32) for name in ("rows", "columns", "blocks", "activation", "add_last")),
-        *((name, c_void_p) for name in ("start", "group", "code", "magnitude", "bias")),
-    ]
-
-
 class Pool(ctypes.Structure):
     """``struct Pool`` of native/pool.h."""
 
@@ -195,12 +186,10 @@ def _open(folder: Path, name: str) -> Library:
         POINTER(Matrix), POINTER(Conv), _Floats, _Floats, _Floats, c_int64, c_int,
     )  # fmt: skip
     handle.secateur_linear.argtypes = (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int)
-    handle.secateur_lookup.argtypes = (POINTER(Lookup), _Floats, _Floats, _Floats, c_int)
     handle.secateur_max_pool.argtypes = (POINTER(Pool), _Floats, _Floats, c_int64, c_int)
     handle.secateur_chain.argtypes = (POINTER(Step), c_int64, POINTER(c_void_p), c_int)
     for function in (
-        handle.secateur_conv, handle.secateur_linear, handle.secateur_lookup, handle.secateur_max_pool,
-        handle.secateur_chain,
+        handle.secateur_conv, handle.secateur_linear, handle.secateur_max_pool, handle.secateur_chain,
     ):  # fmt: skip
         function.restype = c_int
     return Library(name, handle)
