@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from secateur.case import Case, Evaluate
-from secateur.ground.errors import CalibrationError, UsageError
+from secateur.ground.errors import CalibrationError, SecateurError, UsageError
 from secateur.ground.inputs import Example, Inputs
+from secateur.ground.describe import describe
+from secateur.ground.plain import to_plain
 from secateur.ground.progress import silenced
 from secateur.measure import Timer, compare_latency, environment, size
+from secateur.methods.names import names
 from secateur.methods.protocol import Draft, Method
 from secateur.recovery import Distill
 from secateur.report import Accuracy, Report
 from secateur.result import Result
 from secateur.runtime.timer import BlockTimer
 from secateur.selection import Budget, Limits
-from secateur.training import Training, describe
+from secateur.training import Teacher, Training, Validation
 
-__all__ = ["prune"]
+__all__ = ["misfits", "prune"]
 
 
 def prune(
@@ -93,7 +96,9 @@ def prune(
         timer=timer,
         seed=seed,
     )
-    _check(case, method, budget)
+    given = {"calibration": case.calibration, "training": training, "limits": limits, "distill": distill}
+    for misfit in misfits(method, budget=budget, earlier=case.earlier is not None, **given):
+        raise misfit
     with silenced(not progress):
         case.score("dense", case.dense)
         draft = method.draft(case, budget)
@@ -102,40 +107,45 @@ def prune(
     return Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
 
 
-def _check(case: Case, method: Method, budget: Budget | None) -> None:
-    """Hold what is given against what the method needs.
+def misfits(
+    method: Method,
+    *,
+    budget: Budget | None = None,
+    calibration: Iterable[Any] | None = None,
+    training: Training | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    distill: Distill | None = None,
+    earlier: bool = False,
+) -> Iterator[SecateurError]:
+    """Yield what of the arguments does not go with what the method needs; `earlier` says that a result is gone on from.
 
-    Raises:
-        UsageError: something is missing, or has no use.
-        CalibrationError: there are no calibration data.
+    A recipe is held against it before any work, and so is every call of `prune`.
     """
     needs, name = method.needs, type(method).__name__
-    if needs.training and case.training is None:
-        raise UsageError(
+    if needs.training and training is None:
+        yield UsageError(
             f"{name} prunes while it trains: give training=sc.Training(loader, ...), or attach it to an optimiser of "
             "yours."
         )
-    if not needs.training and case.training is not None:
-        raise UsageError(
+    if not needs.training and training is not None:
+        yield UsageError(
             f"{name} prunes without training: leave training out, and train its result with sc.finetune."
         )
-    if not needs.result and case.earlier is not None:
-        raise UsageError(
+    if not needs.result and earlier:
+        yield UsageError(
             f"{name} removes units, which comes first: prune the dense model, and let blocks or training go on from "
             "the result."
         )
     if needs.budget and budget is None:
-        raise UsageError(f"{name} goes to a budget: give one, for instance budget=sc.Budget(macs=0.5).")
-    if needs.calibration and case.calibration is None:
-        raise CalibrationError(
-            f"{name} looks at data: give calibration=..., a few hundred inputs in batches."
+        yield UsageError(
+            f"{name} goes to a budget, and none is given: for instance budget=sc.Budget(macs=0.5)."
         )
-    if not needs.limits and case.limits != Limits():
-        raise UsageError(f"{name} removes no units, so that it has no use for limits: leave them out.")
-    if not needs.distill and case.distill is not None:
-        raise UsageError(
-            f"{name} has no use for distill: leave it out, and train its result with sc.finetune."
-        )
+    if needs.calibration and calibration is None:
+        yield CalibrationError(f"{name} looks at data: give calibration=..., a few hundred inputs in batches.")
+    if not needs.limits and limits != Limits():
+        yield UsageError(f"{name} removes no units, so that it has no use for limits: leave them out.")
+    if not needs.distill and distill is not None:
+        yield UsageError(f"{name} has no use for distill: leave it out, and train its result with sc.finetune.")
 
 
 def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> Report:
@@ -177,13 +187,24 @@ def _together(before: Report, report: Report) -> Report:
 
 def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, Any]:
     """Return how to run it again, as plain data."""
-    recipe = {
-        "method": describe(method),
+    step = {
+        "method": _plain(method, Method),
         "budget": None if budget is None else {budget.unit: budget.value},
-        "training": describe(case.training),
-        "limits": describe(case.limits) if method.needs.limits else None,
-        "distill": describe(case.distill),
+        "training": None if case.training is None else _plain(case.training),
+    }
+    whole = {
+        "limits": _plain(case.limits) if method.needs.limits else None,
+        "distill": None if case.distill is None else _plain(case.distill),
         "seed": case.seed,
     }
-    found = {key: value for key, value in recipe.items() if value is not None}
-    return found if case.earlier is None else {**found, "after": dict(case.earlier.recipe)}
+    step = {key: value for key, value in step.items() if value is not None}
+    if case.earlier is None:
+        return step | {key: value for key, value in whole.items() if value is not None}
+    before = dict(case.earlier.recipe)
+    return before | {"then": [*before.get("then", ()), step]}
+
+
+def _plain(value: Any, kind: Any = None) -> Any:
+    """Return options as plain data; data and networks, which no file can say, are left out."""
+    given = ((Training, "loader"), (Training, "checkpoints"), (Validation, "measure"), (Teacher, "model"))
+    return to_plain(value, kind=kind, names=names(), given=given, otherwise=describe)

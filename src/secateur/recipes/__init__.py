@@ -2,9 +2,10 @@
 
 from importlib.resources import files
 
-from .schema import Recipe, load_recipe, parse_recipe
+from .recipe import Recipe, load_recipe, parse_recipe, schema
+from .samples import Samples
 
-__all__ = ["Recipe", "load_recipe", "parse_recipe", "shipped"]
+__all__ = ["Recipe", "Samples", "load_recipe", "parse_recipe", "schema", "shipped"]
 
 
 def shipped() -> dict[str, str]:

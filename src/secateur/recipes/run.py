@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur import (
-    SNP,
-    BatchNormScale,
-    Budget,
-    Distill,
-    Magnitude,
-    OnePass,
-    Packed,
-    Quantise,
-    Random,
-    Result,
-    Sequential,
-    Taylor,
-    micro_structure,
-    pack,
-    prune,
-)
-from secateur.ground.errors import CalibrationError, RecipeError
+from secateur.artefact import Packed, pack
+from secateur.ground.errors import CalibrationError, DataError, RecipeError
 from secateur.measure import using_threads
-from secateur.methods import ZCA, Conditional, Method, Order, Pivot, Variance, Weights
-from secateur.recovery import Recovery
-from secateur.sparse import check_epochs
+from secateur.prune import prune
+from secateur.result import Result
+from secateur.training import Checkpoints, Training, Validation
 
-from .registry import Samples, import_callable, resolve_data, resolve_evaluate, resolve_model, resolve_type
-from .schema import (
-    BatchNormScaleSpec,
-    MagnitudeSpec,
-    MethodSpec,
-    RandomSpec,
-    Recipe,
-    SNPPaperSpec,
-    SNPSpec,
-    TaylorSpec,
-    TypeName,
-)
-from .structure import compensation_of, criterion_of, structure_of
-from .structure_schema import MicroStructureSpec
-from .training import training_method_of, training_of
-from .training_schema import TrainingMethodSpec
+from .models import resolve_model
+from .recipe import Recipe, write_recipe
+from .samples import Samples, resolve_data, training_data
 
-__all__ = ["method_of", "run", "write"]
+__all__ = ["run", "training_of", "write"]
 
 
 def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Result:
@@ -67,27 +38,33 @@ def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Resul
         calibration = samples.calibration
         if isinstance(calibration, Iterator):  # it is gone through more than once
             calibration = list(calibration)
-        evaluate = resolve_evaluate(recipe.evaluate) if recipe.evaluate else samples.evaluate
         if resume and not any(step.training for step in recipe.steps):
-            raise RecipeError(f"{recipe.method.name} does not train: there is nothing to resume.")
+            raise RecipeError(f"{recipe.method.label} does not train: there is nothing to resume.")
         # All of them first: a mistake in the last step is told before hours of the first.
-        runs = [_run_of(recipe, number, model, samples, resume) for number in range(len(recipe.steps))]
+        trainings = [
+            training_of(recipe, model, samples, resume, number) for number in range(len(recipe.steps))
+        ]
         example = _example(recipe, calibration)
         result: Result | None = None
-        for one in runs:
-            result = one(
+        for step, training in zip(recipe.steps, trainings, strict=True):
+            first = result is None
+            result = prune(
                 model if result is None else result,
                 example,
+                method=step.method,
+                budget=step.budget,
                 calibration=calibration,
-                evaluate=evaluate,
+                training=training,
+                **({"limits": recipe.limits, "distill": recipe.distill} if first else {}),
+                evaluate=recipe.evaluate or samples.evaluate,
                 progress=progress,
                 seed=recipe.seed,
-                **({} if result is None else {"dense": model}),
             )
     assert result is not None
     # As it was given, so that the artefact's own recipe.yaml can be run again.
-    given = recipe.model_dump(mode="json", exclude_none=True)
-    return replace(result, report=replace(result.report, model=recipe.model.name, recipe=given))
+    return replace(
+        result, report=replace(result.report, model=recipe.model.name, recipe=write_recipe(recipe))
+    )
 
 
 def write(recipe: Recipe, result: Result) -> Packed | None:
@@ -99,85 +76,46 @@ def write(recipe: Recipe, result: Result) -> Packed | None:
     if recipe.output is None:
         return None
     result.save(recipe.output)
-    if (wish := recipe.pack) is None:
+    if recipe.pack is None:
         return None
-    quantise = None if wish.bits is None else Quantise(wish.bits, wish.exclude)
-    return pack(recipe.output, wish.file, quantise=quantise, smallest=wish.smallest)
+    return pack(recipe.output, recipe.pack.file, quantise=recipe.pack.quantise)
 
 
-def _run_of(
-    recipe: Recipe, number: int, model: nn.Module, samples: Samples, resume: bool
-) -> Callable[..., Result]:
-    """Return what runs one of a recipe's steps, given a model or a result."""
-    step = recipe.steps[number]
-    budget = None if step.budget is None else Budget(**step.budget.model_dump())
-    spec = step.method
-    if isinstance(spec, MicroStructureSpec):
-        return partial(
-            micro_structure,
-            method=structure_of(spec),
-            budget=budget,
-            criterion=criterion_of(spec),
-            recovery=compensation_of(spec),
-        )
-    if isinstance(spec, TrainingMethodSpec):
-        method, training = training_method_of(spec), training_of(recipe, model, samples, resume, number)
-        check_epochs(method, training)
-        return partial(prune, method=method, training=training, budget=budget)
-    return partial(
-        prune,
-        method=method_of(spec),
-        budget=budget,
-        exclude=tuple(resolve_type(e) if isinstance(e, TypeName) else e for e in recipe.exclude),
-        keep=recipe.keep,
-        round_to=recipe.round_to,
-        floor=recipe.floor,
-        uniform=recipe.uniform,
-        streams=recipe.streams,
-        distill=Distill(**recipe.distill.model_dump()) if recipe.distill else None,
-    )
-
-
-def method_of(spec: MethodSpec) -> Method:
-    """Return the method that a recipe names.
+def training_of(
+    recipe: Recipe, model: nn.Module, samples: Samples, resume: bool, step: int = 0
+) -> Training | None:
+    """Return the training of one of a recipe's steps with its data; the dense model is the teacher.
 
     Raises:
-        UnknownNameError: the loss that it names cannot be imported.
+        RecipeError: there is nothing to resume.
+        DataError: the data have no labelled training part.
     """
-    match spec:
-        case SNPSpec(order=order, recovery=recovery, sweeps=sweeps):
-            return SNP(order=_ORDERS[order](), recovery=_recovery(recovery, sweeps))
-        case SNPPaperSpec():
-            return SNP.paper()
-        case MagnitudeSpec(p=p, recover=recover):
-            return Magnitude(p=p, recovery=OnePass() if recover else None)
-        case RandomSpec(seed=seed, recover=recover):
-            return Random(seed=seed, recovery=OnePass() if recover else None)
-        case BatchNormScaleSpec(recover=recover):
-            return BatchNormScale(recovery=OnePass() if recover else None)
-        case TaylorSpec(loss=name, recover=recover):
-            loss = Taylor.loss if name is None else import_callable(name)
-            return Taylor(loss, recovery=OnePass() if recover else None)
-
-
-_ORDERS: dict[str, Callable[[], Order]] = {
-    "output": lambda: SNP().order,
-    "zca": ZCA,
-    "conditional": Conditional,
-    "pivot": Pivot,
-    "variance": Variance,
-    "weights": Weights,
-}
-
-
-def _recovery(name: str, sweeps: int) -> Recovery | None:
-    match name:
-        case "sequential":
-            return Sequential(sweeps=sweeps)
-        case "one-pass":
-            return OnePass()
-        case _:
-            return None
+    training = recipe.steps[step].training
+    if training is None:
+        return None
+    kept = training.checkpoints
+    if kept is None and recipe.output is not None:
+        folder = recipe.output.with_name(f"{recipe.output.name}.run{step + 1 if step else ''}")
+        kept = Checkpoints(folder)
+    if kept is None and resume:
+        raise RecipeError(
+            "Nothing to resume: say training.checkpoints, or output, whose run is kept beside it."
+        )
+    loader, measure = training_data(recipe.data, samples)
+    validation = training.validation
+    if measure is None and validation is not None:
+        raise DataError(f"{recipe.data.name} has no validation data: a bound and patience need some.")
+    if measure is not None:
+        validation = (
+            Validation(measure) if validation is None else replace(validation, measure=measure)
+        )
+    return replace(
+        training,
+        loader=loader,
+        validation=validation,
+        teacher=None if training.teacher is None else replace(training.teacher, model=model),
+        checkpoints=None if kept is None else replace(kept, resume=resume or kept.resume),
+    )
 
 
 def _example(recipe: Recipe, calibration: Iterable[Any]) -> Tensor:

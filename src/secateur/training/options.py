@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .optimizers import Adam
 from .schedules import Constant, Schedule
 
 __all__ = ["Bound", "Checkpoints", "Crops", "Teacher", "Training", "Validation"]
@@ -20,7 +20,6 @@ __all__ = ["Bound", "Checkpoints", "Crops", "Teacher", "Training", "Validation"]
 Metric = Callable[[nn.Module], float]
 Loss = Callable[[Any, Any], Tensor]
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-Adam = partial(torch.optim.Adam, lr=1e-3)
 CONSTANT = Constant()
 
 
@@ -144,7 +143,7 @@ class Training:
     validation: Validation | None = None
     crops: Crops | None = None
     rewind: Mapping[str, Tensor] | None = None
-    optimizer: OptimizerFactory = Adam
+    optimizer: OptimizerFactory = Adam()
     schedule: Schedule = CONSTANT
     teacher: Teacher | None = None
     accumulate: int = 1

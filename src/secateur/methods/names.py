@@ -1,0 +1,115 @@
+"""The table of names: what recipes, reports and the command line call methods and their parts.
+
+A method of yours needs no entry: a recipe names it as ``module:Class``, or by the name under which your package has it
+as an entry point of the group ``secateur.methods``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from torch import nn
+
+from secateur.blocks import AcrossLayers, Assignment, EachLayer, Joint, Place, PruneFirst, Spread
+from secateur.ground.errors import UnknownNameError, did_you_mean
+from secateur.ground.importing import import_callable, name_of
+from secateur.ground.plain import Form, Names
+from secateur.recovery import OnePass, Recovery, Sequential
+from secateur.selection import Allocation, LossPerCost, Standardised, Threshold, Uniform
+from secateur.training import Constant, Cosine, Global, LayerWise, MultiStep, OneCycle, Schedule, Scope
+from secateur.training.optimizers import SGD, Adam, AdamW
+from secateur.training.options import OptimizerFactory
+
+from .activation import ActivationMagnitude, Fluctuation
+from .admm import ADMM
+from .baselines import BatchNormScale, Magnitude, Random
+from .block_costs import Criterion, OutputError, WeightError
+from .dead_units import DeadUnits
+from .gradual import GradualMagnitude
+from .irrelevance import Fading, GammaSchedule, IrrelevanceDecay, Steady, WeightDecay
+from .lobster import Lobster
+from .microstructure import MicroStructured
+from .nn_relief import NNRelief
+from .orders import ZCA, Conditional, Output, Pivot, Variance, Weights
+from .protocol import Method
+from .ranking import Order
+from .snp import SNP
+from .taylor import Taylor
+
+__all__ = ["METHODS", "names"]
+
+METHODS: tuple[type, ...] = (
+    SNP, Magnitude, Random, BatchNormScale, Taylor, ActivationMagnitude, Fluctuation, DeadUnits, MicroStructured,
+    IrrelevanceDecay, WeightDecay, GradualMagnitude, Lobster, NNRelief, ADMM,
+)  # fmt: skip
+PARTS: Mapping[Any, tuple[type, ...]] = {
+    Order: (Output, ZCA, Conditional, Pivot, Variance, Weights),
+    Allocation: (LossPerCost, Uniform, Threshold, Standardised),
+    Recovery: (Sequential, OnePass),
+    Criterion: (WeightError, OutputError),
+    Spread: (EachLayer, AcrossLayers),
+    Assignment: (Joint, PruneFirst),
+    GammaSchedule: (Steady, Fading),
+    Scope: (Global, LayerWise),
+    Schedule: (Constant, Cosine, MultiStep, OneCycle),
+    OptimizerFactory: (SGD, Adam, AdamW),
+}
+
+
+@cache
+def names() -> Names:
+    """Return what plain data may call methods and their parts, those of installed packages included."""
+    found: dict[Any, Any] = {kind: _named(classes) for kind, classes in PARTS.items()}
+    strangers = {entry.name: entry.load() for entry in entry_points(group="secateur.methods")}
+    found[Method] = strangers | _named(METHODS) | {"snp-paper": SNP.paper}
+    found[type[nn.Module]] = Form(dict[str, str], _layer_type, _written_type)
+    found[Place] = Form(dict[str, str], _place, lambda place: {"place": _kebab(place.name)})
+    return found
+
+
+def _named(classes: tuple[type, ...]) -> dict[str, Callable[..., Any]]:
+    return {_kebab(cls.__name__): cls for cls in classes}
+
+
+def _kebab(name: str) -> str:
+    """Return a name of Python as it stands in a file.
+
+    >>> [_kebab(name) for name in ("NNRelief", "ZCA", "MicroStructured", "FIRST_CONVOLUTION")]
+    ['nn-relief', 'zca', 'micro-structured', 'first-convolution']
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_", "-", name).lower()
+
+
+def _layer_type(data: Mapping[str, str]) -> type[nn.Module]:
+    """Return the class of layers of ``{type: Linear}``: a name in torch.nn, or ``module:Class``."""
+    if set(data) != {"type"}:
+        keys = [key for key in data if key != "type"]
+        raise ValueError(
+            f"unknown key {keys[0]!r}; known: type.{did_you_mean(keys[0], ['type'])}" if keys else "no key 'type'"
+        )
+    name = data["type"]
+    found: Any = import_callable(name) if ":" in name else getattr(nn, name.rpartition("nn.")[2], None)
+    if found is None:
+        raise UnknownNameError(f"torch.nn has no class {name!r}.{did_you_mean(name, dir(nn))}")
+    if not isinstance(found, type) or not issubclass(found, nn.Module):
+        raise UnknownNameError(f"{name} is not a class of torch modules.")
+    return found
+
+
+def _written_type(cls: Any) -> dict[str, str]:
+    if not isinstance(cls, type) or not issubclass(cls, nn.Module):
+        raise ValueError("no class of torch modules")
+    plain = getattr(nn, cls.__name__, None) is cls
+    return {"type": cls.__name__ if plain else name_of(cls) or cls.__name__}
+
+
+def _place(data: Mapping[str, str]) -> Place:
+    known = {_kebab(place.name): place for place in Place}
+    if set(data) != {"place"} or data["place"] not in known:
+        close = did_you_mean(str(data.get("place", "")), known)
+        raise ValueError(f"expected {{place: {' or '.join(known)}}}.{close}")
+    return known[data["place"]]
