@@ -719,6 +719,7 @@ def test_the_schema_says_what_an_editor_needs() -> None:
     assert whole["properties"]["colour"] == {"enum": ["dark red", "blue"]}
     assert whole["properties"]["corner"] == {"enum": ["top-left", "bottom"]}
     shape = at(found, whole["properties"]["shape"])
+    assert shape["description"] == "What can be drawn."
     assert shape["oneOf"][0] == {"enum": ["dot", "box", "flat"]}
     box = at(found, shape["oneOf"][2])
     assert box["properties"]["name"] == {"const": "box"}

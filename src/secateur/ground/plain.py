@@ -178,7 +178,7 @@ class _Reading:
         if issubclass(kind, Enum):
             return choice([(_member(member), member) for member in kind])
         if is_dataclass(kind):
-            return self.record(kind).whole()
+            return self.record(kind).as_kind()
         if getattr(kind, "_is_protocol", False) or inspect.isabstract(kind):
             return self.named(kind, NONE)
         return unsayable(kind.__name__)
@@ -187,7 +187,7 @@ class _Reading:
         return Record(cls, self.of, self.given, self.otherwise)
 
     def named(self, kind: Any, table: Mapping[str, Callable[..., Any]]) -> Kind:
-        return Named(kind, table, self.record, self.imported).whole()
+        return Named(kind, table, self.record, self.imported).as_kind()
 
     def anything(self) -> Kind:
         """Return the kind of plain data as they are; other values are written by what they are."""

@@ -51,7 +51,7 @@ class Record:
         own = (f.name for f in _options(self.cls) if f.default is f.default_factory is MISSING)
         return [name for name in own if (self.cls, name) not in self.given]
 
-    def whole(self) -> Kind:
+    def as_kind(self) -> Kind:
         """Return what the class means where it is asked for."""
         text = inspect.getattr_static(self.cls, "parse", None)
         parse = self.cls.parse if isinstance(text, staticmethod | classmethod) else None
@@ -114,11 +114,9 @@ class Record:
         for key, kind in self.kinds.items():
             if (own := kind.schema(define)) != {"not": {}}:
                 properties[key] = own | self._default(key, kind)
-        about = (self.cls.__doc__ or "").strip().partition("\n")[0]
         return {
             "type": "object",
-            # Without a docstring, dataclasses write their signature there.
-            **({} if about.startswith(f"{self.cls.__name__}(") else {"description": about}),
+            **_about(self.cls),
             "properties": properties,
             "required": [key for key in ("name", *needed) if key in properties],
             "additionalProperties": False,
@@ -148,7 +146,7 @@ class Named:
     of: Callable[[type[Any]], Record]
     imported: Callable[[str], Any]
 
-    def whole(self) -> Kind:
+    def as_kind(self) -> Kind:
         """Return what the protocol means where it is asked for."""
         return Kind(
             self.read, self.written, lambda define: define(_key(self.kind), lambda: self.schema(define))
@@ -200,7 +198,7 @@ class Named:
             objects.append(define(key, partial(record.schema, define, name, needed)))
             bare += [] if needed else [name]
         own = {"type": "object", "properties": {"name": ANY_NAME}, "required": ["name"]}
-        return {"oneOf": [{"enum": bare}, *objects, ANY_NAME, own]}
+        return {**_about(self.kind), "oneOf": [*([{"enum": bare}] if bare else []), *objects, ANY_NAME, own]}
 
     @property
     def _word(self) -> str:
@@ -288,8 +286,13 @@ def _hints(cls: Any) -> dict[str, Any]:
         ) from error
 
 
+def _about(kind: Any) -> Schema:
+    """Return the first line of a class's docstring; without one, dataclasses write their signature there."""
+    line = (kind.__doc__ or "").strip().partition("\n")[0] if isinstance(kind, type) else ""
+    return {} if not line or line.startswith(f"{kind.__name__}(") else {"description": line}
+
+
 def _key(kind: Any) -> str:
     """Return where a schema keeps what it says of a class."""
-    return re.sub(
-        r"\W+", ".", f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else str(kind)
-    )
+    name = f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else str(kind)
+    return re.sub(r"\W+", ".", name)

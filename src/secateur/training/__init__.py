@@ -1,8 +1,7 @@
 """Pruning while a network trains: masks, hooks in the optimiser's own step, and the loop around them."""
 
-from secateur.ground.describe import describe
-
 from .crop import Global, LayerWise, Scope
+from .describe import describe
 from .finetune import distillation_loss, finetune
 from .hooks import Attached, Rule, Step, attach
 from .log import Row
