@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from secateur.case import Case, Evaluate
+from secateur.ground.describe import describe
 from secateur.ground.errors import CalibrationError, SecateurError, UsageError
 from secateur.ground.inputs import Example, Inputs
-from secateur.ground.describe import describe
 from secateur.ground.plain import to_plain
 from secateur.ground.progress import silenced
 from secateur.measure import Timer, compare_latency, environment, size
@@ -141,11 +141,15 @@ def misfits(
             f"{name} goes to a budget, and none is given: for instance budget=sc.Budget(macs=0.5)."
         )
     if needs.calibration and calibration is None:
-        yield CalibrationError(f"{name} looks at data: give calibration=..., a few hundred inputs in batches.")
+        yield CalibrationError(
+            f"{name} looks at data: give calibration=..., a few hundred inputs in batches."
+        )
     if not needs.limits and limits != Limits():
         yield UsageError(f"{name} removes no units, so that it has no use for limits: leave them out.")
     if not needs.distill and distill is not None:
-        yield UsageError(f"{name} has no use for distill: leave it out, and train its result with sc.finetune.")
+        yield UsageError(
+            f"{name} has no use for distill: leave it out, and train its result with sc.finetune."
+        )
 
 
 def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> Report:

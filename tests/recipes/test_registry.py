@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from secateur.recipes.registry import Samples, import_callable, resolve_data, resolve_model, resolve_type
+from secateur.recipes.schema import DataSpec, ModelSpec, TypeName
 from torch import Tensor, nn
 
 from secateur import zoo
 from secateur.ground.errors import DataError, RecipeError, SecateurError, UnknownNameError
-from secateur.recipes.registry import Samples, import_callable, resolve_data, resolve_model, resolve_type
-from secateur.recipes.schema import DataSpec, ModelSpec, TypeName
 
 MODULE = """
 import torch

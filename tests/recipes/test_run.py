@@ -4,6 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from secateur.recipes.schema import (
+    BatchNormScaleSpec,
+    MagnitudeSpec,
+    RandomSpec,
+    SNPPaperSpec,
+    SNPSpec,
+    TaylorSpec,
+)
 from stopwatches import Analytic
 from torch import nn
 
@@ -13,14 +21,6 @@ from secateur.ground.errors import CalibrationError, RecipeError, UnknownNameErr
 from secateur.methods import ZCA
 from secateur.recipes import parse_recipe
 from secateur.recipes.run import method_of, run
-from secateur.recipes.schema import (
-    BatchNormScaleSpec,
-    MagnitudeSpec,
-    RandomSpec,
-    SNPPaperSpec,
-    SNPSpec,
-    TaylorSpec,
-)
 
 MODULE = """
 import torch

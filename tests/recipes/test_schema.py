@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from secateur.recipes.schema import MagnitudeSpec, Recipe, TypeName
 
 from secateur.ground.errors import RecipeError
 from secateur.recipes import load_recipe, parse_recipe, shipped
-from secateur.recipes.schema import MagnitudeSpec, Recipe, TypeName
 
 BASE: dict[str, Any] = {"model": "zoo:resnet20-cifar10", "data": "cifar10", "budget": {"macs": 0.5}}
 

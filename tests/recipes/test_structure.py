@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from secateur.recipes.structure import admm_of, compensation_of, criterion_of, structure_of
+from secateur.recipes.structure_schema import ADMMSpec, MicroStructureSpec
 from torch import nn
 from typer.testing import CliRunner
 
@@ -19,8 +21,6 @@ from secateur.ground.errors import RecipeError, UnknownNameError
 from secateur.methods import OutputError, WeightError
 from secateur.recipes import parse_recipe, shipped
 from secateur.recipes.run import run
-from secateur.recipes.structure import admm_of, compensation_of, criterion_of, structure_of
-from secateur.recipes.structure_schema import ADMMSpec, MicroStructureSpec
 
 MODULE = """
 import torch

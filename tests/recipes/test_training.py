@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from secateur.recipes.registry import Samples
+from secateur.recipes.training import training_method_of, training_of
+from secateur.recipes.training_schema import TrainingMethodSpec
 from torch import nn
 from typer.testing import CliRunner
 
@@ -17,10 +20,7 @@ from secateur import training as room
 from secateur.cli import app
 from secateur.ground.errors import CheckpointError, DataError, RecipeError
 from secateur.recipes import parse_recipe, shipped
-from secateur.recipes.registry import Samples
 from secateur.recipes.run import run
-from secateur.recipes.training import training_method_of, training_of
-from secateur.recipes.training_schema import TrainingMethodSpec
 
 MODULE = """
 import torch

@@ -10,9 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from secateur.blocks import AcrossLayers, Assignment, EachLayer, Joint, Place, PruneFirst, Spread
 from secateur.ground.errors import UnknownNameError, did_you_mean
@@ -67,6 +70,7 @@ def names() -> Names:
     strangers = {entry.name: entry.load() for entry in entry_points(group="secateur.methods")}
     found[Method] = strangers | _named(METHODS) | {"snp-paper": SNP.paper}
     found[type[nn.Module]] = Form(dict[str, str], _layer_type, _written_type)
+    found[Mapping[str, Tensor]] = Form(Path, _tensors, _no_file)
     found[Place] = Form(dict[str, str], _place, lambda place: {"place": _kebab(place.name)})
     return found
 
@@ -89,7 +93,9 @@ def _layer_type(data: Mapping[str, str]) -> type[nn.Module]:
     if set(data) != {"type"}:
         keys = [key for key in data if key != "type"]
         raise ValueError(
-            f"unknown key {keys[0]!r}; known: type.{did_you_mean(keys[0], ['type'])}" if keys else "no key 'type'"
+            f"unknown key {keys[0]!r}; known: type.{did_you_mean(keys[0], ['type'])}"
+            if keys
+            else "no key 'type'"
         )
     name = data["type"]
     found: Any = import_callable(name) if ":" in name else getattr(nn, name.rpartition("nn.")[2], None)
@@ -105,6 +111,18 @@ def _written_type(cls: Any) -> dict[str, str]:
         raise ValueError("no class of torch modules")
     plain = getattr(nn, cls.__name__, None) is cls
     return {"type": cls.__name__ if plain else name_of(cls) or cls.__name__}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _no_file(tensors: Any) -> Path:
+    raise ValueError("tensors stand in a file of their own")
 
 
 def _place(data: Mapping[str, str]) -> Place:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,9 +105,7 @@ def training_of(
     if measure is None and validation is not None:
         raise DataError(f"{recipe.data.name} has no validation data: a bound and patience need some.")
     if measure is not None:
-        validation = (
-            Validation(measure) if validation is None else replace(validation, measure=measure)
-        )
+        validation = Validation(measure) if validation is None else replace(validation, measure=measure)
     return replace(
         training,
         loader=loader,

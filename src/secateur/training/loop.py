@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.ground.describe import describe, differences
 from secateur.ground.errors import BoundError, CheckpointError, DataError, TrainingError
 from secateur.ground.modes import evaluating
 from secateur.ground.modes import training as training_mode
@@ -23,7 +24,6 @@ from secateur.ground.progress import counting
 
 from . import randomness
 from .checkpoint import load_optimizer, load_weights, optimizer_state, read, under, weights, write
-from .describe import describe, differences
 from .finetune import pairs
 from .hooks import attach
 from .judge import Judge
@@ -109,7 +109,7 @@ class _Run:
         self.recipe = {
             "model": describe(model),
             "method": describe(method),
-            "training": describe(training),
+            "training": describe(replace(training, checkpoints=None)),  # where it is kept changes nothing
             "share": share,
             "masks": None if masks is None else describe(dict(masks)),
             "seed": seed,

@@ -1,38 +1,41 @@
-"""A run's options as plain data, so that a resume under other options is refused with the difference."""
+"""What was run as plain data, so that a resume under other options is refused with the difference."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
-from dataclasses import fields, is_dataclass
-from enum import Enum
 from functools import partial
-from pathlib import PurePath
+from numbers import Number
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from secateur.ground.processes import digest
-from secateur.ground.tensors import tensors_of
+from .importing import name_of
+from .plain import to_plain
+from .processes import digest
+from .tensors import tensors_of
 
-from .options import Checkpoints
-
-__all__ = ["describe", "differences"]
+__all__ = ["describe", "differences", "fingerprint"]
 
 
 def describe(value: Any) -> Any:
-    """Return plain data: dataclasses by field, functions by name, networks and tensors by a checksum of their values.
+    """Return plain data as `to_plain` does, and a `fingerprint` of what no file can say.
 
     Two descriptions are equal where the runs are, as far as can be told: what a function does is not looked at.
 
-    >>> describe(partial(max, 3))
-    {'function': 'builtins:max', 'arguments': [3]}
+    >>> describe(partial(sorted, reverse=True))
+    {'call': 'builtins:sorted', 'reverse': True}
+    """
+    return to_plain(value, kind=Any, otherwise=fingerprint)
+
+
+def fingerprint(value: Any) -> Any:
+    """Return plain data that tell values apart: a checksum of networks and tensors, of data loaders what they say.
+
+    >>> fingerprint(iter([1]))
+    {'type': 'list_iterator'}
     """
     match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case Checkpoints():
-            return None  # where a run is kept does not change it
         case nn.Module():
             return {"model": type(value).__qualname__, "checksum": digest(tensors_of(value))}
         case Tensor():
@@ -41,26 +44,21 @@ def describe(value: Any) -> Any:
             data = {"dataset": type(value.dataset).__name__, "batch size": value.batch_size}
             return data | {"sampler": type(value.sampler).__name__} | _length(value)
         case partial():
-            call = {"function": _name(value.func), "arguments": [describe(v) for v in value.args]}
-            return call | {k: describe(v) for k, v in value.keywords.items()}
+            call = {
+                "call": name_of(value.func) or describe(value.func),
+                "arguments": list(map(describe, value.args)),
+            }
+            return call | {key: describe(option) for key, option in value.keywords.items()}
         case Mapping():
-            if all(isinstance(v, Tensor) for v in value.values()):
+            if all(isinstance(entry, Tensor) for entry in value.values()):
                 return {"tensors": len(value), "checksum": digest(value)}
-            return {str(k): describe(v) for k, v in value.items()}
-        case PurePath():
-            return str(value)
-        case Enum():
-            return value.name
-        case tuple() | list() if all(v is None or isinstance(v, bool | int | float | str) for v in value):
-            return list(value)
+            return {str(key): describe(entry) for key, entry in value.items()}
         case tuple() if len(value) <= 16:  # longer ones may be data
-            return [describe(v) for v in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        named = {f.name: describe(getattr(value, f.name)) for f in fields(value) if f.compare}
-        return {"type": type(value).__name__, **named}
-    if callable(value) and hasattr(value, "__qualname__"):
-        return _name(value)
-    return {"type": type(value).__name__} | _length(value)
+            return [describe(entry) for entry in value]
+        case Number():  # of another library
+            return str(value)
+    name = getattr(value, "__qualname__", None)
+    return {"type": type(value).__name__} | _length(value) if name is None else f"{value.__module__}:{name}"
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
@@ -85,9 +83,3 @@ def _length(value: Any) -> dict[str, int]:
         return {"length": len(value)} if isinstance(value, Sized) else {}
     except TypeError:  # a DataLoader over a stream
         return {}
-
-
-def _name(function: Any) -> str:
-    return (
-        f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
-    )

@@ -1,0 +1,61 @@
+"""Functions and classes by name, ``module:callable``: recipes are trusted like code, artefacts are not."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from .errors import UnknownNameError, did_you_mean
+
+__all__ = ["import_callable", "name_of"]
+
+
+def import_callable(name: str) -> Callable[..., Any]:
+    """Import ``module:callable``; the callable may be nested (``package.module:Class.method``).
+
+    Raises:
+        UnknownNameError: the module or the callable is not there.
+
+    >>> import_callable("math:sqrt")(4)
+    2.0
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise UnknownNameError(f"{name!r} is not of the form module:callable.")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as e:
+        missing = (
+            f"its import of {e.name!r} fails"
+            if e.name and not module_name.startswith(e.name)
+            else "not found"
+        )
+        raise UnknownNameError(
+            f"Cannot import the module {module_name!r} of {name!r}: {missing}. "
+            "Modules are looked up beside the recipe, in the current folder, and among the installed packages."
+        ) from e
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UnknownNameError(f"{module_name!r} has no {part!r}.{did_you_mean(part, dir(found))}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UnknownNameError(f"{name} is a {type(found).__name__}, which cannot be called.")
+    return found  # type: ignore[no-any-return]
+
+
+def name_of(value: Any) -> str | None:
+    """Return ``module:qualname`` of a function or class, also where no import finds it (a lambda); else None.
+
+    A method that is bound to an object has no name: the object is missing in it.
+
+    >>> import math
+    >>> name_of(math.sqrt), name_of(dict.fromkeys), name_of("text".upper), name_of(3)
+    ('math:sqrt', 'builtins:dict.fromkeys', None, None)
+    """
+    name, owner = getattr(value, "__qualname__", None), getattr(value, "__self__", None)
+    if name is None or not (owner is None or isinstance(owner, type | ModuleType)):
+        return None
+    module = getattr(value, "__module__", None) or getattr(owner, "__module__", "builtins")
+    return f"{module}:{name}"
