@@ -96,8 +96,15 @@ def prune(
         timer=timer,
         seed=seed,
     )
-    given = {"calibration": case.calibration, "training": training, "limits": limits, "distill": distill}
-    for misfit in misfits(method, budget=budget, earlier=case.earlier is not None, **given):
+    for misfit in misfits(
+        method,
+        budget=budget,
+        calibration=case.calibration,
+        training=training,
+        limits=limits,
+        distill=distill,
+        earlier=case.earlier is not None,
+    ):
         raise misfit
     with silenced(not progress):
         case.score("dense", case.dense)

@@ -22,8 +22,8 @@ THREADS = Annotated[int | None, typer.Option(min=1, help="Threads that torch may
 
 def model_of(name: str, shape: str | None) -> tuple[Any, Any]:
     """Make a model and an example input for it."""
-    from secateur.recipes.registry import example_input, resolve_model
-    from secateur.recipes.schema import ModelSpec
+    from secateur.recipes.models import example_input, resolve_model
+    from secateur.recipes.recipe import ModelSpec
 
     made = resolve_model(ModelSpec(name=name))
     return made, example_input(name, sizes(shape))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from secateur.artefact import load
 from secateur.ground.errors import DataError
 from secateur.measure import compare_latency, environment, size, time_model
-from secateur.recipes.registry import resolve_data
-from secateur.recipes.schema import DataSpec
+from secateur.recipes.recipe import DataSpec
+from secateur.recipes.samples import resolve_data
 
 __all__ = ["How", "measure_artefact", "measure_model"]
 

@@ -95,7 +95,7 @@ def prune(
 
       secateur prune half.yaml --set budget.macs=null --set budget.latency_ms=12.5
 
-      secateur prune half.yaml --set keep.layer1.*=0.75 --set uniform=true
+      secateur prune half.yaml --set limits.keep.layer1.*=0.75 --set limits.uniform=true
 
       secateur prune resnet20-cifar10 --json
 

@@ -158,10 +158,16 @@ class Recipe:
                 "the key 'output' is missing: the folder of the artefact that 'pack' makes a file of."
             )
         for number, step in enumerate(self.steps):
-            options = {"limits": self.limits, "distill": self.distill} if number == 0 else {}
-            given = {"budget": step.budget, "training": step.training, "calibration": (), **options}
-            for error in misfits(step.method, earlier=number > 0, **given):
-                raise error
+            for misfit in misfits(
+                step.method,
+                budget=step.budget,
+                calibration=(),
+                training=step.training,
+                limits=Limits() if number else self.limits,
+                distill=None if number else self.distill,
+                earlier=number > 0,
+            ):
+                raise misfit
             if isinstance(step.method, OfWeights) and step.training is not None:
                 step.method.check(step.training)
         _check_turns(self.steps)

@@ -14,6 +14,7 @@ from secateur.ground.errors import CalibrationError, DataError, RecipeError
 from secateur.measure import using_threads
 from secateur.prune import prune
 from secateur.result import Result
+from secateur.selection import Limits
 from secateur.training import Checkpoints, Training, Validation
 
 from .models import resolve_model
@@ -54,7 +55,8 @@ def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Resul
                 budget=step.budget,
                 calibration=calibration,
                 training=training,
-                **({"limits": recipe.limits, "distill": recipe.distill} if first else {}),
+                limits=recipe.limits if first else Limits(),
+                distill=recipe.distill if first else None,
                 evaluate=recipe.evaluate or samples.evaluate,
                 progress=progress,
                 seed=recipe.seed,

@@ -16,7 +16,7 @@ MAX_BYTES = 64 * 1024
 MAX_DEPTH = 20
 SHORTHANDS = ("model", "data", "method")  # "model: NAME" is short for "model: {name: NAME}"
 
-FLAT = ("keep",)  # whose keys are module paths, with dots of their own
+FLAT = ("limits.keep.",)  # whose keys are module paths, with dots of their own
 
 
 class _Loader(yaml.SafeLoader):
@@ -88,15 +88,16 @@ def override(recipe: dict[str, Any], assignment: str) -> dict[str, Any]:
     {'budget': {'macs': 0.4}}
     >>> override({"model": "zoo:resnet20"}, "model.weights=a.safetensors")
     {'model': {'name': 'zoo:resnet20', 'weights': 'a.safetensors'}}
-    >>> override({}, "keep.layer1.*=0.75")
-    {'keep': {'layer1.*': 0.75}}
+    >>> override({}, "limits.keep.layer1.*=0.75")
+    {'limits': {'keep': {'layer1.*': 0.75}}}
     >>> override({"then": [{"method": "admm"}]}, "then.0.method.zero=0.8")
     {'then': [{'method': {'name': 'admm', 'zero': 0.8}}]}
     """
     path, equals, text = assignment.partition("=")
     keys = path.strip().split(".")
-    if keys[0] in FLAT and all(keys[1:2]):
-        keys = path.strip().split(".", 1)
+    for flat in FLAT:
+        if path.strip().startswith(flat) and len(path.strip()) > len(flat):
+            keys = [*flat.split(".")[:-1], path.strip().removeprefix(flat)]
     if not equals or not all(keys):
         raise RecipeError(f"--set {assignment}: expected KEY=VALUE, for instance budget.macs=0.4.")
     value = parse(f"value: {text}").get("value")
