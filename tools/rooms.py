@@ -15,7 +15,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "secateur"
 ORDER = (
     "ground", "data", "zoo", "graph", "blocks", "statistics", "measure", "surgery", "training", "selection",
-    "recovery", "artefact", "report", "runtime", "result", "export", "case", "methods", "prune", "recipes", "cli",
+    "recovery", "artefact", "report", "runtime", "result", "export", "case", "methods", "integrations", "prune",
+    "recipes", "cli",
 )  # fmt: skip
 TOP = frozenset({"__init__", "prune", "case", "result"})  # modules that may stand beside the rooms
 

@@ -15,6 +15,7 @@ from secateur.blocks import BlockPattern
 from secateur.graph import Graph, trace
 from secateur.ground.errors import CalibrationError, UsageError
 from secateur.ground.inputs import Inputs
+from secateur.ground.models import module_of
 from secateur.measure import Timer
 from secateur.recovery import Distill
 from secateur.result import Result
@@ -79,13 +80,14 @@ class Case:
         """Return the case that a user means by a model, or by a result to go on from.
 
         Raises:
-            UsageError: the dense model of a result is not known.
+            UsageError: it is no model, or the dense model of a result is not known.
         """
         # It is gone through more than once.
         calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
         options["calibration"] = calibration
         if not isinstance(given, Result):
-            return Case(given, given if dense is None else dense, inputs, **options)
+            model = module_of(given)
+            return Case(model, model if dense is None else module_of(dense), inputs, **options)
         dense = given.dense if dense is None else dense
         if dense is None:
             raise UsageError("A result goes on from the model that it was made of: give it as dense=...")

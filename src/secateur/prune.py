@@ -84,6 +84,7 @@ def prune(
     >>> result.model[0].out_features
     16
     """
+    _check_kinds(method, budget)
     case = Case.of(
         model,
         Inputs.of(example_inputs),
@@ -112,6 +113,25 @@ def prune(
         case.score(draft.step, draft.model)
         report = _report(case, draft, method, budget)
     return Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
+
+
+def _check_kinds(method: object, budget: object) -> None:
+    """Refuse what is no method and no budget.
+
+    Raises:
+        UsageError: one of them is not; the message says what to write.
+    """
+    if isinstance(method, str):
+        raise UsageError(f"method={method!r} is a name, as recipes have them: give the method, sc.SNP().")
+    if isinstance(method, type):
+        raise UsageError(f"method={method.__name__} is the class: give one of it, {method.__name__}().")
+    if not isinstance(method, Method):
+        raise UsageError(
+            f"method={method!r} is no method: it has no label, needs and draft. See secateur.methods.Method."
+        )
+    if budget is not None and not isinstance(budget, Budget):
+        unit = f", for instance sc.Budget(macs={budget!r})" if isinstance(budget, int | float) else ""
+        raise UsageError(f"budget={budget!r} has no unit: give a Budget{unit}.")
 
 
 def misfits(

@@ -228,9 +228,14 @@ def timed() -> dict[str, Any]:
     case = next(case for case in SMALL if case.name == "residual")
     model, x, timer = case.model(), case.inputs(2), Analytic((10.0, 40.0)[dist.get_rank()])
     result = sc.prune(
-        model, x, method=sc.Magnitude(), budget=sc.Budget(latency=0.8), timer=timer, progress=False,
+        model,
+        x,
+        method=sc.Magnitude(),
+        budget=sc.Budget(latency=0.8),
+        timer=timer,
+        progress=False,
         calibration=batches("residual")[dist.get_rank() :: 2],
-    )  # fmt: skip
+    )
     return {"state": dict(result.model.state_dict()), "ms": list(timer.models([model, result.model], (x,)))}
 
 
@@ -250,7 +255,13 @@ def structured(batches_of: slice) -> dict[str, Any]:
     data = batches("residual")[batches_of]
     if dist.is_initialized():
         data = data[dist.get_rank() :: 2]
-    result = sc.prune(case.model(), case.inputs(2), method=sc.MicroStructured(sc.Block(2, 1), zero=0.5, unify=0.25, criterion=OutputError()), calibration=data, progress=False)  # fmt: skip
+    result = sc.prune(
+        case.model(),
+        case.inputs(2),
+        method=sc.MicroStructured(sc.Block(2, 1), zero=0.5, unify=0.25, criterion=OutputError()),
+        calibration=data,
+        progress=False,
+    )
     states = {f"states of {name}": pattern.states for name, pattern in result.plan.patterns.items()}
     return dict(result.model.state_dict()) | states
 

@@ -17,7 +17,6 @@ __all__ = [
     "INSTRUCTION_SETS",
     "Conv",
     "Library",
-    "Lookup",
     "Matrix",
     "Place",
     "Pool",

@@ -1,4 +1,4 @@
-"""Optimisers as plain data, so that a recipe can say them; any callable that makes one of parameters will do as well."""
+"""Optimisers as plain data, so that a recipe can say them; any callable that makes one will do as well."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ Metric = Callable[[nn.Module], float]
 Loss = Callable[[Any, Any], Tensor]
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 CONSTANT = Constant()
+ADAM = Adam()
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Training:
     validation: Validation | None = None
     crops: Crops | None = None
     rewind: Mapping[str, Tensor] | None = None
-    optimizer: OptimizerFactory = Adam()
+    optimizer: OptimizerFactory = ADAM
     schedule: Schedule = CONSTANT
     teacher: Teacher | None = None
     accumulate: int = 1

@@ -92,7 +92,15 @@ def test_zeros_of_an_earlier_result_stay() -> None:
     first = sc.prune(
         model, x, method=sc.MicroStructured(block, zero=0.3, skip=()), budget=None, progress=False
     )
-    second = sc.prune(first, x, dense=model, method=sc.MicroStructured(block, skip=()), budget=sc.Budget(latency=0.5), timer=Counting(), progress=False)  # fmt: skip
+    second = sc.prune(
+        first,
+        x,
+        dense=model,
+        method=sc.MicroStructured(block, skip=()),
+        budget=sc.Budget(latency=0.5),
+        timer=Counting(),
+        progress=False,
+    )
     for name, pattern in second.plan.patterns.items():
         old = first.plan.patterns[name].states == ZERO
         assert bool((pattern.states[old] == ZERO).all()), name

@@ -1,8 +1,7 @@
-"""The recipes of docs/how-to/own-loop.md train as plain loops do, and resume from the framework's own checkpoints."""
+"""The callbacks train as plain loops do, and resume from the framework's own checkpoints."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import Trainer, TrainingArguments
 
 import secateur as sc
+import secateur.integrations.lightning
+import secateur.integrations.transformers
+from secateur import integrations
 from secateur.training import Attached, TrainingMethod
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-loop.md"
 METHODS = [sc.IrrelevanceDecay(gamma=0.05, crop=0.2), sc.GradualMagnitude(0.3, every=2)]
 EPOCHS, UNTIL = 4, 0.6
-
-
-def recipe(name: str) -> Any:
-    """Run the block of the page that defines a class."""
-    space: dict[str, Any] = {"__name__": "page"}
-    exec("from safetensors.torch import load_file, save_file", space)
-    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S):
-        if f"class {name}(" in block:
-            exec(block, space)
-    return space[name]
 
 
 class Network(nn.Module):
@@ -82,7 +73,7 @@ def in_a_plain_loop(method: TrainingMethod) -> tuple[Network, Attached]:
 def in_lightning(
     method: TrainingMethod, folder: Path, epochs: int, start: str | None = None
 ) -> tuple[Network, Attached]:
-    callback = recipe("Pruning")(method, until=UNTIL)
+    callback = integrations.lightning.Pruning(method, until=UNTIL)
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = lightning.Trainer(
         max_epochs=EPOCHS, limit_train_batches=3, accelerator="cpu", callbacks=[callback, _Stop(epochs)],
@@ -129,7 +120,7 @@ def test_hugging_face_trainer(method: TrainingMethod, tmp_path: Path) -> None:
     plain, expected = in_a_plain_loop(method)
 
     def train(model: Network, resume: str | None = None) -> Attached:
-        callback = recipe("Pruner")(method, until=UNTIL)
+        callback = integrations.transformers.Pruning(method, until=UNTIL)
         arguments = TrainingArguments(
             str(tmp_path), num_train_epochs=EPOCHS, per_device_train_batch_size=16, use_cpu=True, report_to="none",
             disable_tqdm=True, save_strategy="epoch", max_grad_norm=0.0, seed=0,
