@@ -180,12 +180,12 @@ def test_prune_saves_and_the_artefact_is_measured(here: Path, capsys: pytest.Cap
     found = run_json(capsys, "prune", "half.yaml")
     assert found["ratios"]["macs"] <= 0.5
     assert found["output"] == "half"
-    assert 0 <= found["accuracy"]["recovered"] <= 1
+    assert 0 <= found["scores"]["recovered"] <= 1
     assert (here / "half" / "plan.json").is_file()
     arguments = ["measure", "half", "--model", "mine_for_cli:build", "--input", "4,6", "--seconds", "0"]
     again = run_json(capsys, *arguments, "--data", "samples.npz")
     assert again["after"]["params"] == found["after"]["params"]
-    assert again["accuracy"]["pruned"] == found["accuracy"]["recovered"]
+    assert again["accuracy"]["pruned"] == found["scores"]["recovered"]
     assert run(*arguments) == 0
     assert "pruned / dense" in capsys.readouterr().out
 
