@@ -34,8 +34,7 @@ def model_card(found: Findings, recipe: Mapping[str, Any] | None = None) -> str:
         f"# {_escaped(found.model or 'A pruned network')}",
         f"Pruned by secateur: {_escaped(title(found))}.",
         "\n".join(f"| {' | '.join(cells)} |" for cells in table),
-        *(_escaped(note) for note in notes(found_rows)),
-        f"Measured with {_escaped(made)}.",
+        _escaped(" ".join([f"Measured with {made}.", *notes(found_rows)])),
         *([f"## Recipe\n\n{fence}yaml\n{text}{fence}"] if text else []),
     ]
     return "\n\n".join(parts) + "\n"

@@ -62,7 +62,8 @@ def pruning_way(curve: Sequence[tuple[float, float]]) -> Chart:
     """Return the validation metric over the share of the connections, as a training run found them."""
     shares, values = [max(share, 1e-6) for share, _ in curve], [value for _, value in curve]
     low, high = math.log10(min(shares)) - 0.1, math.log10(max(shares)) + 0.1
-    round_ones = [m * 10.0**p for p in range(math.floor(low), math.ceil(high)) for m in (1, 2, 5)]
+    steps = (1, 2, 3, 5, 7) if high - low < 1 else (1, 2, 5) if high - low < 2.5 else (1,)
+    round_ones = [m * 10.0**p for p in range(math.floor(low), math.ceil(high)) for m in steps]
     written = [(t, f"{100 * t:g} %") for t in round_ones if low <= math.log10(t) <= high]
     x = Axis("connections, share of all", 10**low, 10**high, written, log=True)
     y = Axis.over(values, VALIDATION.name, units.tick)
