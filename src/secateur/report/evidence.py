@@ -60,6 +60,32 @@ class Sparsity:
     curve: tuple[tuple[float, float], ...] = ()  # share of the connections and validation metric, as found
     layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # parameter: (entries left, before)
 
+    @staticmethod
+    def of(
+        dense: nn.Module,
+        pruned: nn.Module,
+        after: int | None = None,
+        curve: Iterable[tuple[float, float]] = (),
+    ) -> Sparsity:
+        """Return what is left of a network whose removed connections are zero or gone.
+
+        `after` counts the connections left; without it, entries that are not zero.
+
+        >>> net = nn.Linear(3, 2)
+        >>> Sparsity.of(net, net).layers
+        {'weight': (6, 6), 'bias': (2, 2)}
+        """
+        left = {name: int(p.detach().count_nonzero()) for name, p in pruned.named_parameters()}
+        layers = {name: (left.get(name, 0), p.numel()) for name, p in dense.named_parameters()}
+        return Sparsity(
+            sum(p.numel() for p in dense.parameters()),
+            sum(left.values()) if after is None else after,
+            zipped_bytes(dense),
+            zipped_bytes(pruned),
+            tuple(curve),
+            layers,
+        )
+
 
 @dataclass(frozen=True)
 class LayerBlocks:
