@@ -73,7 +73,7 @@ def main() -> None:
             original, x[:16], method=method, budget=sc.Budget(macs=options.budget), calibration=images.split(100),
             evaluate=lambda model: dense if model is original else accuracy(model), seed=options.seed,
         )  # fmt: skip
-        scores = result.report.accuracy
+        scores = result.report.scores
         assert scores is not None
         TABLE.append({
             "model": options.model, "variant": variant, "budget": options.budget, "seed": options.seed,

@@ -56,7 +56,7 @@ def main() -> None:
             calibration=calibration(data, n, seed).split(100),
             evaluate=lambda model: dense if model is original else accuracy(model),
         )  # fmt: skip
-        scores = result.report.accuracy
+        scores = result.report.scores
         assert scores is not None
         TABLE.append({
             "model": options.model, "variant": variant, "budget": options.budget, "seed": seed, "n_calibration": n,

@@ -124,8 +124,8 @@ def main() -> None:
                 calibration=calibration, evaluate=evaluate, seed=options.seed,
             )  # fmt: skip
             report = result.report
-            assert report.accuracy is not None
-            scores = dict(zip(keys, (report.accuracy.pruned, report.accuracy.recovered), strict=True))
+            assert report.scores is not None
+            scores = dict(zip(keys, (report.scores.pruned, report.scores.recovered), strict=True))
             planning = sum(
                 s for phase, s in report.seconds.items() if phase not in ("evaluation", "measurement")
             )
@@ -135,14 +135,14 @@ def main() -> None:
                 ratios = report.ratios()
                 TABLE.append(dict(zip(TABLE.keys, key, strict=True)) | {
                     "model": "efficientnet-lite0", **{f"{unit}_ratio": ratios[unit] for unit in ratios},
-                    "zero_shot_dense": report.accuracy.dense, "zero_shot": scores[r],
+                    "zero_shot_dense": report.scores.dense, "zero_shot": scores[r],
                     "agreement": float((own.argmax(1) == dense.argmax(1)).float().mean()),
                     "seconds_planning": planning, "seconds": time.perf_counter() - start,
                 } | TABLE.provenance(
                     f"python benchmarks/effnet.py --budgets {budget} --methods {name} --test {options.test} "
                     f"--seed {options.seed}"
                 ))  # fmt: skip
-            print(name, budget, {k: round(v or 0, 4) for k, v in scores.items()}, "dense", report.accuracy.dense,
+            print(name, budget, {k: round(v or 0, 4) for k, v in scores.items()}, "dense", report.scores.dense,
                   {k: round(v, 1) for k, v in report.seconds.items()}, flush=True)  # fmt: skip
 
 

@@ -117,9 +117,9 @@ def with_secateur(
         limits=sc.Limits(streams=contender.variant == "streams"),
     )
     report = result.report
-    assert report.accuracy is not None
-    assert report.accuracy.pruned is not None
-    return Outcome(report.ratios(), report.accuracy.pruned, report.accuracy.recovered, report.seconds)
+    assert report.scores is not None
+    assert report.scores.pruned is not None
+    return Outcome(report.ratios(), report.scores.pruned, report.scores.recovered, report.seconds)
 
 
 def with_torch_pruning(

@@ -17,6 +17,7 @@ from secateur.ground.errors import CalibrationError, UsageError
 from secateur.ground.inputs import Inputs
 from secateur.ground.models import module_of
 from secateur.measure import Timer
+from secateur.measure.metric import Metric
 from secateur.recovery import Distill
 from secateur.result import Result
 from secateur.runtime.timer import BlockTimer
@@ -28,8 +29,8 @@ from secateur.training import Training
 
 __all__ = ["Case", "Evaluate", "Journal"]
 
-Evaluate = Callable[[nn.Module], float]
-"""Scores a model; a higher value is better."""
+Evaluate = Callable[[nn.Module], Any]
+"""Scores a model: returns one number, of which a `Metric` says what it means."""
 
 
 @dataclass
@@ -64,6 +65,7 @@ class Case:
     limits: Limits = field(default_factory=Limits)
     distill: Distill | None = None
     evaluate: Evaluate | None = None
+    metric: Metric = field(default_factory=Metric)
     timer: Timer | BlockTimer | None = None
     seed: int = 0
     journal: Journal = field(default_factory=Journal, compare=False)
@@ -130,7 +132,11 @@ class Case:
         return self.journal.phase(name)
 
     def score(self, step: str, model: nn.Module) -> None:
-        """Score a model, where the user said how, as a step of the report: pruned, recovered, distilled, finetuned."""
+        """Score a model, where the user said how, as a step of the report: pruned, recovered, distilled, finetuned.
+
+        Raises:
+            MetricError: what came back is no finite number.
+        """
         if self.evaluate is not None and step not in self.journal.scores:
             with self.phase("evaluation"):
-                self.journal.scores[step] = float(self.evaluate(model))
+                self.journal.scores[step] = self.metric.checked(self.evaluate(model))

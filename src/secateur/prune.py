@@ -15,10 +15,11 @@ from secateur.ground.inputs import Example, Inputs
 from secateur.ground.plain import to_plain
 from secateur.ground.progress import silenced
 from secateur.measure import Timer, compare_latency, environment, size
+from secateur.measure.metric import Metric
 from secateur.methods.names import names
 from secateur.methods.protocol import Draft, Method
 from secateur.recovery import Distill
-from secateur.report import Accuracy, Report
+from secateur.report import Report, Scores
 from secateur.result import Result
 from secateur.runtime.timer import BlockTimer
 from secateur.selection import Budget, Limits
@@ -39,6 +40,7 @@ def prune(
     distill: Distill | None = None,
     dense: nn.Module | None = None,
     evaluate: Evaluate | None = None,
+    metric: Metric = Metric(),  # noqa: B008 - frozen
     timer: Timer | BlockTimer | None = None,
     progress: bool = True,
     seed: int = 0,
@@ -61,7 +63,8 @@ def prune(
         limits: layers that lose no units, and the widths that the others may have.
         distill: gradient steps on the calibration inputs, without labels, after units were removed and repaired.
         dense: the model that a result was made of, where the result does not know it (it was loaded).
-        evaluate: scores a model, higher is better; called on the dense model and after each step.
+        evaluate: scores a model; called on the dense model first, and after each step.
+        metric: what the scores mean: a share of which more is better (an accuracy), unless you say otherwise.
         timer: measures latencies; this machine unless another one is given.
         progress: show what goes on.
         seed: draws what is drawn at random.
@@ -73,6 +76,7 @@ def prune(
         UsageError: arguments do not go together, or one is missing.
         TraceError: the model cannot be exported.
         CalibrationError: calibration data are empty, of wrong shape or make values that are not finite.
+        MetricError: `evaluate` returns no finite number, or none that fits the metric.
         BudgetError: the budget cannot be met; the message says how far the model can go.
         SurgeryError: the smaller model does not compute what was promised.
         SecateurError: see the method's `draft` for others.
@@ -94,6 +98,7 @@ def prune(
         limits=limits,
         distill=distill,
         evaluate=evaluate,
+        metric=metric,
         timer=timer,
         seed=seed,
     )
@@ -192,7 +197,8 @@ def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> 
             environment=environment(),
             seed=case.seed,
             latency=compare_latency(*(draft.timed or (case.dense, draft.model)), case.inputs),
-            accuracy=Accuracy(**journal.scores) if journal.scores else None,
+            scores=Scores(**journal.scores) if journal.scores else None,
+            metric=case.metric,
             model=type(case.dense).__name__,
             recipe=_recipe(case, method, budget),
             **vars(draft.evidence),

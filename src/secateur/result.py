@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from secateur.artefact import save
-from secateur.ground.errors import SurgeryError
+from secateur.ground.errors import SurgeryError, UsageError
 from secateur.ground.tensors import tensors_of, tied_once
 from secateur.report import Report, page
 from secateur.surgery import Plan
@@ -55,11 +55,11 @@ class Result:
     def updated(self, model: nn.Module, finetuned: float | None = None) -> Result:
         """Return the result with a further trained copy of its model, ready to be saved as an artefact.
 
-        `finetuned` is the accuracy after training, by the same measure as `evaluate` of `prune`.
+        `finetuned` is the score after training, by the same measure as `evaluate` of `prune`.
 
         Raises:
             SurgeryError: the model does not have the tensors of this result's model, or broke its blocks.
-            ValueError: there is an accuracy after training, but none of the dense model to compare with.
+            UsageError: there is a score after training, but none of the dense model to compare with.
 
         >>> import torch, secateur as sc
         >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
@@ -74,11 +74,11 @@ class Result:
                 raise SurgeryError(
                     f"this is another model than the result's: {name} is {sizes[1]}, not {sizes[0]}."
                 )
-        accuracy = self.report.accuracy
+        scores = self.report.scores
         if finetuned is not None:
-            if accuracy is None:
-                raise ValueError("no accuracy of the dense model to compare with: prune with evaluate=...")
-            accuracy = replace(accuracy, finetuned=finetuned)
+            if scores is None:
+                raise UsageError("no score of the dense model to compare with: prune with evaluate=...")
+            scores = replace(scores, finetuned=self.report.metric.checked(finetuned))
         for name, pattern in self.plan.patterns.items():
             if not pattern.obeyed(new[name].detach()):
                 raise SurgeryError(
@@ -89,5 +89,5 @@ class Result:
             self,
             model=model,
             plan=replace(self.plan, tensors=tensors),
-            report=replace(self.report, accuracy=accuracy),
+            report=replace(self.report, scores=scores),
         )

@@ -147,8 +147,15 @@ def test_measure_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert 0 <= found["accuracy"] <= 1
     assert run(*arguments) == 0
     text = capsys.readouterr().out
-    assert "163" in text
-    assert "accuracy" in text
+    for expected in (
+        "parameters",
+        "163",
+        "MACs per sample",
+        "latency, ms, quartiles",
+        "accuracy",
+        "batch 5, 1 thread",
+    ):
+        assert expected in text
 
 
 def test_measure_needs_labels_for_accuracy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,14 +187,16 @@ def test_prune_saves_and_the_artefact_is_measured(here: Path, capsys: pytest.Cap
     found = run_json(capsys, "prune", "half.yaml")
     assert found["ratios"]["macs"] <= 0.5
     assert found["output"] == "half"
-    assert 0 <= found["accuracy"]["recovered"] <= 1
+    assert 0 <= found["scores"]["recovered"] <= 1
     assert (here / "half" / "plan.json").is_file()
     arguments = ["measure", "half", "--model", "mine_for_cli:build", "--input", "4,6", "--seconds", "0"]
     again = run_json(capsys, *arguments, "--data", "samples.npz")
     assert again["after"]["params"] == found["after"]["params"]
-    assert again["accuracy"]["pruned"] == found["accuracy"]["recovered"]
-    assert run(*arguments) == 0
-    assert "pruned / dense" in capsys.readouterr().out
+    assert again["accuracy"]["pruned"] == found["scores"]["recovered"]
+    assert run(*arguments, "--data", "samples.npz") == 0
+    text = capsys.readouterr().out
+    for expected in ("pruned / dense", "MACs per sample", "points", "interleaved runs, batch 4"):
+        assert expected in text
 
 
 def test_prune_takes_settings_and_an_output(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,16 +69,16 @@ def linear(model: nn.Module, name: str) -> nn.Linear:
 def test_a_recipe_makes_a_smaller_model(mine: dict[str, Any]) -> None:
     result = run(parse_recipe(mine | {"evaluate": "mine_for_run:score"}), progress=False)
     assert linear(result.model, "0").out_features <= 8
-    assert result.report.accuracy is not None
-    assert result.report.accuracy.dense == 0.25
+    assert result.report.scores is not None
+    assert result.report.scores.dense == 0.25
     assert result.report.after.macs <= 0.5 * result.report.before.macs
 
 
 def test_distillation_is_scored_by_itself(mine: dict[str, Any]) -> None:
     recipe = mine | {"evaluate": "mine_for_run:score", "distill": {"steps": 3}}
     result = run(parse_recipe(recipe), progress=False)
-    assert result.report.accuracy is not None
-    assert result.report.accuracy.distilled == 0.25
+    assert result.report.scores is not None
+    assert result.report.scores.distilled == 0.25
     assert result.recipe["distill"] == {"steps": 3, "lr": 0.001, "batch": 32}
     with pytest.raises(RecipeError, match="Did you mean 'steps'"):
         parse_recipe(mine | {"distill": {"step": 3}})
@@ -98,7 +98,7 @@ def test_options_arrive(mine: dict[str, Any]) -> None:
     }
     result = run(parse_recipe(recipe | {"example": [2, 6]}), progress=False)
     assert linear(result.model, "0").out_features in (4, 8, 12)
-    assert result.report.accuracy is None
+    assert result.report.scores is None
     with pytest.raises(UnknownNameError, match="nothing_like_this"):
         run(parse_recipe(mine | {"exclude": ["nothing_like_this*"]}), progress=False)
 
@@ -147,8 +147,8 @@ def test_npz_accuracy_is_measured(mine: dict[str, Any], tmp_path: Path) -> None:
         tmp_path / "s.npz", calibration=rng.random((90, 6)).astype(np.float32), x=x, y=rng.integers(0, 3, 60)
     )
     result = run(parse_recipe(mine | {"data": {"name": "s.npz", "batch": 30}}), progress=False)
-    assert result.report.accuracy is not None
-    assert result.report.accuracy.recovered is not None
+    assert result.report.scores is not None
+    assert result.report.scores.recovered is not None
 
 
 def test_methods_by_name() -> None:

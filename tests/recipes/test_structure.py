@@ -183,8 +183,8 @@ def test_units_then_admm_goes_on_after_an_interruption(mine: dict[str, Any], tmp
     again = run(parse_recipe(recipe), progress=False, resume=True)
     for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert first.report.accuracy is not None
-    assert first.report.accuracy.finetuned is not None
+    assert first.report.scores is not None
+    assert first.report.scores.finetuned is not None
 
 
 def test_a_value_of_a_later_method_can_be_set(mine: dict[str, Any], tmp_path: Path) -> None:

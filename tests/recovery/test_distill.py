@@ -122,7 +122,7 @@ def test_the_artefact_and_the_report_have_it(tmp_path: Path) -> None:
     distill = sc.Distill(steps=30, lr=0.01)
     result = sc.prune(model, x[:2], distill=distill, evaluate=lambda net: next(scores), **shared)
     plain = sc.prune(model, x[:2], **shared)
-    accuracy = result.report.accuracy
+    accuracy = result.report.scores
     assert accuracy is not None
     assert (accuracy.dense, accuracy.pruned, accuracy.distilled) == (0.9, 0.1, 0.8)
     assert accuracy.recovered is None

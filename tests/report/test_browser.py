@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from reports import ATTACK, full_report, hostile_report
+from reports import ATTACK, blocks_report, full_report, hostile_report, sparse_report
 
 from secateur.report import page, write_page
 
@@ -20,7 +20,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 REPORT = full_report()
 PAGES = {
     "one": {"half": REPORT},
-    "several": {"half": REPORT, "third": replace(REPORT, accuracy=None), "bare": full_report(0)},
+    "connections": {"sparse": sparse_report()},
+    "blocks": {"blocks": blocks_report()},
+    "kinds": {"half": REPORT, "sparse": sparse_report(), "blocks": blocks_report()},
+    "several": {"half": REPORT, "third": replace(REPORT, scores=None), "bare": full_report(0)},
     "hostile": {ATTACK: hostile_report()},
     "hostile, several": {ATTACK: hostile_report(), "half": REPORT},
 }

@@ -2,9 +2,10 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from secateur.graph import Frozen
-from secateur.report import frozen_parts, loss_curve
+from secateur.report import Sparsity, frozen_parts, loss_curve, zipped_bytes
 
 
 @pytest.mark.parametrize("size", [1, 5, 62, 63, 64, 200, 4096])
@@ -44,3 +45,18 @@ def test_what_is_frozen_is_told_by_reason_the_largest_first() -> None:
     many, one = frozen_parts(entries)
     assert (many.reason, many.places, many.sources) == ("many", ("b[1]", "c[1]", "d[1]"), ("m.py:3",))
     assert (one.reason, one.places, one.sources) == ("one", ("a[1]",), ())
+
+
+def test_connections_are_counted_by_parameter_of_the_dense_network() -> None:
+    """Units may be gone, and whole parameters; what is masked is zero."""
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    pruned = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        pruned[0].weight[:, 0] = 0
+    found = Sparsity.of(dense, pruned, curve=[(1.0, 0.9)])
+    assert found.layers == {"0.weight": (28, 48), "0.bias": (4, 6), "2.weight": (8, 12), "2.bias": (0, 2)}
+    assert (found.before, found.after) == (68, 40)
+    assert (found.zip_before, found.zip_after) == (zipped_bytes(dense), zipped_bytes(pruned))
+    assert found.curve == ((1.0, 0.9),)
+    assert Sparsity.of(dense, pruned, after=39).after == 39

@@ -4,16 +4,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from reports import ATTACK, full_report, hostile_report
+from hypothesis import given
+from hypothesis import strategies as st
+from reports import ATTACK, blocks_report, full_report, hostile_report, sparse_report
 
 from secateur.ground.errors import ArtefactError
 from secateur.measure import Comparison, Latency, Size
-from secateur.report import Accuracy, Report, page, write_page
+from secateur.measure.metric import Metric
+from secateur.report import FrozenPart, Report, Scores, page, write_page
 
 REPORT = full_report()
 PAGES = {
     "one": page({"half": REPORT}),
-    "several": page({"half": REPORT, "third": replace(REPORT, accuracy=None), "bare": full_report(0)}),
+    "connections": page({"sparse": sparse_report()}),
+    "blocks": page({"blocks": blocks_report()}),
+    "kinds": page({"half": REPORT, "sparse": sparse_report(), "blocks": blocks_report()}),
+    "several": page({"half": REPORT, "third": replace(REPORT, scores=None), "bare": full_report(0)}),
     "hostile": page({ATTACK: hostile_report()}),
     "hostile, several": page({ATTACK: hostile_report(), "'\"><b>": hostile_report()}),
 }
@@ -47,6 +53,15 @@ class Elements(HTMLParser):
         self.text += data
 
 
+def drawings(text: str) -> list[str]:
+    return re.findall(r"(?s)<svg class=\"plot\".*?</svg>", text)
+
+
+def cells(text: str, name: str) -> list[str]:
+    row = next(r for r in re.findall(r"(?s)<tr>.*?</tr>", text) if f'<th scope="row">{name}</th>' in r)
+    return [" ".join(cell.split()) for cell in re.findall(r'<td data-name="[^"]*">(.*?)</td>', row)]
+
+
 def words(text: str) -> str:
     return " ".join(Elements(text).text.split())
 
@@ -68,6 +83,37 @@ def test_the_page_is_well_formed_and_stands_alone(name: str) -> None:
     assert "@media print" in style
 
 
+@given(name=st.text(min_size=1))
+def test_no_name_becomes_markup(name: str) -> None:
+    plain, hostile = (Elements(page({text: named(text)})) for text in ("x", f"</svg><script>{name}\"'>"))
+    # A text that is long enough folds nothing: the elements are the same, whatever the names.
+    assert [tag for tag, _ in hostile.found] == [tag for tag, _ in plain.found]
+    assert [sorted(a) for _, a in hostile.found] == [sorted(a) for _, a in plain.found]
+
+
+def named(text: str) -> Report:
+    base = hostile_report()
+    assert base.sparsity is not None
+    assert base.structure is not None
+    (block,) = base.structure.layers.values()
+    return replace(
+        base,
+        method=text,
+        budget=text,
+        model=text,
+        seconds={text: 1.0},
+        environment=replace(base.environment, cpu=text, torch=text, secateur=text, commit=text, python=text),
+        kept={text: (1, 16)},
+        curves={text: next(iter(base.curves.values()))},
+        refused={text: text},
+        frozen=(FrozenPart(text, (text,), (text,)),),
+        metric=Metric(text),
+        sparsity=replace(base.sparsity, layers={text: (4, 16)}),
+        structure=replace(base.structure, layers={text: block}, skipped={text: text}),
+        recipe={"text": text},
+    )
+
+
 @pytest.mark.parametrize("name", ["hostile", "hostile, several"])
 def test_every_text_is_escaped(name: str) -> None:
     text = PAGES[name]
@@ -87,11 +133,11 @@ def test_all_that_was_measured_is_there_with_its_unit() -> None:
         "before recovery 13.76 %",
         "251 ms",
         "dense 292 ms; paired ratio 0.85 (middle half 0.81 to 0.88)",
-        "batch 64, 1 thread, medians of 30 interleaved runs",
+        "medians of 30 interleaved runs, batch 64, 1 thread; ratios are of pairs of runs",
         "15.5 M 0.50 of the dense 31.0 M",
         "145 k 0.53 of the dense 272 k",
         "595 kB 0.54 of the dense 1.11 MB",
-        "1 985 404 928",
+        "31,021,952",
         "layer0.0.conv1",
         "8 of 16",
         "6 more groups",
@@ -121,13 +167,13 @@ def test_ratios_never_stand_without_what_was_measured() -> None:
 
 
 def test_drawings_have_titles_and_points() -> None:
-    drawings = re.findall(r"<svg .*?</svg>", PAGES["one"])
-    assert len([d for d in drawings if 'class="plot"' in d]) == 2
-    assert len([d for d in drawings if 'class="spectrum"' in d]) == 30
-    for drawing in drawings:
-        assert re.search(r'role="img"><title>[^<]+</title>', drawing)
+    found = re.findall(r"(?s)<svg .*?</svg>", PAGES["one"])
+    assert len([d for d in found if 'class="plot"' in d]) == 2
+    assert len([d for d in found if 'class="spectrum"' in d]) == 30
+    for drawing in found:
+        assert re.search(r'role="img"[^>]*><title>[^<]+</title>', drawing)
         assert "nan" not in drawing
-    work = next(d for d in drawings if "Accuracy against MACs per sample" in d)
+    work = next(d for d in found if "accuracy against MACs per sample" in d)
     kinds = re.findall(r'<circle class="(\w+)"', work)
     assert sorted(kinds) == ["cut", "dense", "final"]
 
@@ -135,12 +181,12 @@ def test_drawings_have_titles_and_points() -> None:
 @pytest.mark.parametrize(
     "report",
     [
-        replace(REPORT, accuracy=None),
+        replace(REPORT, scores=None),
         replace(REPORT, latency=None),
         replace(
             REPORT,
             latency=None,
-            accuracy=None,
+            scores=None,
             curves={},
             refused={},
             frozen=(),
@@ -149,9 +195,9 @@ def test_drawings_have_titles_and_points() -> None:
             recipe={},
         ),
         replace(REPORT, before=Size(10, 0, 100), after=Size(10, 0, 100)),
-        replace(REPORT, accuracy=Accuracy(0.9)),
-        replace(REPORT, accuracy=Accuracy(0.9, 0.9, 0.9, 0.9)),
-        replace(REPORT, accuracy=Accuracy(0.0, 0.0)),
+        replace(REPORT, scores=Scores(0.9)),
+        replace(REPORT, scores=Scores(0.9, 0.9, 0.9, 0.9)),
+        replace(REPORT, scores=Scores(0.0, 0.0)),
         replace(
             REPORT,
             latency=Comparison(Latency(1, 1, 1), Latency(1, 1, 1), 1, 1, 1, rounds=2, batch=1, threads=2),
@@ -165,19 +211,19 @@ def test_what_was_not_measured_is_left_out(report: Report) -> None:
     assert "None" not in elements.text
     assert "nan" not in elements.text
     assert ("Latency" in elements.text) == (report.latency is not None)
-    assert ("Accuracy against cost" in elements.text) == (report.accuracy is not None)
-    assert ("not measured This run had no evaluation" in words(text)) == (report.accuracy is None)
+    assert ("Accuracy against cost" in elements.text) == (report.scores is not None)
+    assert ("not measured This run had no evaluation" in words(text)) == (report.scores is None)
 
 
 def test_every_stage_is_told_by_its_name() -> None:
-    stages = Accuracy(dense=0.9, pruned=0.2, recovered=0.8, distilled=0.85, finetuned=0.89)
-    text = words(page({"run": replace(REPORT, accuracy=stages)}))
+    stages = Scores(dense=0.9, pruned=0.2, recovered=0.8, distilled=0.85, finetuned=0.89)
+    text = words(page({"run": replace(REPORT, scores=stages)}))
     assert "Accuracy, fine-tuned 89.00" in text
     for expected in ("before recovery 20.00", "recovered 80.00", "distilled", "85.00"):
         assert expected in text
-    bare = words(page({"run": replace(REPORT, accuracy=Accuracy(dense=0.9, pruned=0.2))}))
-    assert "Accuracy, pruned, nothing repaired 20.00" in bare
-    assert "before recovery" not in bare.replace("recovery changes", "")
+    bare = words(page({"run": replace(REPORT, scores=Scores(dense=0.9, pruned=0.2))}))
+    assert "Accuracy, nothing repaired 20.00" in bare
+    assert "before recovery" not in bare
 
 
 def test_several_runs_stand_beside_each_other() -> None:
@@ -185,8 +231,85 @@ def test_several_runs_stand_beside_each_other() -> None:
     assert "3 runs compared" in text
     assert "not measured" in text
     assert re.findall(r'id="run-(\d)"', PAGES["several"]) == ["1", "2", "3"]
-    plot = next(d for d in re.findall(r"<svg .*?</svg>", PAGES["several"]) if 'class="plot"' in d)
+    plot = drawings(PAGES["several"])[0]
     assert re.findall(r'class="label"[^>]*>(\d)<', plot) == ["1", "3"]  # the second has no accuracy
+
+
+def test_times_of_different_runs_are_compared_as_ratios() -> None:
+    """Each run's own dense network, timed in the same run, is at one."""
+    assert REPORT.latency is not None
+    twice = Latency(580.0, 570.0, 590.0)
+    slow = replace(
+        REPORT, latency=replace(REPORT.latency, dense=twice, pruned=twice, ratio=0.5, ratio_low=0.5)
+    )
+    text = page({"a": REPORT, "b": slow})
+    drawing = next(d for d in drawings(text) if "accuracy against latency, pruned / dense" in d)
+    titles = re.findall(
+        r"<title>(\d): (\w[^,]*), accuracy [\d.]+ %, latency, pruned / dense ([\d.]+)<", drawing
+    )
+    assert titles == [
+        ("1", "dense", "1"),
+        ("1", "before recovery", "0.851"),
+        ("1", "recovered", "0.851"),
+        ("2", "dense", "1"),
+        ("2", "before recovery", "0.5"),
+        ("2", "recovered", "0.5"),
+    ]
+    assert "580" not in drawing
+
+
+def test_runs_of_all_kinds_stand_in_one_table() -> None:
+    table = next(t for t in re.findall(r"<table class=\"runs\">.*?</table>", PAGES["kinds"], re.DOTALL))
+    head = re.findall(r'<th scope="col">(.*?)</th>', table)
+    assert head[:3] == ["Run", "Score", "Latency"]
+    for row in re.findall(r"<tr>\n.*?</tr>", table, re.DOTALL):
+        assert re.findall(r'data-name="(.*?)"', row)[1:] == head[2:]
+    text = words(PAGES["kinds"])
+    assert "scored by different metrics" in text
+    assert "38 %" in text
+    assert "not counted" in text
+
+
+def test_runs_with_different_metrics_are_not_drawn_together() -> None:
+    together = drawings(PAGES["kinds"].split("<details")[0])
+    assert len(together) == 2
+    assert not any("perplexity" in drawing for drawing in together)
+
+
+def test_connections_are_shown_by_parameter_and_on_the_way() -> None:
+    text = words(PAGES["connections"])
+    assert "Connections 15.0 k 0.05 of the dense 272 k" in text
+    assert "zeros make the zipped file smaller, not the network faster" in text
+    assert cells(PAGES["connections"], "layer0.1.conv1.weight") == ["60 of 2,320", "2.6 %"]
+    assert "6 more parameters" in text
+    (way,) = [d for d in drawings(PAGES["connections"]) if "<title>The way there" in d]
+    assert way.count("<circle") == 14
+    assert "<title>80 % of the connections, validation metric 0.9375</title>" in way
+    assert any("accuracy against connections" in d for d in drawings(PAGES["connections"]))
+
+
+def test_blocks_are_shown_by_weight_with_what_stayed_whole() -> None:
+    text = words(PAGES["blocks"])
+    assert "Perplexity, recovered (lower is better) 17.68 +2.349 from the dense 15.33" in text
+    assert "Multiplications, counted 42 % of dense" in text
+    assert cells(PAGES["blocks"], "layers.5.mlp.weight") == ["8x1", "288", "43 %", "3.5 %", "54 %"]
+    assert "weights not cut into blocks" in text
+    assert re.search(r"<td>conv1\.weight</td><td>the first convolution</td>", PAGES["blocks"])
+    assert "<title>layers.5.mlp.weight: 43 % of the blocks kept, 3.5 % unified, 54 % zero<" in PAGES["blocks"]
+    bars = re.findall(r"(?s)<title>layers\.5\.mlp\.weight: .*?</svg>", PAGES["blocks"])
+    assert re.findall(r'class="(kept|unified)" x="([\d.]+)" width="([\d.]+)"', bars[0]) == [
+        ("kept", "0.00", "42.71"),
+        ("unified", "42.71", "3.47"),
+    ]
+    assert any("lower is better" in d and "multiplications" in d for d in drawings(PAGES["blocks"]))
+
+
+def test_a_page_of_very_many_groups_stays_a_page() -> None:
+    many = {f"g{n}": (1, 2) for n in range(2100)}
+    text = page({"run": replace(full_report(0), kept=many, refused=dict.fromkeys(many, "one reason"))})
+    assert "100 more are in the report's data only." in text
+    assert "and 100 more" in text
+    assert len(text) < 2_000_000
 
 
 def test_runs_that_cannot_be_compared_say_so() -> None:

@@ -4,19 +4,22 @@ import copy
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reports import full_report, hostile_report
+from reports import blocks_report, full_report, hostile_report, sparse_report
 
 from secateur.ground.errors import ArtefactError
 from secateur.report import page, read_report
 from secateur.report.read import report_from_json
 
-DATA = json.loads(json.dumps(full_report(3).to_json()))
+DATA = replace(
+    full_report(3), sparsity=sparse_report().sparsity, structure=blocks_report().structure
+).to_json()
 
 
 def artefact(folder: Path, report: str, recipe: str = "method: {type: SNP}\n") -> Path:
@@ -36,9 +39,10 @@ def test_the_recipe_is_not_written_twice() -> None:
     assert "recipe" not in full_report().to_json()
 
 
-def test_a_report_of_an_older_version_is_read() -> None:
-    old = {k: v for k, v in DATA.items() if k not in ("model", "curves", "refused", "frozen")}
-    old["accuracy"] = old["latency"] = None
+def test_what_need_not_be_there_may_be_missing() -> None:
+    left_out = ("model", "curves", "refused", "frozen", "metric", "sparsity", "structure")
+    old = {k: v for k, v in DATA.items() if k not in left_out}
+    old["scores"] = old["latency"] = None
     report = report_from_json(old)
     assert report.curves == {}
     assert "relative loss" not in page({"old": report})
@@ -62,7 +66,7 @@ def missing(*path: str) -> Callable[[dict[str, Any]], None]:
     return edit
 
 
-GROUP = "layer0.0.conv1"
+GROUP, LAYER, WEIGHT = "layer0.0.conv1", "layer0.0.conv1.weight", "layers.0.mlp.weight"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +92,22 @@ GROUP = "layer0.0.conv1"
         (change("curves", GROUP, to={"units": [0], "loss": [-1.0]}), "ascend"),
         (change("latency", "dense", "median_ms", to=0), "positive"),
         (change("latency", "batch", to=0), "positive"),
+        (change("latency", "ratio", to=0.9), "outside of its quartiles"),
+        (change("latency", "pruned", "high_ms", to=1.0), "outside of its quartiles"),
+        (change("scores", "dense", to="high"), "scores.dense"),
+        (change("scores", "dense", to=2.0**64), "beyond all measure"),
+        (change("metric", "name", to=""), "Metric name"),
+        (change("metric", "format", to="stars"), "metric.format"),
+        (change("metric", "higher_is_better", to=1), "metric.higher_is_better"),
+        (change("kept", "g" * 1025, to=[1, 2]), "1025 characters"),
+        (change("sparsity", "after", to=10**9), "sparsity"),
+        (change("sparsity", "layers", LAYER, to=[3, 2]), "keeps 3 of 2"),
+        (change("sparsity", "curve", to=[[1.5, 0.9]]), "in 0..1"),
+        (change("sparsity", "curve", to=[[0.5, 0.9]] * 10_001), "at most 10000 points"),
+        (change("structure", "operations", to=-0.1), "out of range"),
+        (change("structure", "layers", WEIGHT, "zero", to=289), "more zero and unified blocks"),
+        (change("structure", "layers", WEIGHT, "block", to="<8x1>"), "no block"),
+        (change("structure", "layers", WEIGHT, "blocks", to=0), "more zero and unified blocks"),
     ],
 )
 def test_an_entry_that_is_wrong_is_named(edit: Callable[[Any], None], message: str) -> None:
@@ -125,6 +145,13 @@ def test_a_folder_without_a_report_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArtefactError, match=r"no file recipe\.yaml"):
         read_report(tmp_path / "empty")
+
+
+def test_a_file_of_very_many_values_is_refused() -> None:
+    data = copy.deepcopy(DATA)
+    data["kept"] = {str(n): [1, 2] for n in range(2 * 10**6)}
+    with pytest.raises(ArtefactError, match="more than 5,000,000 values"):
+        report_from_json(data)
 
 
 def places(data: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:

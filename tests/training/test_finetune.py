@@ -165,9 +165,9 @@ def test_a_tuned_result_is_saved_and_loaded_bit_by_bit(share: float, tmp_path: P
         progress=False,
     )
     tuned = result.updated(sc.finetune(result.model, [(x, y)] * 3, epochs=2, teacher=model), finetuned=0.75)
-    assert tuned.report.accuracy is not None
-    assert tuned.report.accuracy.finetuned == 0.75
-    assert tuned.report.accuracy.recovered == 0.5
+    assert tuned.report.scores is not None
+    assert tuned.report.scores.finetuned == 0.75
+    assert tuned.report.scores.recovered == 0.5
     loaded = sc.load(tuned.save(tmp_path / "tuned"), type(model))
     with torch.no_grad():
         expected = tuned.model(x)

@@ -92,15 +92,15 @@ def demo(
         equal = torch.equal(again.eval()(example), snp.model.eval()(example))
     report = snp.report
     ratios = report.ratios()
-    assert report.accuracy is not None  # `evaluate` was given
-    assert report.accuracy.pruned is not None
-    assert report.accuracy.recovered is not None
+    assert report.scores is not None  # `evaluate` was given
+    assert report.scores.pruned is not None
+    assert report.scores.recovered is not None
     figures = Figures(
-        acc_dense=report.accuracy.dense,
+        acc_dense=report.scores.dense,
         acc_magnitude=acc_magnitude,
-        acc_no_recovery=report.accuracy.pruned,
+        acc_no_recovery=report.scores.pruned,
         acc_paper=acc_paper,
-        acc_snp=report.accuracy.recovered,
+        acc_snp=report.scores.recovered,
         macs_ratio=ratios["macs"] or 0.0,
         params_ratio=ratios["params"] or 0.0,
         latency_ratio=ratios["latency"] or 0.0,

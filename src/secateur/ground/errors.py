@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "KernelError",
+    "MetricError",
     "RecipeError",
     "SecateurError",
     "StructureError",
@@ -80,6 +81,10 @@ class ArtefactError(SecateurError):
 
 class ExportError(SecateurError):
     """A model cannot be written in another form, or computes something else there; nothing was written."""
+
+
+class MetricError(SecateurError):
+    """A score is not one finite number of the kind that its metric promises; the message says what to return."""
 
 
 class DataError(SecateurError):

@@ -12,7 +12,7 @@ from secateur.graph import Graph, Kept, trace
 from secateur.ground.errors import BudgetError, SurgeryError, TraceError
 from secateur.ground.inputs import Example, Inputs
 from secateur.ground.progress import working
-from secateur.report import Sparsity, frozen_parts, zipped_bytes
+from secateur.report import Sparsity, frozen_parts
 from secateur.selection import Budget
 from secateur.statistics import state_tensors
 from secateur.surgery import Plan, Verification, apply, verify
@@ -110,13 +110,7 @@ class DeadUnits:
             removal.units,
             refused=removal.refused,
             frozen=frozen_parts(case.graph.frozen),
-            sparsity=Sparsity(
-                sum(p.numel() for p in case.model.parameters()),
-                sum(int(p.count_nonzero()) for p in removal.model.parameters()),
-                zipped_bytes(case.model),
-                zipped_bytes(removal.model),
-                (),
-            ),
+            sparsity=Sparsity.of(case.model, removal.model),
         )
         return Draft(removal.model, removal.plan, evidence=evidence, budget="exact")
 

@@ -1,22 +1,33 @@
-"""What a run gained: as data, as a table and as one HTML page."""
+"""What a run gained: as data, as text, as one HTML page, in a notebook and as a model card."""
 
-from .evidence import FrozenPart, LossCurve, frozen_parts, loss_curve
+from .card import model_card
+from .evidence import (
+    FrozenPart,
+    LayerBlocks,
+    LossCurve,
+    Sparsity,
+    Structured,
+    frozen_parts,
+    loss_curve,
+    zipped_bytes,
+)
+from .findings import Findings, Scores
 from .page import page, write_page
 from .read import read_report
-from .report import Accuracy, Report
-from .sparsity import Sparsity, zipped_bytes
-from .structure import LayerBlocks, Structured
+from .report import Report
 
 __all__ = [
-    "Accuracy",
+    "Findings",
     "FrozenPart",
     "LayerBlocks",
     "LossCurve",
     "Report",
+    "Scores",
     "Sparsity",
     "Structured",
     "frozen_parts",
     "loss_curve",
+    "model_card",
     "page",
     "read_report",
     "write_page",

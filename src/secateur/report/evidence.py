@@ -1,16 +1,28 @@
-"""What a report shows of a run besides its figures: loss curves in few points, and what could not shrink."""
+"""What a report shows of a run besides its figures: loss curves, what is left of each weight, what stayed whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-from torch import Tensor
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from secateur.graph import Frozen
+from secateur.ground.tensors import tensor_names, tensors_of
 
-__all__ = ["FrozenPart", "LossCurve", "frozen_parts", "loss_curve"]
+__all__ = [
+    "FrozenPart",
+    "LayerBlocks",
+    "LossCurve",
+    "Sparsity",
+    "Structured",
+    "frozen_parts",
+    "loss_curve",
+    "zipped_bytes",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,75 @@ class FrozenPart:
     reason: str
     places: tuple[str, ...]  # "parameter[dimension]"
     sources: tuple[str, ...]  # file and line of the model's code, where known
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """What connection pruning leaves, and the bytes of compressed files. Neither says anything about speed."""
+
+    before: int  # entries of all parameters
+    after: int  # of them, not masked nor removed
+    zip_before: int  # bytes of the safetensors file, deflated
+    zip_after: int
+    curve: tuple[tuple[float, float], ...] = ()  # share of the connections and validation metric, as found
+    layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # parameter: (entries left, before)
+
+    @staticmethod
+    def of(
+        dense: nn.Module,
+        pruned: nn.Module,
+        after: int | None = None,
+        curve: Iterable[tuple[float, float]] = (),
+    ) -> Sparsity:
+        """Return what is left of a network whose removed connections are zero or gone.
+
+        `after` counts the connections left; without it, entries that are not zero.
+
+        >>> net = nn.Linear(3, 2)
+        >>> Sparsity.of(net, net).layers
+        {'weight': (6, 6), 'bias': (2, 2)}
+        """
+        left = {name: int(p.detach().count_nonzero()) for name, p in pruned.named_parameters()}
+        layers = {name: (left.get(name, 0), p.numel()) for name, p in dense.named_parameters()}
+        return Sparsity(
+            sum(p.numel() for p in dense.parameters()),
+            sum(left.values()) if after is None else after,
+            zipped_bytes(dense),
+            zipped_bytes(pruned),
+            tuple(curve),
+            layers,
+        )
+
+
+@dataclass(frozen=True)
+class LayerBlocks:
+    """The blocks of one weight; those that are neither zero nor unified are kept as they were."""
+
+    block: str  # rows x columns (x taps)
+    blocks: int
+    zero: int
+    unified: int
+
+
+@dataclass(frozen=True)
+class Structured:
+    """Shares of the bits and multiplications of a dense network of the same shapes, all included; blocks by layer.
+
+    Counted, not measured: torch stores and multiplies zeros and unified weights like any others.
+    """
+
+    stored_bits: float
+    coded_bits: float
+    operations: float
+    layers: Mapping[str, LayerBlocks] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)  # weights that stayed whole, and why
+
+
+def zipped_bytes(model: nn.Module) -> int:
+    """Return the size of the safetensors file of a model's parameters and buffers after deflate, as zip and gzip do."""
+    known = tensors_of(model)
+    tensors = {names[0]: known[names[0]].detach().contiguous() for names in tensor_names(model)}
+    return len(zlib.compress(save(tensors), 9))
 
 
 def loss_curve(loss: Tensor, cut: int, points: int = 64) -> LossCurve:

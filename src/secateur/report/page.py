@@ -7,23 +7,20 @@ import uuid
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from secateur.ground.errors import ArtefactError
 
-from .charts import accuracy_charts
-from .report import Report
-from .view import remarks, views
+from . import charts, rows, text, units, view
+from .findings import Findings
 
-__all__ = ["page", "write_page"]
+__all__ = ["environment", "fragment", "page", "write_page"]
 
 
-def page(reports: Mapping[str, Report]) -> str:
+def page(reports: Mapping[str, Findings]) -> str:
     """Return the page of one report, or of several compared, by name.
 
     Raises:
@@ -31,23 +28,31 @@ def page(reports: Mapping[str, Report]) -> str:
     """
     if not reports:
         raise ValueError("a page needs at least one report")
-    runs = views(reports)
-    together = [(str(run.number), run.report) for run in runs]
+    found = list(reports.values())
+    names = {key: tile.name for one in found for key, tile in view.tiles(one).items()}
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
-            runs=runs,
-            charts=accuracy_charts(together) if len(runs) > 1 else (),
-            remarks=list(remarks(list(reports.values()))),
-            # The sheet is the package's own text; quotes in it are not for escaping.
-            style=Markup((files("secateur.report") / "templates" / "page.css").read_text("utf-8")),
+            runs=[
+                {"number": n, "name": name, "found": one} for n, (name, one) in enumerate(reports.items(), 1)
+            ],
+            columns=dict(sorted(names.items(), key=lambda entry: entry[0] != "latency")),  # time first
+            drawings=charts.score_charts([(str(n), one) for n, one in enumerate(found, 1)])
+            if found[1:]
+            else (),
+            remarks=list(view.remarks(found)),
             version=_version(),
         )
     )
 
 
-def write_page(path: str | PathLike[str], text: str) -> Path:
+def fragment(found: Findings) -> str:
+    """Return the table of a run as a piece of HTML without a style of its own, for notebooks."""
+    return environment().get_template("notebook.html").render(found=found)
+
+
+def write_page(path: str | PathLike[str], html: str) -> Path:
     """Write a page as a whole or not at all, and return its path.
 
     Raises:
@@ -57,7 +62,7 @@ def write_page(path: str | PathLike[str], text: str) -> Path:
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(html)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
@@ -68,14 +73,18 @@ def write_page(path: str | PathLike[str], text: str) -> Path:
 
 
 @cache
-def _environment() -> Environment:
-    return Environment(
+def environment() -> Environment:
+    """Return what renders the templates: it escapes everything, and forgives no name that is not there."""
+    made = Environment(
         loader=PackageLoader("secateur.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["typeset"] = units.typeset
+    made.globals |= {"charts": charts, "rows": rows, "text": text, "units": units, "view": view}
+    return made
 
 
 def _version() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from os import PathLike
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -10,13 +12,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from secateur.artefact.files import parse_json, parse_yaml
 from secateur.artefact.load import document
 from secateur.artefact.manifest import RECIPE, REPORT
-from secateur.ground.errors import ArtefactError
+from secateur.ground.errors import ArtefactError, MetricError
 
 from .report import Report
 
 __all__ = ["read_report", "report_from_json"]
 
-MAX_STRING = 10_000
+MAX_NAME, MAX_STRING = 1_024, 10_000  # characters of an entry's name, and of any other text
+MAX_VALUES, MAX_POINTS = 5_000_000, 10_000  # in all, and of a curve
 
 
 class _File(BaseModel):
@@ -56,53 +59,79 @@ def report_from_json(data: object, recipe: object = None) -> Report:
     try:
         # In JSON mode, where lists may stand for tuples but "1" not for 1.
         report = _File.model_validate_json(json.dumps({"report": given})).report
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MetricError) as error:
         raise _error(_first(error)) from None
-    _check_sense(report)
+    for fault in _faults(report):
+        raise _error(fault)
     return report
 
 
 def _check(data: object, name: str) -> None:
     """Refuse values that no report has and that no page should have to show."""
-    if isinstance(data, dict):
-        for key, value in data.items():
-            _check(key, name)
-            _check(value, name)
-    elif isinstance(data, list):
-        for value in data:
-            _check(value, name)
-    elif isinstance(data, str):
-        if len(data) > MAX_STRING:
-            raise _error(f"a text of {len(data)} characters, {data[:30]!r}...", name)
-        if any("\ud800" <= c <= "\udfff" for c in data):
-            raise _error(f"{data[:30]!a} is not Unicode text", name)
-    elif isinstance(data, int | float) and not abs(data) < 2**63:  # "not": NaN compares with nothing
-        raise _error("a number beyond all measure", name)
+    left, seen = [data], 0
+    while left:
+        value = left.pop()
+        seen += 1
+        if isinstance(value, dict):
+            for key in value:
+                _check_text(str(key), name, MAX_NAME)
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+        elif isinstance(value, str):
+            _check_text(value, name, MAX_STRING)
+        elif isinstance(value, int | float) and not abs(value) < 2**63:  # "not": NaN compares with nothing
+            raise _error("a number beyond all measure", name)
+        if seen + len(left) > MAX_VALUES:
+            raise _error(f"more than {MAX_VALUES:,} values", name)
 
 
-def _check_sense(report: Report) -> None:
-    counts = [n for s in (report.before, report.after) for n in (s.params, s.macs, s.bytes)]
-    if min(counts) < 0:
-        raise _error("a negative number of parameters, MACs or bytes")
-    if report.sparsity:
-        s = report.sparsity
-        if not 0 <= s.after <= s.before or min(s.zip_before, s.zip_after) < 0:
-            raise _error("sparsity: more connections than before, or a negative number")
-    for group, (kept, size) in report.kept.items():
+def _check_text(text: str, name: str, most: int) -> None:
+    if len(text) > most:
+        raise _error(f"a text of {len(text)} characters, {text[:30]!a}...", name)
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise _error(f"{text[:30]!a} is not Unicode text", name)
+
+
+def _faults(r: Report) -> Iterator[str]:
+    """Yield what contradicts itself, or would make a drawing that nobody can read."""
+    if min(n for s in (r.before, r.after) for n in (s.params, s.macs, s.bytes)) < 0:
+        yield "a negative number of parameters, MACs or bytes"
+    if any(s < 0 for s in r.seconds.values()):
+        yield "seconds: a phase took less than none"
+    for group, (kept, size) in r.kept.items():
         if not 0 <= kept <= size or size == 0:
-            raise _error(f"kept: {group!r:.60} keeps {kept} of {size} units")
-    for group, curve in report.curves.items():
-        if len(curve.units) != len(curve.loss) or not curve.units:
-            raise _error(f"curves: {group!r:.60} has {len(curve.units)} units and {len(curve.loss)} losses")
-        if list(curve.units) != sorted(set(curve.units)) or curve.units[0] < 0 or min(curve.loss) < 0:
-            raise _error(f"curves: {group!r:.60} must ascend from zero or more")
-    if any(s < 0 for s in report.seconds.values()):
-        raise _error("seconds: a phase took less than none")
-    if report.latency:
-        t = report.latency
-        times = (t.dense.median_ms, t.dense.low_ms, t.pruned.median_ms, t.pruned.low_ms, t.ratio, t.ratio_low)
-        if min(times) < 0 or t.dense.median_ms <= 0 or t.batch < 1:
-            raise _error("latency: times and the batch must be positive")
+            yield f"kept: {group!r:.60} keeps {kept} of {size} units"
+    for group, curve in r.curves.items():
+        if not 0 < len(curve.units) == len(curve.loss) <= MAX_POINTS:
+            yield f"curves: {group!r:.60} has {len(curve.units)} units and {len(curve.loss)} losses"
+        elif list(curve.units) != sorted(set(curve.units)) or curve.units[0] < 0 or min(curve.loss) < 0:
+            yield f"curves: {group!r:.60} must ascend from zero or more"
+    if t := r.latency:
+        spreads = [(x.low_ms, x.median_ms, x.high_ms) for x in (t.dense, t.pruned)]
+        spreads.append((t.ratio_low, t.ratio, t.ratio_high))
+        if min(t.batch, t.threads, t.rounds) < 1 or any(low < 0 or middle <= 0 for low, middle, _ in spreads):
+            yield "latency: times, ratios, the batch, threads and rounds must be positive"
+        if any(not low <= middle <= high for low, middle, high in spreads):
+            yield "latency: a median is outside of its quartiles"
+    if s := r.sparsity:
+        if not 0 <= s.after <= s.before or min(s.zip_before, s.zip_after) < 0:
+            yield "sparsity: more connections than before, or a negative number"
+        if len(s.curve) > MAX_POINTS or any(not 0 <= share <= 1 for share, _ in s.curve):
+            yield f"sparsity: a curve has at most {MAX_POINTS} points, their shares in 0..1"
+        for name, (left, total) in s.layers.items():
+            if not 0 <= left <= total:
+                yield f"sparsity: {name!r:.60} keeps {left} of {total} connections"
+    if b := r.structure:
+        if not all(
+            0 <= share <= 2 for share in (b.stored_bits, b.coded_bits, b.operations)
+        ):  # states cost bits
+            yield "structure: a share of bits or multiplications is out of range"
+        for name, layer in b.layers.items():
+            if not re.fullmatch(r"\d{1,9}(x\d{1,9}){1,2}", layer.block, re.ASCII):
+                yield f"structure: {layer.block!r:.60} is no block"
+            if min(layer.zero, layer.unified) < 0 or not 0 < layer.blocks >= layer.zero + layer.unified:
+                yield f"structure: {name!r:.60} has more zero and unified blocks than its {layer.blocks}"
 
 
 def _first(error: Exception) -> str:

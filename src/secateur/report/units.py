@@ -1,95 +1,90 @@
-"""Numbers as people read them, each with its unit."""
+"""Numbers as people read them, each with its unit, in plain ASCII; `typeset` makes them fine for the page."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
-__all__ = ["Text", "change", "exact", "kilo", "milliseconds", "percent", "seconds", "size", "small", "tick"]
+__all__ = ["Text", "capital", "count", "kilo", "percent", "seconds", "small", "three", "tick", "typeset"]
 
 Text = Callable[[float], str]
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_THIN = "\N{NARROW NO-BREAK SPACE}"
-_MINUS = "\N{MINUS SIGN}"
+_UNIT = re.compile(r"(?<=\d) (?=(?:[kMGT]?B|[kMGT]|ms|s|h|min|%)(?!\w))")
+_MINUS = re.compile(r"(?<![\w.,)-])-(?=\d)")
+
+
+def typeset(text: str) -> str:
+    """Return figures with a true minus, and a narrow space that does not break before each unit."""
+    return _MINUS.sub("\N{MINUS SIGN}", _UNIT.sub("\N{NARROW NO-BREAK SPACE}", text))
 
 
 def kilo(value: float, unit: str = "") -> str:
     """Return three significant digits with an SI prefix.
 
-    >>> kilo(40_812_544, "MACs").replace("\\u202f", " ")
-    '40.8 MMACs'
-    >>> kilo(999.6)
-    '1.00\\u202fk'
+    >>> kilo(40_812_544), kilo(999.6), kilo(12, "B")
+    ('40.8 M', '1.00 k', '12 B')
     """
     for step, prefix in _STEPS:
         if value >= 0.9995 * step:
-            return f"{_three(value / step)}{_THIN}{prefix}{unit}"
-    return f"{value:.0f}{_THIN}{unit}" if unit else f"{value:.0f}"
-
-
-def size(count: float) -> str:
-    """Return a number of bytes in decimal units: 1 kB is 1,000 bytes."""
-    return kilo(count, "B")
-
-
-def exact(value: float) -> str:
-    """Return a whole number with thousands apart."""
-    return f"{value:,.0f}".replace(",", _THIN)
-
-
-def milliseconds(value: float) -> str:
-    """Return three significant digits of a time in ms, with the unit."""
-    return f"{_three(value)}{_THIN}ms"
+            return f"{three(value / step)} {prefix}{unit}"
+    return f"{value:.0f} {unit}".rstrip()
 
 
 def seconds(value: float) -> str:
     """Return a duration.
 
-    >>> seconds(90.95).replace("\\u202f", " "), seconds(4000).replace("\\u202f", " ")
+    >>> seconds(90.95), seconds(4000)
     ('91.0 s', '1 h 6 min')
     """
     if value < 100:
-        return f"{value:.1f}{_THIN}s"
+        return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     if minutes < 60:
-        return f"{minutes}{_THIN}min {rest}{_THIN}s"
-    return f"{minutes // 60}{_THIN}h {minutes % 60}{_THIN}min"
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
-def percent(share: float, digits: int = 2) -> str:
+def percent(share: float, digits: int = 0) -> str:
     """Return a share as per cent."""
-    return f"{100 * share:.{digits}f}{_THIN}%".replace("-", _MINUS)
-
-
-def change(new: float, old: float) -> str:
-    """Return the difference of two shares in percentage points, signed."""
-    return f"{100 * (new - old):+.2f} points".replace("-", _MINUS)
+    return f"{100 * share:.{digits}f} %"
 
 
 def small(share: float) -> str:
     """Return a share of any magnitude as per cent with two significant digits.
 
-    >>> [small(s).replace("\u202f", " ") for s in (0, 1, 0.014, 0.00038)]
-    ['0 %', '100 %', '1.4 %', '0.038 %']
+    >>> [small(s) for s in (0, 1, 0.014, 0.00038, 3e-12)]
+    ['0 %', '100 %', '1.4 %', '0.038 %', '3.0e-10 %']
     """
-    if share == 0 or share >= 0.1:
-        return percent(share, 0)
-    digits = 1 - math.floor(math.log10(100 * share))
+    if 0 < share < 1e-6:
+        return f"{100 * share:.1e} %"
+    digits = 0 if share == 0 or share >= 0.1 else 1 - math.floor(math.log10(100 * share))
     return percent(share, digits)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things, their noun in the plural where there are several."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def capital(text: str) -> str:
+    """Return text that begins with a capital letter; unlike `str.capitalize` it leaves the others."""
+    return text[:1].upper() + text[1:]
 
 
 def tick(value: float) -> str:
     """Return a round number with an SI prefix.
 
-    >>> tick(2_500_000).replace("\u202f", " ")
-    '2.5 M'
+    >>> tick(2_500_000), tick(-0.25)
+    ('2.5 M', '-0.25')
     """
     for step, prefix in _STEPS:
-        if value >= step:
-            return f"{value / step:g}{_THIN}{prefix}"
+        if abs(value) >= step:
+            return f"{value / step:g} {prefix}"
     return f"{value:g}"
 
 
-def _three(value: float) -> str:
+def three(value: float) -> str:
+    """Return three significant digits, or all before the point."""
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:,.{digits}f}".replace(",", _THIN)
+    return f"{value:,.{digits}f}"

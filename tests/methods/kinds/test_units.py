@@ -234,10 +234,10 @@ def test_accuracy_is_that_of_the_caller() -> None:
         return 0.5 + 0.1 * len(seen)
 
     report = run(model, x, evaluate=evaluate).report
-    assert report.accuracy is not None
+    assert report.scores is not None
     assert seen.count(report.before.params) == 1
     assert seen.count(report.after.params) == 2
-    assert report.accuracy.recovered is not None
+    assert report.scores.recovered is not None
     plain = run(model, x, sc.Magnitude(), evaluate=evaluate).report
     assert plain.accuracy is not None
     assert plain.accuracy.recovered is None

@@ -38,8 +38,8 @@ def test_prune_measures_and_saves(trained: nn.Module, tmp_path: Path) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(result.model(x), result.trained.model(x))
     assert report.sparsity.zip_after < 0.7 * report.sparsity.zip_before
-    assert report.accuracy is not None
-    assert report.accuracy.finetuned == accuracy(result.model)
+    assert report.scores is not None
+    assert report.scores.finetuned == accuracy(result.model)
     assert "connections" in str(report)
     assert "not the network faster" in str(report)
     result.save(tmp_path / "sparse")

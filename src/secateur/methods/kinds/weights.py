@@ -16,7 +16,7 @@ from secateur.graph import trace
 from secateur.ground.errors import BudgetError, StructureError, SurgeryError, TraceError
 from secateur.methods.dead_units import without_dead_units
 from secateur.methods.protocol import Draft, Evidence, Needs
-from secateur.report import Sparsity, zipped_bytes
+from secateur.report import Sparsity
 from secateur.selection import Budget
 from secateur.statistics import state_tensors
 from secateur.surgery.values import whole
@@ -142,13 +142,8 @@ def _draft(method: OfWeights, case: Case, budget: Budget | None, training: Train
         draft = _smaller(method, case, found)
     masks = found.masks if draft.masks is None else draft.masks
     with case.phase("measurement"):
-        sparsity = Sparsity(
-            total,
-            masks.kept,
-            zipped_bytes(case.dense),
-            zipped_bytes(draft.model),
-            tuple((row.share, row.metric) for row in found.rows if row.metric is not None),
-        )
+        curve = ((row.share, row.metric) for row in found.rows if row.metric is not None)
+        sparsity = Sparsity.of(case.dense, draft.model, masks.kept, curve)
     evidence = Evidence(**{**vars(draft.evidence), "sparsity": sparsity})
     return Draft(draft.model, draft.plan, "finetuned", evidence, _asked(budget, training), None, masks, found)
 
