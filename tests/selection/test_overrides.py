@@ -68,12 +68,12 @@ def lenet300() -> LeNet300:
 
 
 def test_a_run_keeps_what_it_was_told() -> None:
-    result = prune(lenet300(), sc.Budget(macs=0.5), keep={"fc2": 64}, round_to=10)
+    result = prune(lenet300(), sc.Budget(macs=0.5), limits=sc.Limits(keep={"fc2": 64}, round_to=10))
     model: Any = result.model
     assert model.fc2.out_features == 70  # rounded as any other
     assert model.fc1.out_features % 10 == 0
     assert result.report.after.macs <= 0.5 * result.report.before.macs
-    assert result.recipe["keep"] == {"fc2": 64}
+    assert result.recipe["limits"]["keep"] == {"fc2": 64}
 
 
 def test_a_fixed_group_that_the_code_resists_is_an_error() -> None:
@@ -90,7 +90,7 @@ def test_a_fixed_group_that_the_code_resists_is_an_error() -> None:
 
     torch.manual_seed(0)
     with pytest.raises(BudgetError, match=r"keep: group fc1 cannot lose units: .*Take it out of keep"):
-        prune(Stubborn().eval(), sc.Budget(macs=0.99), keep={"fc1": 0.5, "fc2": 0.5})
+        prune(Stubborn().eval(), sc.Budget(macs=0.99), limits=sc.Limits(keep={"fc1": 0.5, "fc2": 0.5}))
 
 
 def test_uniform_widths() -> None:
@@ -117,5 +117,5 @@ def test_uniform_widths() -> None:
         widths[uniform] = {
             int(layer.out_features) for layer in result.model.up if isinstance(layer, nn.Linear)
         }
-        assert result.recipe["uniform"] is uniform
+        assert result.recipe["limits"]["uniform"] is uniform
     assert len(widths[True]) == 1 < len(widths[False])

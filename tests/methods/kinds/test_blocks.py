@@ -121,7 +121,8 @@ def test_methods_compose(tmp_path: Path) -> None:
     loaded = sc.load(third.save(tmp_path / "a"), case.make)
     with torch.no_grad():
         assert torch.equal(loaded(x), third.model(x))
-    assert third.recipe["after"]["after"]["budget"] == {"macs": 0.7}
+    assert third.recipe["budget"] == {"macs": 0.7}
+    assert [step["method"]["zero"] for step in third.recipe["then"]] == [0.5, 0.5]
     with pytest.raises(UsageError, match="dense="):
         structured(case, replace(first, dense=None))
     assert structured(case, first, method=BOTH).dense is dense

@@ -215,7 +215,7 @@ def test_round_to_and_exclude() -> None:
     assert result.report.refused["a2"] == "a2 is excluded"
     assert result.recipe["limits"]["round_to"] == 2
     by_type = run(model, x, budget=sc.Budget(macs=0.9), exclude=(nn.Linear,))
-    assert by_type.recipe["limits"]["exclude"] == ["torch.nn.modules.linear:Linear"]
+    assert by_type.recipe["limits"]["exclude"] == [{"type": "Linear"}]
 
 
 def test_variance_is_a_budget_of_its_own() -> None:
