@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from secateur.case import Case, Evaluate
 from secateur.ground.describe import describe
-from secateur.ground.errors import CalibrationError, SecateurError, UsageError
+from secateur.ground.errors import BudgetError, CalibrationError, SecateurError, UsageError
 from secateur.ground.inputs import Example, Inputs
 from secateur.ground.plain import to_plain
 from secateur.ground.progress import silenced
@@ -24,7 +24,7 @@ from secateur.runtime.timer import BlockTimer
 from secateur.selection import Budget, Limits
 from secateur.training import Teacher, Training, Validation
 
-__all__ = ["misfits", "prune"]
+__all__ = ["Misfit", "misfits", "prune"]
 
 
 def prune(
@@ -105,13 +105,29 @@ def prune(
         distill=distill,
         earlier=case.earlier is not None,
     ):
-        raise misfit
+        raise misfit.error
     with silenced(not progress):
         case.score("dense", case.dense)
         draft = method.draft(case, budget)
         case.score(draft.step, draft.model)
         report = _report(case, draft, method, budget)
     return Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """An argument that is missing, or that a method has no use for: why, and what to do in Python and in a recipe."""
+
+    option: str
+    why: str
+    remedy: str
+    key: str = "leave the key out"
+    kind: type[SecateurError] = UsageError
+
+    @property
+    def error(self) -> SecateurError:
+        """The error to raise from a call."""
+        return self.kind(f"{self.why}: {self.remedy}.")
 
 
 def misfits(
@@ -123,40 +139,53 @@ def misfits(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     distill: Distill | None = None,
     earlier: bool = False,
-) -> Iterator[SecateurError]:
+) -> Iterator[Misfit]:
     """Yield what of the arguments does not go with what the method needs; `earlier` says that a result is gone on from.
 
     A recipe is held against it before any work, and so is every call of `prune`.
     """
     needs, name = method.needs, type(method).__name__
     if needs.training and training is None:
-        yield UsageError(
-            f"{name} prunes while it trains: give training=sc.Training(loader, ...), or attach it to an optimiser of "
-            "yours."
-        )
+        remedy = "give training=sc.Training(loader, ...), or attach it to an optimiser of yours"
+        key = "add the key, for instance {epochs: 10}"
+        yield Misfit("training", f"{name} prunes while it trains", remedy, key)
     if not needs.training and training is not None:
-        yield UsageError(
-            f"{name} prunes without training: leave training out, and train its result with sc.finetune."
-        )
+        remedy = "leave training out, and train its result with sc.finetune"
+        yield Misfit("training", f"{name} prunes without training", remedy)
     if not needs.result and earlier:
-        yield UsageError(
-            f"{name} removes units, which comes first: prune the dense model, and let blocks or training go on from "
-            "the result."
+        remedy = "prune the dense model, and let blocks or training go on from the result"
+        yield Misfit(
+            "method", f"{name} removes units, which comes first", remedy, "only the first method may"
         )
     if needs.budget and budget is None:
-        yield UsageError(
-            f"{name} goes to a budget, and none is given: for instance budget=sc.Budget(macs=0.5)."
-        )
+        remedy = "for instance budget=sc.Budget(macs=0.5)"
+        key = "add the key, for instance {macs: 0.5}"
+        yield Misfit("budget", f"{name} goes to a budget, and none is given", remedy, key)
+    if budget is not None and needs.budgets is not None and budget.unit not in needs.budgets:
+        yield _other_budget(name, budget, needs.budgets)
     if needs.calibration and calibration is None:
-        yield CalibrationError(
-            f"{name} looks at data: give calibration=..., a few hundred inputs in batches."
-        )
+        remedy = "give calibration=..., a few hundred inputs in batches"
+        yield Misfit("calibration", f"{name} looks at data", remedy, kind=CalibrationError)
     if not needs.limits and limits != Limits():
-        yield UsageError(f"{name} removes no units, so that it has no use for limits: leave them out.")
+        yield Misfit("limits", f"{name} removes no units, so that it has no use for limits", "leave them out")
     if not needs.distill and distill is not None:
-        yield UsageError(
-            f"{name} has no use for distill: leave it out, and train its result with sc.finetune."
-        )
+        remedy = "leave it out, and train its result with sc.finetune"
+        yield Misfit("distill", f"{name} has no use for distill", remedy)
+
+
+def _other_budget(name: str, budget: Budget, units: tuple[str, ...]) -> Misfit:
+    if not units:
+        why = f"{name} goes to no budget, its own options decide"
+        return Misfit("budget", why, "leave the budget out", kind=BudgetError)
+    why = f"{name} goes to budgets of {', '.join(units)}"
+    remedy, key = (f"{units[0]}=0.1", f"{units[0]}: 0.1")
+    return Misfit(
+        "budget",
+        why,
+        f"give budget=sc.Budget({remedy}), not {budget.unit}",
+        f"for instance {{{key}}}, not {budget.unit}",
+        BudgetError,
+    )
 
 
 def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> Report:

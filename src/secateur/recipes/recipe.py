@@ -10,10 +10,10 @@ from typing import Any, Literal
 from torch import nn
 
 from secateur.artefact import Quantise
-from secateur.ground.errors import RecipeError
+from secateur.ground.errors import RecipeError, SecateurError
 from secateur.ground.plain import from_plain, to_plain
 from secateur.ground.plain import schema as schema_of
-from secateur.methods import ADMM, SNP, MicroStructured, OfWeights
+from secateur.methods import ADMM, SNP, OfBlocks, OfWeights
 from secateur.methods.names import names
 from secateur.methods.protocol import Method
 from secateur.prune import misfits
@@ -158,6 +158,7 @@ class Recipe:
                 "the key 'output' is missing: the folder of the artefact that 'pack' makes a file of."
             )
         for number, step in enumerate(self.steps):
+            at = f"then.{number - 1}." if number else ""
             for misfit in misfits(
                 step.method,
                 budget=step.budget,
@@ -167,26 +168,33 @@ class Recipe:
                 distill=None if number else self.distill,
                 earlier=number > 0,
             ):
-                raise misfit
+                raise RecipeError(f"{at}{misfit.option}: {misfit.why}: {misfit.key}.")
             if isinstance(step.method, OfWeights) and step.training is not None:
-                step.method.check(step.training)
+                try:
+                    step.method.check(step.training)
+                except SecateurError as error:
+                    raise RecipeError(f"{at}training: {error}") from error
         _check_turns(self.steps)
 
 
 def _check_turns(steps: Iterable[Step]) -> None:
     """Check that no method has to undo one before it."""
     zero = unify = 0.0
-    for method in (step.method for step in steps if step.budget is None):
+    for number, step in enumerate(steps):
+        method, at = step.method, f"then.{number - 1}.method: "
+        if step.budget is not None:
+            continue
         if isinstance(method, OfWeights) and unify:
-            raise ValueError(
-                f"{method.label} would part the unified blocks of the method before it: train first, unify afterwards."
+            raise RecipeError(
+                f"{at}{method.label} would part the unified blocks of the method before it: train first, unify "
+                "afterwards."
             )
         blocks = method.structure if isinstance(method, ADMM) else method
-        if isinstance(blocks, MicroStructured) and not blocks.shares:
+        if isinstance(blocks, OfBlocks) and not blocks.shares:
             if blocks.zero < zero:
-                raise ValueError(
-                    f"{method.label} has zero={blocks.zero:g} after zero={zero:g}: zero blocks stay and count, so ask "
-                    f"for {zero:g} or more."
+                raise RecipeError(
+                    f"{at}{method.label} has zero={blocks.zero:g} after zero={zero:g}: zero blocks stay and count, so "
+                    f"ask for {zero:g} or more."
                 )
             zero, unify = blocks.zero, max(unify, blocks.unify)
 
@@ -200,6 +208,14 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     data = text.read(path)
     for assignment in overrides:
         data = text.override(data, assignment)
+    budget = data.get("budget")
+    if overrides and isinstance(budget, dict):
+        several = [key for key, value in budget.items() if value is not None]
+        if len(several) > 1:
+            raise RecipeError(
+                f"Recipe: budget: name exactly one of them, not {' and '.join(several)}: "
+                f"--set budget.{several[0]}=null takes one away."
+            )
     return parse_recipe(data)
 
 
