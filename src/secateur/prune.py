@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.case import Case, Evaluate
 from secateur.ground.describe import describe
 from secateur.ground.errors import BudgetError, CalibrationError, SecateurError, UsageError
+from secateur.ground.importing import can_be_imported, name_of
 from secateur.ground.inputs import Example, Inputs
 from secateur.ground.plain import to_plain
 from secateur.ground.progress import silenced
@@ -227,24 +228,38 @@ def _together(before: Report, report: Report) -> Report:
 
 def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, Any]:
     """Return how to run it again, as plain data."""
-    step = {
+    given: dict[str, Any] = {
         "method": _plain(method, Method),
-        "budget": None if budget is None else {budget.unit: budget.value},
+        "budget": None if budget is None else {budget.unit: getattr(budget, budget.unit)},
         "training": None if case.training is None else _plain(case.training),
-    }
-    whole = {
         "limits": _plain(case.limits) if method.needs.limits else None,
         "distill": None if case.distill is None else _plain(case.distill),
+        "calibration": False if case.calibration is None else None,
         "seed": case.seed,
     }
-    step = {key: value for key, value in step.items() if value is not None}
-    if case.earlier is None:
-        return step | {key: value for key, value in whole.items() if value is not None}
-    before = dict(case.earlier.recipe)
-    return before | {"then": [*before.get("then", ()), step]}
+    step = {key: value for key, value in given.items() if value is not None}
+    if case.earlier is not None:
+        before = dict(case.earlier.recipe)
+        if before.get("seed", 0) == case.seed:
+            del step["seed"]
+        return before | {"then": [*before.get("then", ()), step]}
+    if can_be_imported(case.evaluate):
+        step["evaluate"] = name_of(case.evaluate)
+    args = case.inputs.args
+    if (
+        len(args) == 1
+        and not case.inputs.kwargs
+        and isinstance(args[0], Tensor)
+        and args[0].is_floating_point()
+    ):
+        step["example"] = list(args[0].shape)
+    return step
 
 
 def _plain(value: Any, kind: Any = None) -> Any:
     """Return options as plain data; data and networks, which no file can say, are left out."""
-    given = ((Training, "loader"), (Training, "checkpoints"), (Validation, "measure"), (Teacher, "model"))
+    given = [(Training, "loader"), (Training, "checkpoints"), (Teacher, "model")]
+    validation = value.validation if isinstance(value, Training) else None
+    if validation is None or not can_be_imported(validation.measure):
+        given.append((Validation, "measure"))
     return to_plain(value, kind=kind, names=names(), given=given, otherwise=describe)

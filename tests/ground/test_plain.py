@@ -198,7 +198,7 @@ def test_functions_and_their_keywords() -> None:
         read({"call": here, "tims": 3}, at="f")
     written = to_plain(lambda: 1, kind=Callable)
     assert "<lambda>" in written
-    with pytest.raises(RecipeError, match="cannot be imported: name a function that a module defines"):
+    with pytest.raises(RecipeError, match="cannot be imported: put it into a module of yours"):
         read(written)
 
 

@@ -234,10 +234,6 @@ def called(imported: Callable[[str], Any], option: Kind) -> Kind:
         name = data.get("call") if isinstance(data, Mapping) else data
         if not isinstance(name, str) or ":" not in name:
             raise shape_error(at, "a function, as module:name or {call: module:name, ...}", data)
-        if "<" in name:
-            raise MisreadError(
-                f"{where(at)}{name} cannot be imported: name a function that a module defines."
-            )
         function = attempt(imported, at, name)
         if not isinstance(data, Mapping):
             return function
