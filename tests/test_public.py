@@ -1,13 +1,11 @@
 import subprocess
 import sys
-
 from importlib.metadata import version
 from types import ModuleType
 
 import pytest
 
 import secateur as sc
-
 
 NAMES = [name for name in sc.__all__ if not isinstance(getattr(sc, name), ModuleType)]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.case import Case, Evaluate
 from secateur.ground.describe import describe
-from secateur.ground.errors import CalibrationError, SecateurError, UsageError
+from secateur.ground.errors import BudgetError, CalibrationError, SecateurError, UsageError
+from secateur.ground.importing import can_be_imported, name_of
 from secateur.ground.inputs import Example, Inputs
 from secateur.ground.plain import to_plain
 from secateur.ground.progress import silenced
@@ -25,7 +26,7 @@ from secateur.runtime.timer import BlockTimer
 from secateur.selection import Budget, Limits
 from secateur.training import Teacher, Training, Validation
 
-__all__ = ["misfits", "prune"]
+__all__ = ["Misfit", "misfits", "prune"]
 
 
 def prune(
@@ -111,7 +112,7 @@ def prune(
         distill=distill,
         earlier=case.earlier is not None,
     ):
-        raise misfit
+        raise misfit.error
     with silenced(not progress):
         case.score("dense", case.dense)
         draft = method.draft(case, budget)
@@ -139,6 +140,22 @@ def _check_kinds(method: object, budget: object) -> None:
         raise UsageError(f"budget={budget!r} has no unit: give a Budget{unit}.")
 
 
+@dataclass(frozen=True)
+class Misfit:
+    """An argument that is missing, or that a method has no use for: why, and what to do in Python and in a recipe."""
+
+    option: str
+    why: str
+    remedy: str
+    key: str = "leave the key out"
+    kind: type[SecateurError] = UsageError
+
+    @property
+    def error(self) -> SecateurError:
+        """The error to raise from a call."""
+        return self.kind(f"{self.why}: {self.remedy}.")
+
+
 def misfits(
     method: Method,
     *,
@@ -148,40 +165,53 @@ def misfits(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     distill: Distill | None = None,
     earlier: bool = False,
-) -> Iterator[SecateurError]:
+) -> Iterator[Misfit]:
     """Yield what of the arguments does not go with what the method needs; `earlier` says that a result is gone on from.
 
     A recipe is held against it before any work, and so is every call of `prune`.
     """
     needs, name = method.needs, type(method).__name__
     if needs.training and training is None:
-        yield UsageError(
-            f"{name} prunes while it trains: give training=sc.Training(loader, ...), or attach it to an optimiser of "
-            "yours."
-        )
+        remedy = "give training=sc.Training(loader, ...), or attach it to an optimiser of yours"
+        key = "add the key, for instance {epochs: 10}"
+        yield Misfit("training", f"{name} prunes while it trains", remedy, key)
     if not needs.training and training is not None:
-        yield UsageError(
-            f"{name} prunes without training: leave training out, and train its result with sc.finetune."
-        )
+        remedy = "leave training out, and train its result with sc.finetune"
+        yield Misfit("training", f"{name} prunes without training", remedy)
     if not needs.result and earlier:
-        yield UsageError(
-            f"{name} removes units, which comes first: prune the dense model, and let blocks or training go on from "
-            "the result."
+        remedy = "prune the dense model, and let blocks or training go on from the result"
+        yield Misfit(
+            "method", f"{name} removes units, which comes first", remedy, "only the first method may"
         )
     if needs.budget and budget is None:
-        yield UsageError(
-            f"{name} goes to a budget, and none is given: for instance budget=sc.Budget(macs=0.5)."
-        )
+        remedy = "for instance budget=sc.Budget(macs=0.5)"
+        key = "add the key, for instance {macs: 0.5}"
+        yield Misfit("budget", f"{name} goes to a budget, and none is given", remedy, key)
+    if budget is not None and needs.budgets is not None and budget.unit not in needs.budgets:
+        yield _other_budget(name, budget, needs.budgets)
     if needs.calibration and calibration is None:
-        yield CalibrationError(
-            f"{name} looks at data: give calibration=..., a few hundred inputs in batches."
-        )
+        remedy = "give calibration=..., a few hundred inputs in batches"
+        yield Misfit("calibration", f"{name} looks at data", remedy, kind=CalibrationError)
     if not needs.limits and limits != Limits():
-        yield UsageError(f"{name} removes no units, so that it has no use for limits: leave them out.")
+        yield Misfit("limits", f"{name} removes no units, so that it has no use for limits", "leave them out")
     if not needs.distill and distill is not None:
-        yield UsageError(
-            f"{name} has no use for distill: leave it out, and train its result with sc.finetune."
-        )
+        remedy = "leave it out, and train its result with sc.finetune"
+        yield Misfit("distill", f"{name} has no use for distill", remedy)
+
+
+def _other_budget(name: str, budget: Budget, units: tuple[str, ...]) -> Misfit:
+    if not units:
+        why = f"{name} goes to no budget, its own options decide"
+        return Misfit("budget", why, "leave the budget out", kind=BudgetError)
+    why = f"{name} goes to budgets of {', '.join(units)}"
+    remedy, key = (f"{units[0]}=0.1", f"{units[0]}: 0.1")
+    return Misfit(
+        "budget",
+        why,
+        f"give budget=sc.Budget({remedy}), not {budget.unit}",
+        f"for instance {{{key}}}, not {budget.unit}",
+        BudgetError,
+    )
 
 
 def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> Report:
@@ -224,24 +254,38 @@ def _together(before: Report, report: Report) -> Report:
 
 def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, Any]:
     """Return how to run it again, as plain data."""
-    step = {
+    given: dict[str, Any] = {
         "method": _plain(method, Method),
-        "budget": None if budget is None else {budget.unit: budget.value},
+        "budget": None if budget is None else {budget.unit: getattr(budget, budget.unit)},
         "training": None if case.training is None else _plain(case.training),
-    }
-    whole = {
         "limits": _plain(case.limits) if method.needs.limits else None,
         "distill": None if case.distill is None else _plain(case.distill),
+        "calibration": False if case.calibration is None else None,
         "seed": case.seed,
     }
-    step = {key: value for key, value in step.items() if value is not None}
-    if case.earlier is None:
-        return step | {key: value for key, value in whole.items() if value is not None}
-    before = dict(case.earlier.recipe)
-    return before | {"then": [*before.get("then", ()), step]}
+    step = {key: value for key, value in given.items() if value is not None}
+    if case.earlier is not None:
+        before = dict(case.earlier.recipe)
+        if before.get("seed", 0) == case.seed:
+            del step["seed"]
+        return before | {"then": [*before.get("then", ()), step]}
+    if can_be_imported(case.evaluate):
+        step["evaluate"] = name_of(case.evaluate)
+    args = case.inputs.args
+    if (
+        len(args) == 1
+        and not case.inputs.kwargs
+        and isinstance(args[0], Tensor)
+        and args[0].is_floating_point()
+    ):
+        step["example"] = list(args[0].shape)
+    return step
 
 
 def _plain(value: Any, kind: Any = None) -> Any:
     """Return options as plain data; data and networks, which no file can say, are left out."""
-    given = ((Training, "loader"), (Training, "checkpoints"), (Validation, "measure"), (Teacher, "model"))
+    given = [(Training, "loader"), (Training, "checkpoints"), (Teacher, "model")]
+    validation = value.validation if isinstance(value, Training) else None
+    if validation is None or not can_be_imported(validation.measure):
+        given.append((Validation, "measure"))
     return to_plain(value, kind=kind, names=names(), given=given, otherwise=describe)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import secateur.artefact.files as files
 from secateur.artefact import load, read, save
-from secateur.artefact.files import parse_json, parse_yaml
 from secateur.ground.errors import ArtefactError
 from secateur.surgery.apply import apply
 from secateur.surgery.fingerprint import fingerprint
@@ -244,41 +243,6 @@ def test_a_file_cut_anywhere_is_an_artefact_error(saved: Path, name: str, share:
             load(saved, Net)
     finally:
         path.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[" * 100_000, "levels deep|not JSON"),
-        ("[" * 80 + "]" * 80, "levels deep"),
-        ('{"a": NaN}', "NaN"),
-        ('{"a": 1, "a": 2}', "same key twice"),
-        ("{", "perhaps truncated"),
-        ("1" * 5000, "not JSON"),
-    ],
-    ids=["brackets", "deep", "nan", "twice", "cut", "digits"],
-)
-def test_json_is_strict(text: str, message: str) -> None:
-    with pytest.raises(ArtefactError, match=message):
-        parse_json(text, "report.json")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: &x [1]\nb: [*x, *x]", "alias"),
-        ("a: !!python/object/apply:os.system [ls]", "not YAML"),
-        ("[" * 100 + "]" * 100, "levels deep"),
-        ("[" * 100_000, "levels deep"),
-        ("a: [", "not YAML"),
-        ("a: 2001-99-99", "not allowed"),
-        ("{[1]: 2}", "not YAML"),
-    ],
-    ids=["alias", "python", "deep", "deeper", "cut", "date", "key"],
-)
-def test_yaml_is_plain(text: str, message: str) -> None:
-    with pytest.raises(ArtefactError, match=message):
-        parse_yaml(text, "recipe.yaml")
 
 
 def test_a_text_file_that_is_too_long_is_not_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

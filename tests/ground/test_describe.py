@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import secateur as sc
 from secateur.ground.describe import describe, differences
 from secateur.ground.plain import from_plain
+from secateur.training import Constant, Cosine
 
 
 def network(seed: int) -> nn.Module:
@@ -58,8 +59,8 @@ CHANGES: list[dict[str, Any]] = [
     {"optimizer": partial(torch.optim.Adam, lr=0.002)},
     {"rewind": {"w": torch.ones(2)}},
     {"rewind": {"w": torch.zeros(2)}},
-    {"schedule": sc.Cosine(1)},
-    {"schedule": sc.Cosine(2)},
+    {"schedule": Cosine(1)},
+    {"schedule": Cosine(2)},
     {"teacher": sc.Teacher(network(0))},
     {"teacher": sc.Teacher(network(1))},
     {"validation": sc.Validation([1])},
@@ -85,7 +86,7 @@ def test_classes_are_told_apart_and_fields_that_are_not_compared_are_left_out() 
         log: Any = field(default=None, compare=False)
 
     assert describe(Counted(1, "a")) == describe(Counted(1, "b"))
-    assert describe(sc.Constant()) != describe(sc.OnePass())
+    assert describe(Constant()) != describe(sc.OnePass())
     assert describe(sc.SNP())["name"] == "secateur.methods.snp:SNP"
 
 

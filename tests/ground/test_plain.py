@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from plain_family import (
     EVERYTHING,
     JSONS,
-    METHODS,
     NAMES,
     REAL,
     SHAPES,
@@ -28,7 +27,6 @@ from plain_family import (
     Corner,
     Dot,
     Everything,
-    Method,
     Ring,
     Shape,
     Span,
@@ -43,6 +41,7 @@ from secateur.blocks import Block, Place, Reshape
 from secateur.ground.errors import RecipeError
 from secateur.ground.plain import Form, Names, from_plain, schema, to_plain
 from secateur.methods import orders
+from secateur.methods.protocol import Method
 
 FAMILY = double.__module__
 
@@ -82,7 +81,7 @@ def test_any_data_are_read_or_refused_in_one_line(kind: Any, data: Any) -> None:
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_methods_are_read_again(value: Any) -> None:
     data = to_plain(value, kind=Method, names=REAL)
-    assert data["name"] in METHODS
+    assert data["name"] in REAL[Method]
     assert from_plain(Method, yaml.safe_load(yaml.safe_dump(data)), names=REAL) == value
     assert list(faults_of(schema(Method, names=REAL), data)) == []
     alone = to_plain(value, names=REAL)
@@ -116,7 +115,7 @@ def test_training_is_read_again_with_what_the_program_gives() -> None:
         loss=nn.functional.cross_entropy,
         epochs=3,
         validation=sc.Validation(measure, sc.Bound(drop=0.1), 4),
-        schedule=sc.MultiStep((2, 3.5)),
+        schedule=training.MultiStep((2, 3.5)),
         teacher=sc.Teacher(net, weight=0.5),
         checkpoints=sc.Checkpoints(Path("out.run"), True, 9),
     )
@@ -199,7 +198,7 @@ def test_functions_and_their_keywords() -> None:
         read({"call": here, "tims": 3}, at="f")
     written = to_plain(lambda: 1, kind=Callable)
     assert "<lambda>" in written
-    with pytest.raises(RecipeError, match="cannot be imported: name a function that a module defines"):
+    with pytest.raises(RecipeError, match="cannot be imported: put it into a module of yours"):
         read(written)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pytest
-from plain_family import NAMES, REAL, VALUES, Box, Dot, Everything, Method, Ring, Shape
+from plain_family import NAMES, REAL, VALUES, Box, Dot, Everything, Ring, Shape
 from schema_check import at, faults_of
 from torch import nn
 
 from secateur.ground.plain import from_plain, schema, to_plain
+from secateur.methods.protocol import Method
 
 
 def test_the_schema_says_what_an_editor_needs() -> None:

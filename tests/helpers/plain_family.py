@@ -14,19 +14,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import secateur as sc
-from secateur import methods
-from secateur.blocks import Block, Joint, Place, PruneFirst, Reshape
-from secateur.blocks.assignment import Assignment
+from secateur.blocks import AcrossLayers, Block, Place, PruneFirst, Reshape, Shares
 from secateur.ground.importing import import_callable, name_of
 from secateur.ground.plain import Form, Names
-from secateur.methods import nn_relief, orders
-from secateur.methods.irrelevance import GammaSchedule
-from secateur.methods.microstructure import Spread
-from secateur.methods.ranking import Order
-from secateur.recovery import Recovery
-from secateur.selection import allocation
-from secateur.training.crop import Global, LayerWise, Scope
-from secateur.training.schedules import Schedule
+from secateur.methods import Fading, Order, nn_relief
+from secateur.methods.names import names
+from secateur.selection import Allocation
+from secateur.training import LayerWise
 
 
 class Colour(StrEnum):
@@ -245,72 +239,24 @@ EVERYTHING = st.builds(
 )
 
 
-# Real ones, with a table as recipes have it.
+# Real ones, with the table of names that recipes have.
 
-METHODS = {
-    "snp": sc.SNP,
-    "snp-paper": sc.SNP.paper,
-    "magnitude": sc.Magnitude,
-    "random": sc.Random,
-    "batch-norm-scale": sc.BatchNormScale,
-    "taylor": sc.Taylor,
-    "micro-structure": sc.MicroStructured,
-    "irrelevance-decay": sc.IrrelevanceDecay,
-    "weight-decay": sc.WeightDecay,
-    "gradual-magnitude": sc.GradualMagnitude,
-    "lobster": sc.Lobster,
-    "nn-relief": sc.NNRelief,
-    "admm": sc.ADMM,
-    "prune-first": lambda: sc.ADMM.prune_first(sc.MicroStructured()),
-}
-
-
-class Method(Protocol):
-    """What prunes."""
-
-    @property
-    def label(self) -> str: ...
-
-
-REAL: Names = NAMES | {
-    Method: METHODS,
-    Order: {
-        n.lower(): getattr(orders, n)
-        for n in ("Output", "ZCA", "Conditional", "Pivot", "Variance", "Weights")
-    },
-    allocation.Allocation: {
-        "threshold": allocation.Threshold,
-        "uniform": allocation.Uniform,
-        "standardised": allocation.Standardised,
-        "loss-per-cost": allocation.LossPerCost,
-    },
-    Recovery: {"sequential": sc.Sequential, "one-pass": sc.OnePass},
-    Assignment: {"joint": Joint, "prune-first": PruneFirst},
-    Spread: {"each-layer": methods.EachLayer, "across-layers": sc.AcrossLayers},
-    GammaSchedule: {"steady": methods.irrelevance.Steady, "fading": methods.irrelevance.Fading},
-    Scope: {"global": Global, "layer-wise": LayerWise},
-    Schedule: {
-        "constant": sc.Constant,
-        "cosine": sc.Cosine,
-        "multi-step": sc.MultiStep,
-        "one-cycle": sc.OneCycle,
-    },
-}
+REAL: Names = names()
 BLOCKS = sc.MicroStructured(
     Block(4, 2, taps=3),
     0.5,
     0.25,
-    shares={"layer1.*": sc.Shares(0.2)},
+    shares={"layer1.*": Shares(0.2)},
     blocks={"fc": Block(4, 4, reshape=Reshape.INPUTS), "*.conv1": Block(8, 1)},
     skip=("stem", nn.Embedding, Place.HEAD, Place.FIRST_CONVOLUTION, "head"),
     assignment=PruneFirst(),
-    spread=sc.AcrossLayers(0.9),
+    spread=AcrossLayers(0.9),
 )
 VALUES: list[Any] = [
     sc.SNP(),
     sc.SNP.paper(),
     *(sc.SNP(order=order()) for order in REAL[Order].values()),  # type: ignore[union-attr]
-    *(sc.SNP(allocation=a()) for a in REAL[allocation.Allocation].values()),  # type: ignore[union-attr]
+    *(sc.SNP(allocation=a()) for a in REAL[Allocation].values()),  # type: ignore[union-attr]
     sc.SNP(recovery=sc.OnePass(ridges=(1e-5, 0.1), centred=True)),
     sc.SNP(recovery=sc.Sequential(sweeps=3, memory=1 << 20)),
     sc.SNP(recovery=None),
@@ -321,7 +267,7 @@ VALUES: list[Any] = [
     sc.Taylor(loss=nn.functional.cross_entropy),
     sc.MicroStructured(),
     BLOCKS,
-    sc.IrrelevanceDecay(0.1, schedule=methods.irrelevance.Fading(5), only=("conv*", nn.Linear)),
+    sc.IrrelevanceDecay(0.1, schedule=Fading(5), only=("conv*", nn.Linear)),
     sc.WeightDecay(p=1),
     sc.GradualMagnitude(0.5, scope=LayerWise(), exclude=(nn.BatchNorm2d,)),
     sc.Lobster(tolerance=0.1),

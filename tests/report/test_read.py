@@ -129,7 +129,7 @@ def test_an_entry_that_is_wrong_is_named(edit: Callable[[Any], None], message: s
         ("[" * 5000, "a: 1"),
         (json.dumps(DATA), "[1, 2]"),
         (json.dumps(DATA), "a: .inf"),
-        (json.dumps(DATA), "a: 2020-01-01"),
+        (json.dumps(DATA), "a: !!timestamp 2020-01-01"),
         (json.dumps(DATA), "a: !!python/object:os.system {}"),
         (json.dumps(DATA), "a: &x 1\nb: *x"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -10,10 +9,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
 
-import yaml
-
+from secateur.ground.documents import parse_json, parse_yaml
 from secateur.ground.errors import ArtefactError
 
 from .manifest import CONFIGS, FILES, MODEL, PAGE, PLAN
@@ -21,7 +18,6 @@ from .manifest import CONFIGS, FILES, MODEL, PAGE, PLAN
 __all__ = ["find", "parse_json", "parse_yaml", "read_text", "regular_file", "replacing", "write"]
 
 MAX_TEXT = 64 * 2**20
-MAX_DEPTH = 64
 
 
 def find(folder: Path) -> Path:
@@ -70,70 +66,6 @@ def read_text(folder: Path, name: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ArtefactError(f"{path} is not UTF-8 text: {error}") from None
-
-
-def parse_json(text: str, name: str) -> object:
-    """Parse strict JSON: each key once, no NaN or infinity, at most 64 levels.
-
-    Raises:
-        ArtefactError: it is not that.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(pairs)
-        if len(entries) != len(pairs):
-            raise ArtefactError(f"{name} has the same key twice in one object")
-        return entries
-
-    def refuse(constant: str) -> NoReturn:
-        raise ArtefactError(f"{name} holds {constant}, which is not JSON")
-
-    try:
-        data: object = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
-    except RecursionError:
-        raise ArtefactError(f"{name} is nested more than {MAX_DEPTH} levels deep") from None
-    except ValueError as error:
-        raise ArtefactError(f"{name} is not JSON, perhaps truncated: {error}") from None
-    _check_depth(data, name)
-    return data
-
-
-def parse_yaml(text: str, name: str) -> object:
-    """Parse plain YAML: no tags, no anchors, at most 64 levels.
-
-    Raises:
-        ArtefactError: it is not that.
-    """
-    try:
-        # Aliases let a short file stand for a huge one; a recipe has no use for them.
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ArtefactError(f"{name} has a YAML alias, which is not allowed")
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise ArtefactError(f"{name} is nested more than {MAX_DEPTH} levels deep")
-        data: object = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ArtefactError(f"{name} is not YAML: {error}") from None
-    except (ValueError, TypeError) as error:  # a date out of range, a key that cannot be hashed
-        raise ArtefactError(f"{name} holds a value that is not allowed: {error}") from None
-    return data
-
-
-def _check_depth(data: object, name: str) -> None:
-    level, depth = [data], 0
-    while level:
-        if depth > MAX_DEPTH:
-            raise ArtefactError(f"{name} is nested more than {MAX_DEPTH} levels deep")
-        inner: list[object] = []
-        for entry in level:
-            if isinstance(entry, dict):
-                inner.extend(v for v in entry.values() if isinstance(v, dict | list))
-            elif isinstance(entry, list):
-                inner.extend(v for v in entry if isinstance(v, dict | list))
-        level, depth = inner, depth + 1
 
 
 def write(path: Path, data: bytes) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor, nn
 
+from secateur.ground.documents import to_yaml
 from secateur.ground.errors import ArtefactError
 from secateur.ground.tensors import tensor_names, tensors_of
 from secateur.surgery.plan import Plan
@@ -95,8 +95,5 @@ def _json(data: Mapping[str, Any], name: str) -> bytes:
 
 
 def _yaml(recipe: Mapping[str, Any]) -> bytes:
-    try:
-        # Through JSON first: it has the same plain data, and the text then has no anchors.
-        return yaml.safe_dump(json.loads(_json(recipe, RECIPE)), sort_keys=False, allow_unicode=True).encode()
-    except yaml.YAMLError as error:
-        raise ArtefactError(f"{RECIPE} cannot be written: {error}") from None
+    # Through JSON first, which says what is no plain data.
+    return to_yaml(json.loads(_json(recipe, RECIPE))).encode()

@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import UnknownNameError, did_you_mean
 
-__all__ = ["import_callable", "name_of"]
+__all__ = ["can_be_imported", "import_callable", "name_of"]
 
 
 def import_callable(name: str) -> Callable[..., Any]:
@@ -24,6 +24,11 @@ def import_callable(name: str) -> Callable[..., Any]:
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
         raise UnknownNameError(f"{name!r} is not of the form module:callable.")
+    if module_name == "__main__" or "<" in attribute:
+        raise UnknownNameError(
+            f"{name} cannot be imported: put it into a module of yours, as a function or class of its own, and name "
+            "that."
+        )
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as e:
@@ -59,3 +64,19 @@ def name_of(value: Any) -> str | None:
         return None
     module = getattr(value, "__module__", None) or getattr(owner, "__module__", "builtins")
     return f"{module}:{name}"
+
+
+def can_be_imported(value: Any) -> bool:
+    """Return whether a function or class is found again by its name, in another program too.
+
+    >>> import math
+    >>> can_be_imported(math.sqrt), can_be_imported(lambda: 1)
+    (True, False)
+    """
+    name = name_of(value)
+    if name is None:
+        return False
+    try:
+        return import_callable(name) == value
+    except UnknownNameError:
+        return False

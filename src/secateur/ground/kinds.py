@@ -57,12 +57,15 @@ class MisreadError(RecipeError):
 class Kind:
     """What one annotation means in a file. What `plain` writes, `parse` reads; both take the path of the key as well.
 
-    Both raise `MisreadError`, and `plain` does so for values of any other kind.
+    Both raise `MisreadError`, and `plain` does so for values of any other kind. `inside` are the keys of what has
+    fields, and what each means. `sayable` is false where no file can say any value.
     """
 
     parse: Callable[[Any, str], Any]
     plain: Callable[[Any, str], Any]
     schema: Callable[[Define], Schema]
+    inside: Callable[[], Mapping[str, Kind]] = dict
+    sayable: bool = True
 
 
 def scalar(cls: type, json: str, says: str) -> Kind:
@@ -71,8 +74,8 @@ def scalar(cls: type, json: str, says: str) -> Kind:
     def parse(data: Any, at: str) -> Any:
         allowed: Any = (int, float) if cls is float else cls
         if not isinstance(data, allowed) or (isinstance(data, bool) and cls is not bool):
-            numeral = isinstance(data, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", data, re.IGNORECASE)
-            hint = ": numbers have no quotes, and a point before an exponent (1.0e-3)" if numeral else ""
+            numeral = isinstance(data, str) and re.fullmatch(r"[-+]?[\d._]+(e[-+]?\d+)?", data, re.IGNORECASE)
+            hint = ": numbers have no quotes and no underscores" if numeral else ""
             raise shape_error(at, says, data, hint if cls in (int, float) else "")
         if cls is float and not abs(data) <= sys.float_info.max:  # nan is not
             raise shape_error(at, "a finite number", data)
@@ -180,11 +183,12 @@ def one_of(kinds: Sequence[Kind]) -> Kind:
                 return result, kind
         # What has the right shape was meant, of several such what has the fewest faults. Null has no other shape.
         errors = [error for error, kind in zip(errors, kinds) if kind is not NULL] or errors
-        shaped = [error for error in errors if not error.expected]
-        if shaped or len(errors) == 1:
-            raise min(shaped or errors, key=lambda error: len(error.faults))
-        hint = ". Write null for none" if NULL in kinds and data == "none" else ""
-        raise shape_error(at, _or(dict.fromkeys(error.expected for error in errors)), data, hint)
+        shaped = [error for error in errors if not error.expected] or errors[: len(errors) == 1]
+        hint = "Write null for none" if NULL in kinds and data == "none" else ""
+        if shaped:
+            raise _nearest(shaped, hint)
+        expected = _or(dict.fromkeys(error.expected for error in errors))
+        raise shape_error(at, expected, data, hint and f". {hint}")
 
     def plain(value: Any, at: str) -> Any:
         data, kind = first(lambda kind: kind.plain(value, at), value, at)
@@ -198,7 +202,19 @@ def one_of(kinds: Sequence[Kind]) -> Kind:
         lambda data, at: first(lambda kind: kind.parse(data, at), data, at)[0],
         plain,
         lambda define: {"anyOf": [kind.schema(define) for kind in kinds]},
+        lambda: {key: inner for kind in kinds for key, inner in kind.inside().items()},
+        any(kind.sayable for kind in kinds),
     )
+
+
+def _nearest(errors: Sequence[MisreadError], hint: str) -> MisreadError:
+    """Return the error with the fewest faults; where several have one fault, they are told as alternatives."""
+    fewest = min(len(error.faults) for error in errors)
+    best = [error for error in errors if len(error.faults) == fewest]
+    texts = dict.fromkeys(error.faults[0] for error in best)
+    if fewest > 1 or (len(texts) == 1 and not hint):
+        return best[0]
+    return MisreadError(" Or: ".join(texts) + (f" {hint}." if hint else ""))
 
 
 def unsayable(says: str) -> Kind:
@@ -207,7 +223,7 @@ def unsayable(says: str) -> Kind:
     def refuse(value: Any, at: str) -> Any:
         raise MisreadError(f"{where(at)}no file can say a {says}: leave it out, or run it from Python.")
 
-    return Kind(refuse, refuse, lambda define: {"not": {}})
+    return Kind(refuse, refuse, lambda define: {"not": {}}, sayable=False)
 
 
 def read_all(parts: Iterable[tuple[Kind, Any, str]], faults: Iterable[str] = ()) -> list[Any]:
@@ -234,10 +250,23 @@ def attempt(make: Callable[..., Any], at: str, /, *arguments: Any, **options: An
         raise MisreadError(f"{where(place)}{text}{'' if text[-1] in '.?!' else '.'}") from error
 
 
-def unknown_key(at: str, key: Any, names: Sequence[str]) -> str:
-    """Say that a key is not known, and which one is closest."""
+def unknown_key(at: str, key: Any, kinds: Mapping[str, Kind]) -> str:
+    """Say that a key is not known, and which one is closest: by its name, or by a name of the same in another place."""
+    names = [name for name, kind in kinds.items() if kind.sayable]
     known = f"known: {', '.join(names)}" if names else "there are none"
-    return f"unknown key {inner(at, key)!r}; {known}.{did_you_mean(str(key), names)}"
+    close = did_you_mean(str(key), names)
+    if not close and (deeper := _places(str(key), kinds)):
+        close = f" Did you mean {inner(at, deeper[0])!r}?"
+    return f"unknown key {inner(at, key)!r}; {known}.{close}"
+
+
+def _places(key: str, kinds: Mapping[str, Kind], depth: int = 3) -> list[str]:
+    """Return the paths at which fields of fields have a name, the shortest first."""
+    found = [f"{name}.{key}" for name, kind in kinds.items() if key in kind.inside()]
+    if not found and depth > 1:
+        for name, kind in kinds.items():
+            found += [f"{name}.{place}" for place in _places(key, kind.inside(), depth - 1)]
+    return found
 
 
 def shape_error(at: str, expected: str, data: Any, hint: str = "") -> MisreadError:

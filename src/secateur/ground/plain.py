@@ -209,6 +209,8 @@ def _converted(form: Form, stored: Kind) -> Kind:
         lambda data, at: attempt(form.parse, at, stored.parse(data, at)),
         lambda value, at: stored.plain(attempt(form.plain, at, value), at),
         stored.schema,
+        stored.inside,
+        stored.sayable,
     )
 
 

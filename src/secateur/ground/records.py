@@ -69,13 +69,14 @@ class Record:
             record = define(_key(self.cls), lambda: self.schema(define, needed=self.needed))
             return {"anyOf": [{"type": "string"}, record]} if parse else record
 
-        return Kind(
-            lambda data, at: (
-                attempt(parse, at, data) if parse and isinstance(data, str) else self.made(data, at)
-            ),
-            plain,
-            schema,
-        )
+        def read(data: Any, at: str) -> Any:
+            if parse and isinstance(data, str):
+                return attempt(parse, at, data)
+            if parse and not isinstance(data, Mapping):
+                raise shape_error(at, "text or a mapping", data)
+            return self.made(data, at)
+
+        return Kind(read, plain, schema, lambda: self.kinds)
 
     def made(self, data: Any, at: str) -> Any:
         """Return an instance; the class's own checks speak with the path in front."""
@@ -87,7 +88,7 @@ class Record:
         if not isinstance(data, Mapping):
             raise shape_error(at, "a mapping", data)
         kinds = self.kinds
-        faults = [unknown_key(at, key, list(kinds)) for key in data if key not in kinds]
+        faults = [unknown_key(at, key, kinds) for key in data if key not in kinds]
         faults += [f"the key {inner(at, name)!r} is missing." for name in needed if name not in data]
         names = [key for key in data if key in kinds]
         return dict(zip(names, read_all(((kinds[k], data[k], inner(at, k)) for k in names), faults)))
@@ -112,8 +113,8 @@ class Record:
         """Return the schema of an object, perhaps with the `name` that stands for the class."""
         properties: dict[str, Schema] = {} if name is None else {"name": {"const": name}}
         for key, kind in self.kinds.items():
-            if (own := kind.schema(define)) != {"not": {}}:
-                properties[key] = own | self._default(key, kind)
+            if kind.sayable:
+                properties[key] = kind.schema(define) | self._default(key, kind)
         return {
             "type": "object",
             **_about(self.cls),
@@ -233,15 +234,11 @@ def called(imported: Callable[[str], Any], option: Kind) -> Kind:
         name = data.get("call") if isinstance(data, Mapping) else data
         if not isinstance(name, str) or ":" not in name:
             raise shape_error(at, "a function, as module:name or {call: module:name, ...}", data)
-        if "<" in name:
-            raise MisreadError(
-                f"{where(at)}{name} cannot be imported: name a function that a module defines."
-            )
         function = attempt(imported, at, name)
         if not isinstance(data, Mapping):
             return function
         options = {key: value for key, value in data.items() if key != "call"}
-        if faults := _unknown(function, options, at):
+        if faults := _unknown(function, options, at, option):
             raise MisreadError(*faults)
         return partial(function, **options)
 
@@ -259,16 +256,16 @@ def called(imported: Callable[[str], Any], option: Kind) -> Kind:
     return Kind(parse, plain, lambda define: {"anyOf": [ANY_NAME, call]})
 
 
-def _unknown(function: Callable[..., Any], options: Iterable[str], at: str) -> list[str]:
+def _unknown(function: Callable[..., Any], options: Iterable[str], at: str, option: Kind) -> list[str]:
     """Return the faults of keywords that a function does not have, where it says which it has."""
     try:
         known = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a built-in
         return []
-    names = [p.name for p in known if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    kinds = {p.name: option for p in known if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if any(p.kind is p.VAR_KEYWORD for p in known):
         return []
-    return [unknown_key(at, key, names) for key in options if key not in names]
+    return [unknown_key(at, key, kinds) for key in options if key not in kinds]
 
 
 def _options(cls: type[Any]) -> list[Field[Any]]:

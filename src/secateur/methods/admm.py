@@ -26,6 +26,7 @@ from secateur.training.parameters import parameters, unwrap
 
 from .kinds.weights import OfWeights
 from .microstructure import MicroStructured
+from .protocol import Needs
 
 __all__ = ["ADMM", "Residual"]
 
@@ -96,6 +97,11 @@ class ADMM(OfWeights):
     def least_epochs(self) -> int:
         """Epochs until the last projection, at most."""
         return self.epochs * len(self.structures())
+
+    @property
+    def needs(self) -> Needs:
+        """What it has to be given: training, and no budget."""
+        return replace(super().needs, budgets=())
 
     @property
     def label(self) -> str:

@@ -25,6 +25,10 @@ class Magnitude(OfUnits):
 
     p: int = 1
 
+    def __post_init__(self) -> None:
+        if self.p < 1:
+            raise ValueError(f"p={self.p} must be at least 1: the norm is (sum |w|^p)^(1/p).")
+
     @property
     def label(self) -> str:
         """What reports call it."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from secateur.case import Case
 from secateur.graph import Graph, Kept, trace
-from secateur.ground.errors import BudgetError, SurgeryError, TraceError
+from secateur.ground.errors import SurgeryError, TraceError
 from secateur.ground.inputs import Example, Inputs
 from secateur.ground.progress import working
 from secateur.report import Sparsity, frozen_parts
@@ -89,7 +89,7 @@ class DeadUnits:
     @property
     def needs(self) -> Needs:
         """What it has to be given: nothing."""
-        return Needs(result=False)
+        return Needs(budgets=(), result=False)
 
     def draft(self, case: Case, budget: Budget | None) -> Draft:
         """Return the model without dead units.
@@ -97,12 +97,7 @@ class DeadUnits:
         Raises:
             TraceError: the model cannot be exported.
             SurgeryError: the smaller model does not compute what was promised.
-            BudgetError: a budget is given.
         """
-        if budget is not None:
-            raise BudgetError(
-                f"The budget ({budget}) has no use here: dead units go, all of them. Leave it out."
-            )
         with case.phase("removal"), working("removing dead units"):
             removal = _removed(case.model, case.graph, case.inputs)
         evidence = Evidence(

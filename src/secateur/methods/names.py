@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -69,10 +70,24 @@ def names() -> Names:
     found: dict[Any, Any] = {kind: _named(classes) for kind, classes in PARTS.items()}
     strangers = {entry.name: entry.load() for entry in entry_points(group="secateur.methods")}
     found[Method] = strangers | _named(METHODS) | {"snp-paper": SNP.paper}
-    found[type[nn.Module]] = Form(dict[str, str], _layer_type, _written_type)
+    found[type[nn.Module]] = Form(TypeName, _layer_type, _type_name)
     found[Mapping[str, Tensor]] = Form(Path, _tensors, _no_file)
-    found[Place] = Form(dict[str, str], _place, lambda place: {"place": _kebab(place.name)})
+    found[Place] = Form(PlaceName, lambda data: _PLACES[data.place], _place_name)
     return found
+
+
+@dataclass(frozen=True)
+class TypeName:
+    """All layers of a class: a name in torch.nn, or ``module:Class``."""
+
+    type: str
+
+
+@dataclass(frozen=True)
+class PlaceName:
+    """The layer that stands in a place."""
+
+    place: Literal["first-convolution", "head"]
 
 
 def _named(classes: tuple[type, ...]) -> dict[str, Callable[..., Any]]:
@@ -82,35 +97,31 @@ def _named(classes: tuple[type, ...]) -> dict[str, Callable[..., Any]]:
 def _kebab(name: str) -> str:
     """Return a name of Python as it stands in a file.
 
-    >>> [_kebab(name) for name in ("NNRelief", "ZCA", "MicroStructured", "FIRST_CONVOLUTION")]
-    ['nn-relief', 'zca', 'micro-structured', 'first-convolution']
+    >>> [_kebab(name) for name in ("NNRelief", "ZCA", "MicroStructured", "AdamW", "FIRST_CONVOLUTION")]
+    ['nn-relief', 'zca', 'micro-structured', 'adamw', 'first-convolution']
     """
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_", "-", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z][A-Za-z])|(?<=[A-Z])(?=[A-Z][a-z])|_", "-", name).lower()
 
 
-def _layer_type(data: Mapping[str, str]) -> type[nn.Module]:
-    """Return the class of layers of ``{type: Linear}``: a name in torch.nn, or ``module:Class``."""
-    if set(data) != {"type"}:
-        keys = [key for key in data if key != "type"]
-        raise ValueError(
-            f"unknown key {keys[0]!r}; known: type.{did_you_mean(keys[0], ['type'])}"
-            if keys
-            else "no key 'type'"
-        )
-    name = data["type"]
-    found: Any = import_callable(name) if ":" in name else getattr(nn, name.rpartition("nn.")[2], None)
+def _layer_type(data: TypeName) -> type[nn.Module]:
+    found: Any = import_callable(data.type) if ":" in data.type else getattr(nn, _in_torch(data.type), None)
     if found is None:
+        name = _in_torch(data.type)
         raise UnknownNameError(f"torch.nn has no class {name!r}.{did_you_mean(name, dir(nn))}")
     if not isinstance(found, type) or not issubclass(found, nn.Module):
-        raise UnknownNameError(f"{name} is not a class of torch modules.")
+        raise UnknownNameError(f"{data.type} is not a class of torch modules.")
     return found
 
 
-def _written_type(cls: Any) -> dict[str, str]:
+def _in_torch(name: str) -> str:
+    return name.removeprefix("torch.").removeprefix("nn.")
+
+
+def _type_name(cls: Any) -> TypeName:
     if not isinstance(cls, type) or not issubclass(cls, nn.Module):
         raise ValueError("no class of torch modules")
     plain = getattr(nn, cls.__name__, None) is cls
-    return {"type": cls.__name__ if plain else name_of(cls) or cls.__name__}
+    return TypeName(cls.__name__ if plain else name_of(cls) or cls.__name__)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -125,9 +136,11 @@ def _no_file(tensors: Any) -> Path:
     raise ValueError("tensors stand in a file of their own")
 
 
-def _place(data: Mapping[str, str]) -> Place:
-    known = {_kebab(place.name): place for place in Place}
-    if set(data) != {"place"} or data["place"] not in known:
-        close = did_you_mean(str(data.get("place", "")), known)
-        raise ValueError(f"expected {{place: {' or '.join(known)}}}.{close}")
-    return known[data["place"]]
+_PLACES: Mapping[str, Place] = {_kebab(place.name): place for place in Place}
+
+
+def _place_name(place: Any) -> PlaceName:
+    if not isinstance(place, Place):
+        raise ValueError("no place")
+    name: Any = _kebab(place.name)
+    return PlaceName(name)

@@ -25,6 +25,7 @@ class Needs:
     calibration: bool = False  # unlabelled batches must be given
     training: bool = False  # training must be given; else it must not
     budget: bool = False  # a budget must be given
+    budgets: tuple[str, ...] | None = None  # the units of budgets that it can go to; None: it says so itself
     limits: bool = False  # it heeds limits
     distill: bool = False  # label-free distillation may follow
     result: bool = True  # it can go on from a result of another method

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from secateur.artefact import Quantise
-from secateur.ground.errors import RecipeError
+from secateur.ground.errors import RecipeError, SecateurError
 from secateur.ground.plain import from_plain, to_plain
 from secateur.ground.plain import schema as schema_of
-from secateur.methods import ADMM, SNP, MicroStructured, OfWeights
+from secateur.methods import ADMM, SNP, OfBlocks, OfWeights
 from secateur.methods.names import names
 from secateur.methods.protocol import Method
 from secateur.prune import misfits
@@ -23,7 +23,17 @@ from secateur.training import Teacher, Training, Validation
 
 from . import text
 
-__all__ = ["DataSpec", "ModelSpec", "PackSpec", "Recipe", "Step", "load_recipe", "parse_recipe", "schema"]
+__all__ = [
+    "GIVEN",
+    "DataSpec",
+    "ModelSpec",
+    "PackSpec",
+    "Recipe",
+    "Step",
+    "load_recipe",
+    "parse_recipe",
+    "schema",
+]
 
 
 def _unknown(model: nn.Module) -> float:
@@ -81,8 +91,7 @@ class DataSpec:
         for name in ("calibration", "batch", "train_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be 0 or above.")
+        _check_seed(self.seed)
 
     @staticmethod
     def parse(name: str) -> DataSpec:
@@ -111,11 +120,43 @@ class PackSpec:
 
 @dataclass(frozen=True)
 class Step:
-    """One method, and what it needs."""
+    """One method, and what it is given: the arguments of `secateur.prune`.
+
+    With ``calibration: false`` it sees no calibration data. `seed` is the recipe's, where a step has none.
+    """
 
     method: Method
     budget: Budget | None = None
     training: Training | None = None
+    limits: Limits = field(default_factory=Limits)
+    distill: Distill | None = None
+    calibration: bool = True
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
+    def check(self, at: str, earlier: bool) -> None:
+        """Check that the method is given what it needs, and no more; `at` is where it stands in the recipe.
+
+        Raises:
+            RecipeError: it is not.
+        """
+        for misfit in misfits(
+            self.method,
+            budget=self.budget,
+            calibration=() if self.calibration else None,
+            training=self.training,
+            limits=self.limits,
+            distill=self.distill,
+            earlier=earlier,
+        ):
+            raise RecipeError(f"{at}{misfit.option}: {misfit.why}: {misfit.key}.")
+        if isinstance(self.method, OfWeights) and self.training is not None:
+            try:
+                self.method.check(self.training)
+            except SecateurError as error:
+                raise RecipeError(f"{at}training: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -123,7 +164,8 @@ class Recipe:
     """A whole run. A recipe is trusted like code: it may name callables of yours, which are then called.
 
     `example` is the shape of one input batch, where the data do not show it; `evaluate` names a function that scores a
-    model. `then` holds methods that go on from the result. `output` is the folder of the artefact.
+    model. `then` holds methods that go on from the result. `output` is the folder of the artefact. The other keys are
+    those of the first method, as in each entry of `then`; `seed` is that of all.
     """
 
     model: ModelSpec
@@ -133,6 +175,7 @@ class Recipe:
     training: Training | None = None
     limits: Limits = field(default_factory=Limits)
     distill: Distill | None = None
+    calibration: bool = True
     then: tuple[Step, ...] = ()
     example: tuple[int, ...] | None = None
     evaluate: Callable[[nn.Module], float] | None = None
@@ -144,49 +187,47 @@ class Recipe:
     @property
     def steps(self) -> tuple[Step, ...]:
         """All methods, in their order."""
-        return (Step(self.method, self.budget, self.training), *self.then)
+        options = {f.name: getattr(self, f.name) for f in fields(Step)}
+        return (Step(**options), *self.then)
 
     def __post_init__(self) -> None:
         if self.example is not None and (not self.example or min(self.example) < 1):
             raise ValueError(f"example={list(self.example)} must hold sizes of at least 1.")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} must be at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be 0 or above.")
+        _check_seed(self.seed)
         if self.pack is not None and self.output is None:
             raise ValueError(
                 "the key 'output' is missing: the folder of the artefact that 'pack' makes a file of."
             )
         for number, step in enumerate(self.steps):
-            for misfit in misfits(
-                step.method,
-                budget=step.budget,
-                calibration=(),
-                training=step.training,
-                limits=Limits() if number else self.limits,
-                distill=None if number else self.distill,
-                earlier=number > 0,
-            ):
-                raise misfit
-            if isinstance(step.method, OfWeights) and step.training is not None:
-                step.method.check(step.training)
+            step.check(f"then.{number - 1}." if number else "", earlier=number > 0)
         _check_turns(self.steps)
+
+
+def _check_seed(seed: int | None) -> None:
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed={seed} must be 0 or above.")
 
 
 def _check_turns(steps: Iterable[Step]) -> None:
     """Check that no method has to undo one before it."""
     zero = unify = 0.0
-    for method in (step.method for step in steps if step.budget is None):
+    for number, step in enumerate(steps):
+        method, at = step.method, f"then.{number - 1}.method: "
+        if step.budget is not None:
+            continue
         if isinstance(method, OfWeights) and unify:
-            raise ValueError(
-                f"{method.label} would part the unified blocks of the method before it: train first, unify afterwards."
+            raise RecipeError(
+                f"{at}{method.label} would part the unified blocks of the method before it: train first, unify "
+                "afterwards."
             )
         blocks = method.structure if isinstance(method, ADMM) else method
-        if isinstance(blocks, MicroStructured) and not blocks.shares:
+        if isinstance(blocks, OfBlocks) and not blocks.shares:
             if blocks.zero < zero:
-                raise ValueError(
-                    f"{method.label} has zero={blocks.zero:g} after zero={zero:g}: zero blocks stay and count, so ask "
-                    f"for {zero:g} or more."
+                raise RecipeError(
+                    f"{at}{method.label} has zero={blocks.zero:g} after zero={zero:g}: zero blocks stay and count, so "
+                    f"ask for {zero:g} or more."
                 )
             zero, unify = blocks.zero, max(unify, blocks.unify)
 
@@ -200,6 +241,14 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     data = text.read(path)
     for assignment in overrides:
         data = text.override(data, assignment)
+    budget = data.get("budget")
+    if overrides and isinstance(budget, dict):
+        several = [key for key, value in budget.items() if value is not None]
+        if len(several) > 1:
+            raise RecipeError(
+                f"Recipe: budget: name exactly one of them, not {' and '.join(several)}: "
+                f"--set budget.{several[0]}=null takes one away."
+            )
     return parse_recipe(data)
 
 

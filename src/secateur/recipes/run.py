@@ -14,11 +14,10 @@ from secateur.ground.errors import CalibrationError, DataError, RecipeError
 from secateur.measure import using_threads
 from secateur.prune import prune
 from secateur.result import Result
-from secateur.selection import Limits
 from secateur.training import Checkpoints, Training, Validation
 
 from .models import resolve_model
-from .recipe import Recipe, write_recipe
+from .recipe import GIVEN, Recipe, write_recipe
 from .samples import Samples, resolve_data, training_data
 
 __all__ = ["run", "training_of", "write"]
@@ -47,19 +46,18 @@ def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Resul
         example = _example(recipe, calibration)
         result: Result | None = None
         for step, training in zip(recipe.steps, trainings, strict=True):
-            first = result is None
             result = prune(
                 model if result is None else result,
                 example,
                 method=step.method,
                 budget=step.budget,
-                calibration=calibration,
+                calibration=calibration if step.calibration else None,
                 training=training,
-                limits=recipe.limits if first else Limits(),
-                distill=recipe.distill if first else None,
+                limits=step.limits,
+                distill=step.distill,
                 evaluate=recipe.evaluate or samples.evaluate,
                 progress=progress,
-                seed=recipe.seed,
+                seed=recipe.seed if step.seed is None else step.seed,
             )
     assert result is not None
     # As it was given, so that the artefact's own recipe.yaml can be run again.
@@ -104,10 +102,12 @@ def training_of(
         )
     loader, measure = training_data(recipe.data, samples)
     validation = training.validation
-    if measure is None and validation is not None:
-        raise DataError(f"{recipe.data.name} has no validation data: a bound and patience need some.")
-    if measure is not None:
-        validation = Validation(measure) if validation is None else replace(validation, measure=measure)
+    if validation is None:
+        validation = None if measure is None else Validation(measure)
+    elif validation.measure is GIVEN[Validation, "measure"]:  # the recipe names none of its own
+        if measure is None:
+            raise DataError(f"{recipe.data.name} has no validation data: a bound and patience need some.")
+        validation = replace(validation, measure=measure)
     return replace(
         training,
         loader=loader,
@@ -118,9 +118,11 @@ def training_of(
 
 
 def _example(recipe: Recipe, calibration: Iterable[Any]) -> Tensor:
-    if recipe.example is not None:
-        return torch.rand(recipe.example, generator=torch.Generator().manual_seed(recipe.seed))
     first = next(iter(calibration), None)
+    if recipe.example is not None:
+        example = torch.rand(recipe.example, generator=torch.Generator().manual_seed(recipe.seed))
+        floating = isinstance(first, Tensor) and first.is_floating_point()
+        return example.to(first.dtype) if floating else example
     if first is None:
         raise CalibrationError(f"The calibration data {recipe.data.name} are empty: give at least one batch.")
     if isinstance(first, tuple | list) and first:

@@ -1,13 +1,11 @@
-"""From YAML text to plain data: no tags, no aliases, no key twice, nothing huge or deep."""
+"""From the text of a recipe to plain data, and single values of it set from outside."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from secateur.ground.documents import parse_yaml
 from secateur.ground.errors import RecipeError
 
 __all__ = ["override", "parse", "read"]
@@ -17,23 +15,6 @@ MAX_DEPTH = 20
 SHORTHANDS = ("model", "data", "method")  # "model: NAME" is short for "model: {name: NAME}"
 
 FLAT = ("limits.keep.",)  # whose keys are module paths, with dots of their own
-
-
-class _Loader(yaml.SafeLoader):
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        # Aliases let a short file stand for a huge one; a recipe has no use for them.
-        if self.check_event(yaml.AliasEvent):
-            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
-            raise RecipeError(f"Recipe: line {line} has a YAML alias: write it out.")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        mapping = super().construct_mapping(node, deep=deep)
-        if len(mapping) != len(node.value):
-            raise RecipeError(
-                f"Recipe: the mapping in line {node.start_mark.line + 1} has the same key twice."
-            )
-        return mapping
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -50,31 +31,23 @@ def read(path: Path) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise RecipeError(f"{path} is larger than {MAX_BYTES // 1024} KiB: not a recipe.")
     try:
-        return parse(data.decode())
+        return parse(data.decode(), str(path))
     except UnicodeDecodeError as e:
         raise RecipeError(f"{path} is not UTF-8 text.") from e
 
 
-def parse(text: str) -> dict[str, Any]:
-    """Parse a recipe's text to a mapping.
+def parse(text: str, name: str = "Recipe") -> dict[str, Any]:
+    """Parse a recipe's text to a mapping; `name` is what messages call it.
 
     Raises:
-        RecipeError: it is not YAML, or not a mapping with text keys.
+        RecipeError: it is not YAML of plain data (see `secateur.ground.documents`), or not a mapping.
 
     >>> parse("budget: {macs: 0.5}")
     {'budget': {'macs': 0.5}}
     """
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise RecipeError(f"Recipe: nested more than {MAX_DEPTH} levels deep.")
-        data = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as e:
-        raise RecipeError(f"Recipe: not YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise RecipeError("Recipe: expected a mapping of keys such as 'model', 'data' and 'budget'.")
+    data = parse_yaml(text, name, RecipeError, MAX_DEPTH)
+    if not isinstance(data, dict):
+        raise RecipeError(f"{name}: expected a mapping of keys such as 'model', 'data' and 'budget'.")
     return data
 
 
@@ -100,7 +73,7 @@ def override(recipe: dict[str, Any], assignment: str) -> dict[str, Any]:
             keys = [*flat.split(".")[:-1], path.strip().removeprefix(flat)]
     if not equals or not all(keys):
         raise RecipeError(f"--set {assignment}: expected KEY=VALUE, for instance budget.macs=0.4.")
-    value = parse(f"value: {text}").get("value")
+    value = parse_yaml(text, f"--set {assignment}", RecipeError, MAX_DEPTH)
     return _set(recipe, keys, value, assignment, top=True)
 
 

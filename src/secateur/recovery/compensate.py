@@ -19,7 +19,7 @@ from secateur.statistics.outlets import outlet, running_mean
 from .batch_norm import re_estimated
 from .in_blocks import InBlocks
 from .jobs import Job, aimed
-from .least_squares import RIDGES
+from .least_squares import RIDGES, check_ridges
 from .regressions import OutputRegression, Sampling
 from .schedule import schedule
 from .sweeps import sweep
@@ -45,6 +45,11 @@ class Compensate:
     positions: int = 64
     oversampling: int = 20
     memory: int = 1 << 29
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 1:
+            raise ValueError(f"sweeps={self.sweeps} must be at least 1.")
+        check_ridges(self.ridges)
 
     def __call__(
         self,

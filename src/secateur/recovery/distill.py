@@ -41,6 +41,14 @@ class Distill:
     batch: int = 32
     seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps={self.steps} and batch={self.batch} must be at least 1.")
+        if not self.lr > 0:
+            raise ValueError(f"lr={self.lr} must be above 0.")
+        if self.seconds is not None and not self.seconds >= 0:
+            raise ValueError(f"seconds={self.seconds} must be 0 or above.")
+
     def __call__(
         self,
         graph: Graph,

@@ -14,10 +14,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["RIDGES", "Moments", "choose_ridge", "identity", "mean_squared_error", "ridge", "solve"]
+__all__ = [
+    "RIDGES",
+    "Moments",
+    "check_ridges",
+    "choose_ridge",
+    "identity",
+    "mean_squared_error",
+    "ridge",
+    "solve",
+]
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridges that are tried, in units of the mean diagonal of ``xx``."""
+
+
+def check_ridges(ridges: Sequence[float]) -> None:
+    """Check that there are ridges to try, none below 0.
+
+    Raises:
+        ValueError: there are not.
+    """
+    if not ridges or not min(ridges) >= 0:
+        raise ValueError(f"ridges={ridges!r} must be one or more numbers, none below 0.")
 
 
 @dataclass(frozen=True)

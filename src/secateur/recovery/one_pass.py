@@ -13,7 +13,7 @@ from secateur.graph import Graph, Kept
 from secateur.statistics.collect import Statistics
 
 from .jobs import Job, jobs, masked
-from .least_squares import Moments, identity, solve
+from .least_squares import Moments, check_ridges, identity, solve
 
 __all__ = ["OnePass"]
 
@@ -29,6 +29,9 @@ class OnePass:
 
     ridges: tuple[float, ...] = (1e-6,)
     centred: bool = False
+
+    def __post_init__(self) -> None:
+        check_ridges(self.ridges)
 
     def __call__(
         self, graph: Graph, kept: Kept, statistics: Statistics, calibration: Iterable[Any], seed: int = 0

@@ -19,7 +19,7 @@ from secateur.statistics import Calibration, Statistics
 
 from .batch_norm import re_estimated
 from .jobs import Job, jobs, masked
-from .least_squares import RIDGES
+from .least_squares import RIDGES, check_ridges
 from .one_pass import OnePass
 from .regressions import InputRegression, OutputRegression, Sampling, regression
 from .schedule import schedule
@@ -57,6 +57,13 @@ class Sequential:
     oversampling: int = 40
     memory: int = 1 << 29
     waiting: int = 1 << 31
+
+    def __post_init__(self) -> None:
+        least = 2 + self.batch_norm
+        if self.sweeps < least:
+            what = "for statistics, to solve in" + (" and for batch_norm" if self.batch_norm else "")
+            raise ValueError(f"sweeps={self.sweeps} must be at least {least}: one each {what}.")
+        check_ridges(self.ridges)
 
     def __call__(
         self, graph: Graph, kept: Kept, statistics: Statistics, calibration: Iterable[Any], seed: int = 0

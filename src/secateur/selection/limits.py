@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,7 +23,8 @@ class Limits:
     lose units too, in all layers that add to them or read them at once.
 
     Raises:
-        BudgetError: `round_to` or `floor` is below 1, or `exclude` is one text instead of several.
+        BudgetError: `round_to` or `floor` is below 1, a width is neither a share nor a number of units, or `exclude` is
+            one text instead of several.
 
     >>> Limits(exclude=("fc",), round_to=8).floor
     1
@@ -42,3 +44,18 @@ class Limits:
             )
         if self.round_to < 1 or self.floor < 1:
             raise BudgetError(f"round_to={self.round_to} and floor={self.floor} must be at least 1.")
+        for glob, value in self.keep.items():
+            check_width(glob, value)
+
+
+def check_width(glob: str, value: float) -> None:
+    """Check what `keep` says of the layers of a glob.
+
+    Raises:
+        BudgetError: it is neither a share above 0 nor a number of units.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf or (value > 1 and value != int(value)):
+        raise BudgetError(
+            f"keep: {glob!r}: {value!r} is neither a share of the units (above 0, at most 1) nor a number of them."
+        )

@@ -12,6 +12,8 @@ from secateur.ground.errors import BudgetError
 from secateur.ground.patterns import check_patterns, matches
 from secateur.surgery.candidates import Candidates
 
+from .limits import check_width
+
 __all__ = ["check_fixed", "fixed_units"]
 
 
@@ -69,11 +71,7 @@ def check_fixed(fixed: Mapping[str, int], chosen: Candidates) -> None:
 
 
 def _units(glob: str, value: float, group: Group) -> int:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf or (value > 1 and value != int(value)):
-        raise BudgetError(
-            f"keep: {glob!r}: {value!r} is neither a share of the units (above 0, at most 1) nor a number of them."
-        )
+    check_width(glob, value)
     if value > group.size:
         raise BudgetError(
             f"keep: {glob!r} asks for {value:g} units, but group {group.id} has only {group.size}."

@@ -195,8 +195,10 @@ def test_bad_input_is_refused() -> None:
         sc.MicroStructured("8x1")  # type: ignore[arg-type]
     with pytest.raises(StructureError, match="most="):
         sc.blocks.AcrossLayers(most=0)
-    with pytest.raises(BudgetError, match="shares of macs or bytes"):
+    with pytest.raises(BudgetError, match=r"budgets of macs, bytes, .*Budget\(macs=0\.1\), not params"):
         structured(case, budget=sc.Budget(params=0.5))
+    with pytest.raises(BudgetError, match="shares of macs or bytes"):
+        structured(case, budget=sc.Budget(bytes=1000))
     with pytest.raises(UnknownNameError, match="shares"):
         structured(case, method=sc.MicroStructured(sc.Block(2, 1), shares={"nowhere": sc.blocks.Shares(0.5)}))
     with pytest.raises(CalibrationError):

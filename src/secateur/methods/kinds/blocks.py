@@ -93,7 +93,7 @@ class OfBlocks(ABC):
     @property
     def needs(self) -> Needs:
         """What it has to be given."""
-        return Needs()
+        return Needs(budgets=("macs", "bytes", "latency", "latency_ms"))
 
     @abstractmethod
     def price(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -54,7 +54,8 @@ class OfUnits(ABC):
     @property
     def needs(self) -> Needs:
         """What it has to be given."""
-        return Needs(calibration=True, budget=True, limits=True, distill=True, result=False)
+        units = tuple(f.name for f in fields(Budget) if f.name != "weights")
+        return Needs(calibration=True, budget=True, budgets=units, limits=True, distill=True, result=False)
 
     @abstractmethod
     def rank(self, graph: Graph, group: Group, statistics: Statistics) -> Ranked:

@@ -46,7 +46,7 @@ class OfWeights(ABC):
     @property
     def needs(self) -> Needs:
         """What it has to be given."""
-        return Needs(training=True)
+        return Needs(training=True, budgets=("weights",))
 
     @abstractmethod
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
@@ -119,10 +119,6 @@ class OfWeights(ABC):
 def _draft(method: OfWeights, case: Case, budget: Budget | None, training: Training) -> Draft:
     total = sum(p.numel() for p in case.dense.parameters())
     _check(method, case, training)
-    if budget is not None and budget.unit != "weights":
-        raise BudgetError(
-            f"{method.label} removes single weights: budget them, Budget(weights=0.1), not {budget.unit}."
-        )
     target = None if budget is None else budget.absolute(total)
     with case.phase("training"):
         entries = sum(p.numel() for p in case.model.parameters())
