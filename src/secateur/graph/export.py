@@ -170,9 +170,10 @@ class _Export:
             return self._program(exported, dims, 1, dynamic=True) if any(map(_free, shapes)) else None
         if not batch:
             return None
-        if not given:  # as long as the first one's, whatever that is
+        if not given:
             dims = tuple(
-                d if d is not None and symbols(s[d]) == batch else None for s, d in zip(shapes, dims, strict=True)
+                d if d is not None and not _apart(exported, batch, symbols(s[d])) else None
+                for s, d in zip(shapes, dims, strict=True)
             )
         count = next(x.shape[d] for x, d in zip(leaves, dims, strict=True) if d is not None)
         return self._program(exported, dims, count, dynamic=True)
@@ -232,6 +233,23 @@ def _is_short(value: Any) -> bool:
 
 def _free(shape: Sequence[Any]) -> frozenset[int]:
     return frozenset(d for d, size in enumerate(shape) if symbols(size))
+
+
+def _apart(exported: ExportedProgram, batch: frozenset[Any], other: frozenset[Any]) -> bool:
+    """Whether a size is not that of the batch: the code fixes it, or something is made for each pair of the two.
+
+    Not every call that needs both to be alike says so in an export (a mask beside its queries does not).
+    """
+    if not other:
+        return True
+    if other == batch:
+        return False
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        sizes = [symbols(n) for n in value.shape] if isinstance(value, Tensor) else []
+        if any(batch <= n for n in sizes) and any(other <= n and not batch <= n for n in sizes):
+            return True
+    return False
 
 
 def _input_shapes(exported: ExportedProgram, leaves: Sequence[Any]) -> list[Sequence[Any]]:

@@ -88,6 +88,11 @@ class Program:
     exported: ExportedProgram = field(compare=False, repr=False)
 
     @property
+    def batch_first(self) -> bool:
+        """Whether samples lie along dimension 0 of the inputs, as they then do in what the network makes of them."""
+        return {d for d in self.batch_dims if d is not None} == {0}
+
+    @property
     def held(self) -> int:
         """How many samples there are in `Node.alone`: one, or all where the code fixes the size of the batch."""
         return 1 if self.dynamic else self.batch

@@ -56,7 +56,7 @@ class Calibration:
         self._args, self._kwargs = tuple(args), dict(kwargs)
         self._example = pytree.tree_leaves((self._args, self._kwargs))
         self._dynamic, self._batch = program.dynamic, program.batch
-        self._dims = program.batch_dims
+        self._dims, self._batch_first = program.batch_dims, program.batch_first
         self._free = [
             free if program.dynamic else frozenset(d for d in (dim,) if d is not None)
             for free, dim in zip(program.free, program.batch_dims, strict=True)
@@ -92,7 +92,7 @@ class Calibration:
     @property
     def batch_first(self) -> bool:
         """Whether samples lie along dimension 0 of the inputs, as they then do in what the network makes of them."""
-        return {d for d in self._dims if d is not None} == {0}
+        return self._batch_first
 
     def held_out(self) -> Iterator[tuple[list[Any], Tensor]]:
         """Yield each batch with a mask of its samples that are held out from fitting: about one in `HELD_OUT`.
