@@ -86,7 +86,9 @@ MULTIPLY: Mapping[str, Callable[[], nn.Module]] = {
     "matmul with a vector": lambda: Call(lambda x, w: x @ w[:, 0, 0]),
     "vector with a matrix": lambda: Call(lambda x, w: w[0, :, 0] @ x.mT),
     "dot": lambda: Call(lambda x, w: x.mean() * torch.dot(w[:, 0, 0], w[:, 1, 1])),
-    "mv and addmv": lambda: Call(lambda x, w: torch.addmv(w[0, :, 0], w[..., 0], torch.mv(w[..., 1], w[0, :, 1])) + x),
+    "mv and addmv": lambda: Call(
+        lambda x, w: torch.addmv(w[0, :, 0], w[..., 0], torch.mv(w[..., 1], w[0, :, 1])) + x
+    ),
     "addbmm": lambda: Call(lambda x, w: torch.addbmm(w[0, 0, 0], x, x.mT)),
     "baddbmm": lambda: Call(lambda x, w: torch.baddbmm(w[0, 0, 0], x, x.mT)),
     "cdist": lambda: Call(lambda x, w: torch.cdist(x, w[..., 0])),
@@ -137,5 +139,15 @@ def test_every_operator_that_has_a_formula_is_counted_in_one_of_these_tests() ->
     for name, make in MULTIPLY.items():
         torch.manual_seed(0)
         seen |= {node.op for node in trace(Around(make()).eval(), torch.randn(2, 5, 6)).program.nodes}
-    elsewhere = {*(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)), "addmm", "mm", "bmm", "vdot"}
-    assert COUNTED.keys() - seen - elsewhere == {"scaled_dot_product_attention", "_grouped_mm", "torchvision.deform_conv2d"}
+    elsewhere = {
+        *(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)),
+        "addmm",
+        "mm",
+        "bmm",
+        "vdot",
+    }
+    assert COUNTED.keys() - seen - elsewhere == {
+        "scaled_dot_product_attention",
+        "_grouped_mm",
+        "torchvision.deform_conv2d",
+    }

@@ -52,7 +52,12 @@ def _mixes(node: Node, known: Mapping[str, Node]) -> bool:
     args = [known.get(a.name, a) if isinstance(a, Ref) else a for a in node.args]
     try:
         return rule(node, args, known)
-    except (IndexError, TypeError, AttributeError, ValueError):  # a form of the call that is not thought of here
+    except (
+        IndexError,
+        TypeError,
+        AttributeError,
+        ValueError,
+    ):  # a form of the call that is not thought of here
         return False
 
 

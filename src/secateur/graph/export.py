@@ -62,7 +62,14 @@ def export_program(
     """
     args, kwargs = pytree.tree_map(plain, (tuple(args), dict(kwargs)))
     export = _Export(model, args, kwargs, calls, lengths)
-    with evaluating(model), _quiet(), torch.no_grad(), interrupts_held(), _attributes_kept(model), _no_cache(model):
+    with (
+        evaluating(model),
+        _quiet(),
+        torch.no_grad(),
+        interrupts_held(),
+        _attributes_kept(model),
+        _no_cache(model),
+    ):
         if free is not None:
             found = export.with_free(free)
         elif batch_dims is not None:
@@ -106,14 +113,18 @@ class _Export:
         if first is None or not free:
             return None
         like = [
-            frozenset(d for d in free if x.shape[d : d + 1] == first[d : d + 1] != ()) if isinstance(x, Tensor) else ()
+            frozenset(d for d in free if x.shape[d : d + 1] == first[d : d + 1] != ())
+            if isinstance(x, Tensor)
+            else ()
             for x in self._leaves
         ]
         dims = tuple(free[0] if free[0] in own else None for own in like)
         program = self._try(dims, [frozenset(own) for own in like])
         if program is None:
             return None
-        asked = next(own for x, own in zip(self._leaves, program.free, strict=True) if isinstance(x, Tensor) and x.ndim)
+        asked = next(
+            own for x, own in zip(self._leaves, program.free, strict=True) if isinstance(x, Tensor) and x.ndim
+        )
         return program if {d for d in free if d < len(first)} <= asked else None
 
     def static(self) -> Program:
@@ -144,14 +155,18 @@ class _Export:
     def _others(self, dims: Dims) -> list[frozenset[int]]:
         """Return the dimensions beside the batch that are to be free."""
         return [
-            frozenset(range(0 if d is not None else 1, x.ndim)) if self.lengths and _is_short(x) else frozenset()
+            frozenset(range(0 if d is not None else 1, x.ndim))
+            if self.lengths and _is_short(x)
+            else frozenset()
             for x, d in zip(self._leaves, dims, strict=True)
         ]
 
     def _without_batch(self) -> Program | None:
         """Return the program of a call that is one sample, with all its sizes free that may be."""
         none: Dims = (None,) * len(self._leaves)
-        return self._try(none, [frozenset(range(x.ndim)) if _is_short(x) else frozenset() for x in self._leaves])
+        return self._try(
+            none, [frozenset(range(x.ndim)) if _is_short(x) else frozenset() for x in self._leaves]
+        )
 
     def _try(self, dims: Dims, others: Sequence[frozenset[int]], given: bool = False) -> Program | None:
         """Return the program in which the batch is free (or, without a batch, any size); None where none can be."""
@@ -261,7 +276,9 @@ def _input_shapes(exported: ExportedProgram, leaves: Sequence[Any]) -> list[Sequ
     return [value.shape if isinstance(value, Tensor) else () for value in found]
 
 
-def _widened(args: tuple[Any, ...], kwargs: Mapping[str, Any], dims: Dims) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _widened(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], dims: Dims
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Repeat a batch of one, for torch.export takes a size of one as a constant."""
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     wide = [

@@ -175,7 +175,9 @@ def _einsum(
 @_formula("lstm", "gru", "rnn_tanh", "rnn_relu")
 def _recurrent(out: Node, x: Node, *rest: Any, **_: Any) -> Iterator[Product]:
     """Count every matrix of all layers once at each position."""
-    packed = out.overload.endswith(".data")  # then the sizes of the batches come before the state and the weights
+    packed = out.overload.endswith(
+        ".data"
+    )  # then the sizes of the batches come before the state and the weights
     for weight in rest[2 if packed else 1]:
         if len(weight.tensor_shape()) == 2:
             yield (*_lengths(x)[:-1], *_lengths(weight))

@@ -83,7 +83,9 @@ class Program:
     shapes: Mapping[str, Shape]  # of every parameter and buffer, by canonical name
     batch: int  # samples in the example that was traced; 1 where no dimension of the inputs counts samples
     dynamic: bool  # the batch size is free, or there is no batch
-    batch_dims: tuple[int | None, ...]  # by input, those in containers one by one: which dimension counts samples
+    batch_dims: tuple[
+        int | None, ...
+    ]  # by input, those in containers one by one: which dimension counts samples
     free: tuple[frozenset[int], ...]  # by input: the dimensions that may have any size
     exported: ExportedProgram = field(compare=False, repr=False)
 

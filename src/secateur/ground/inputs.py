@@ -127,7 +127,9 @@ def plain(value: Any) -> Any:
     """
     if not isinstance(value, Tensor) or type(value) in (Tensor, nn.Parameter):
         return value
-    dispatches = type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__  # quantised, sharded, fake ones
+    dispatches = (
+        type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    )  # quantised, sharded, fake ones
     return value if dispatches else value.as_subclass(Tensor)
 
 

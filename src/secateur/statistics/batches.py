@@ -178,7 +178,9 @@ class Calibration:
             )
         for i, (x, example) in enumerate(zip(flat, self._example, strict=True)):
             self._check(x, example, i, number)
-        sizes = {x.shape[d]: i for i, (x, d) in enumerate(zip(flat, self._dims, strict=True)) if d is not None}
+        sizes = {
+            x.shape[d]: i for i, (x, d) in enumerate(zip(flat, self._dims, strict=True)) if d is not None
+        }
         if len(sizes.keys() - {1}) > 1:
             raise CalibrationError(
                 f"The inputs of calibration batch {number} hold different numbers of samples, {sorted(sizes)}: give all "
@@ -194,7 +196,9 @@ class Calibration:
                 f"Input {i} of calibration batch {number} is a {type(x).__name__}, not a tensor."
             )
         free, dim = self._free[i], self._dims[i]
-        alike = x.ndim == example.ndim and all(d in free or x.shape[d] == n for d, n in enumerate(example.shape))
+        alike = x.ndim == example.ndim and all(
+            d in free or x.shape[d] == n for d, n in enumerate(example.shape)
+        )
         if not alike or any(x.shape[d] == 0 for d in free):
             expected = ", ".join(
                 ("N" if d == dim else "any") if d in free else str(n) for d, n in enumerate(example.shape)
@@ -228,9 +232,7 @@ class Calibration:
                 f"Calibration batch {number} has {n} samples, but this model exports only with the batch size of the "
                 f"example ({self._batch}): give batches of a multiple of it."
             )
-        yield from (
-            torch.arange(i, i + self._batch) for i in range(0, n - self._batch + 1, self._batch)
-        )
+        yield from (torch.arange(i, i + self._batch) for i in range(0, n - self._batch + 1, self._batch))
 
 
 def _cut(values: Any, piece: Tensor, n: int) -> Any:
