@@ -2,7 +2,8 @@
 
 Every model of benchmarks/coverage_models.py gets random values everywhere, is traced, pruned to 70 % of its MACs by
 filter norms, residual streams included, compared with the masked model (law 1) on inputs that were not traced, saved,
-and loaded onto a fresh one (law 2). Each runs in a process of its own with limits on time and memory. Rows are appended
+and loaded onto a fresh one (law 2). Multiply-accumulates, dense and pruned, are counted from the trace and by torch's
+own counter in a run of one sample (law 10). Each runs in a process of its own with limits on time and memory. Rows are appended
 to results/coverage.csv; those that are there are skipped: delete a row to try its model again.
 """
 
@@ -18,6 +19,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,11 @@ from torch.utils import _pytree as pytree
 
 import secateur as sc
 from secateur.artefact import load, save
-from secateur.graph import Graph, trace
+from secateur.graph import Graph, Kept, trace
 from secateur.ground.errors import BudgetError
 from secateur.ground.inputs import Inputs
 from secateur.ground.modes import evaluating
+from secateur.measure.count import macs_of_a_run
 from secateur.methods import OfUnits
 from secateur.selection import Constraints, remaining, select, smallest
 from secateur.statistics import Statistics, state_tensors
@@ -44,7 +47,7 @@ TABLE = Table(
     Path("results/coverage.csv"),
     ("source", "model"),
     ("source", "model", "status", "prunable_share", "macs_ratio", "groups", "frozen", "reasons", "max_difference",
-     "seconds"),
+     "seconds", "macs_agree"),
 )  # fmt: skip
 SHARE = 0.7
 SECONDS = 400
@@ -83,6 +86,25 @@ def reasons(graph: Graph, chosen: Candidates) -> str:
     return "; ".join(parts + [f"{n} groups: {text}" for text, n in whole.most_common()])
 
 
+def first_sample(graph: Graph) -> Inputs:
+    """Return the first sample of the example; all of it where the model takes no other batch size."""
+    args, kwargs = graph.program.exported.example_inputs
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    dims = graph.program.batch_dims if graph.program.dynamic else (None,) * len(leaves)
+    alone = [x if d is None else x.narrow(d, 0, 1) for x, d in zip(leaves, dims, strict=True)]
+    return Inputs(*pytree.tree_unflatten(alone, spec))
+
+
+def macs_agree(graph: Graph, models: Mapping[str, tuple[nn.Module, Kept]]) -> str:
+    """Say whether what the trace counts for each model is what torch's kernels do in a run of one sample."""
+    found, one = [], first_sample(graph)
+    for name, (model, kept) in models.items():
+        traced, run = graph.total_macs(kept), macs_of_a_run(model, one)
+        if traced != run:
+            found.append(f"{name}: {traced} traced, {run} run")
+    return "; ".join(found) or "yes"
+
+
 def call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     with evaluating(model), torch.inference_mode():
         leaves = pytree.tree_leaves(model(*args, **kwargs))
@@ -119,6 +141,7 @@ def examine(entry: Entry) -> dict[str, object]:
     made = cut(model, graph, chosen, pick, Inputs(others, named))
     row["macs_ratio"] = graph.total_macs(made.kept) / graph.total_macs()
     row["max_difference"] = made.verification.relative
+    row["macs_agree"] = macs_agree(graph, {"dense": (model, {}), "pruned": (made.model, made.kept)})
     row["reasons"] = reasons(graph, made.candidates)
     with tempfile.TemporaryDirectory() as folder:
         path = save(Path(folder) / "model", made.model, made.plan, {"model": entry.name}, {})

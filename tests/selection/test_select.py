@@ -78,7 +78,7 @@ def test_a_tighter_budget_keeps_a_subset(
     graph, entries = graph_of(name), ranked(graph_of(name), seed)
     constraints = Constraints(round_to, floor)
     before = {g.id: set(range(g.size)) for g in graph.groups}
-    for share in (1.0, 0.9, 0.8, 0.7):
+    for share in (0.999, 0.9, 0.8, 0.7):
         try:
             kept = select(graph, entries, Budget(macs=share), allocation, constraints)
         except BudgetError:
@@ -87,10 +87,19 @@ def test_a_tighter_budget_keeps_a_subset(
         before = {id: set(units) for id, units in kept.items()}
 
 
-def test_the_whole_model_fits_a_budget_of_everything() -> None:
+@pytest.mark.parametrize("unit", COUNTS)
+def test_a_budget_that_the_whole_model_fits_is_refused(unit: str) -> None:
+    """Half of what is printed for a batch, say, or a share that was meant to be what goes."""
     graph = graph_of("residual")
-    kept = select(graph, ranked(graph), Budget(params=1.0), Uniform())
-    assert all(len(kept[g.id]) == g.size for g in graph.groups)
+    dense = int(COUNTS[unit](graph, {}))
+    for value in (1.0, dense, dense + 1, 10 * dense):
+        with pytest.raises(BudgetError, match=rf"is no cut: the whole model has {dense:,} {unit}.*below"):
+            select(graph, ranked(graph), Budget(**{unit: value}), Uniform())
+    kept = select(graph, ranked(graph), Budget(**{unit: dense - 1}), Uniform())
+    assert sum(map(len, kept.values())) < sum(g.size for g in graph.groups)
+    some = graph.groups[0].id
+    fixed = select(graph, ranked(graph), Budget(**{unit: 1.0}), Uniform(), Constraints(fixed={some: 2}))
+    assert {id: len(units) for id, units in fixed.items()} == {g.id: g.size for g in graph.groups} | {some: 2}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,30 +5,32 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
+import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from traceback import walk_tb
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection, export
 from torch.export.graph_signature import InputKind
-from torch.fx import GraphModule
-from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from secateur.ground.errors import TraceError
+from secateur.ground.inputs import plain
 from secateur.ground.modes import evaluating
 from secateur.ground.tensors import identity, named_tensors, tensor_names
 
-from .flat import flat
-from .program import Node, Program, Ref, Shape
+from .batch import Dims, guesses, mixes
+from .interrupts import interrupts_held
+from .nodes import plain_nodes
+from .program import Program
+from .refusal import explain
+from .sizes import Sizes, symbols
 
-__all__ = ["check_kind", "check_runs", "export_program"]
+__all__ = ["export_program"]
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 
 
@@ -38,13 +40,19 @@ def export_program(
     kwargs: Mapping[str, Any],
     calls: tuple[str, ...] = (),
     *,
-    free: tuple[int, ...] = (0,),
+    batch_dims: Dims | None = None,
+    free: tuple[int, ...] | None = None,
     lengths: bool = False,
 ) -> Program:
     """Export the model in eval mode on fake tensors, with a free batch size where the model allows it.
 
-    Dimension 0 of every tensor input that is as long as that of the first one is the batch; so it is for every
-    dimension in `free`. A batch of one is repeated, for torch.export takes a size of one as a constant. With
+    `batch_dims` says for each input (those in containers one by one, as `Inputs.dims` counts them) which dimension is
+    the batch. Without it the batch is found: dimension 0 of the first tensor, or 1 where the calls mix what lies along
+    0 (sequences whose batch comes second); and what the export shows to be always as long in the other inputs. Where
+    both mix, as the nodes of a graph do, there is no batch, and all sizes of inputs with up to three dimensions are
+    free. A batch of one is repeated, for torch.export takes a size of one as a constant.
+
+    `free` asks for these dimensions in all inputs where they are as long as the first one's, and no search. With
     `lengths` all other sizes of inputs with up to three dimensions are free too, as far as the model's code leaves
     them. `calls` are paths of modules of which the exported program's ``module_call_graph`` is to say what they take
     and return.
@@ -52,32 +60,237 @@ def export_program(
     Raises:
         TraceError: torch.export refuses the model.
     """
-    with evaluating(model), _quiet(), torch.no_grad():
-        batch = _batch_size((args, kwargs))
-        exported = _export_dynamic(model, args, kwargs, free, calls, lengths) if batch else None
-        if exported is not None:
-            return _program(model, exported, max(batch, 2), dynamic=True)
-        try:
-            exported = _export(model, args, dict(kwargs), (), calls, False)
-        except Exception as error:  # the same: the model's own code runs here
-            raise TraceError(_explain(model, error)) from error
-        return _program(model, exported, max(batch, 1), dynamic=False)
+    args, kwargs = pytree.tree_map(plain, (tuple(args), dict(kwargs)))
+    export = _Export(model, args, kwargs, calls, lengths)
+    with (
+        evaluating(model),
+        _quiet(),
+        torch.no_grad(),
+        interrupts_held(),
+        _attributes_kept(model),
+        _no_cache(model),
+    ):
+        if free is not None:
+            found = export.with_free(free)
+        elif batch_dims is not None:
+            found = export.with_batch(batch_dims)
+        else:
+            found = export.with_batch_found()
+        return found or export.static()
 
 
-def check_kind(model: nn.Module) -> None:
-    """Refuse what was compiled or exported already: its own code is gone.
+@dataclass(frozen=True)
+class _Export:
+    """One model and its inputs, exported with one or another of their sizes free."""
 
-    Raises:
-        TraceError: the model is of such a kind.
-    """
-    made_by = "torch.jit" if isinstance(model, torch.jit.ScriptModule) else ""
-    if isinstance(model, GraphModule) and "eval" in vars(model):  # which raises
-        made_by = "torch.export"
-    if made_by:
-        raise TraceError(
-            f"{type(model).__name__} was made by {made_by}, and cannot be edited any more. "
-            "Remedy: give the nn.Module that it was made from, and export the smaller one."
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    calls: tuple[str, ...]
+    lengths: bool
+
+    def with_batch_found(self) -> Program | None:
+        """Return the program whose batch nothing mixes, or the one without a batch; None if no size is free."""
+        mixed: Program | None = None
+        for dims in guesses(self._leaves):
+            program = self._try(dims, self._others(dims))
+            if program is not None and mixes(program.nodes) is None:
+                return program
+            mixed = mixed or program
+        if mixed is None and not self._tied:
+            return None
+        return self._without_batch() or (mixed and _whole(mixed))
+
+    def with_batch(self, dims: Dims) -> Program | None:
+        """Return the program with this batch; None if its code fixes the size."""
+        if all(d is None for d in dims):
+            return self._without_batch()
+        return self._try(dims, self._others(dims), given=True)
+
+    def with_free(self, free: Sequence[int]) -> Program | None:
+        """Return the program in which these dimensions are free, the first of them the batch."""
+        first = next((x.shape for x in self._leaves if isinstance(x, Tensor) and x.ndim), None)
+        if first is None or not free:
+            return None
+        like = [
+            frozenset(d for d in free if x.shape[d : d + 1] == first[d : d + 1] != ())
+            if isinstance(x, Tensor)
+            else ()
+            for x in self._leaves
+        ]
+        dims = tuple(free[0] if free[0] in own else None for own in like)
+        program = self._try(dims, [frozenset(own) for own in like])
+        if program is None:
+            return None
+        asked = next(
+            own for x, own in zip(self._leaves, program.free, strict=True) if isinstance(x, Tensor) and x.ndim
         )
+        return program if {d for d in free if d < len(first)} <= asked else None
+
+    def static(self) -> Program:
+        """Return the program with the sizes of the example.
+
+        Raises:
+            TraceError: torch.export refuses the model.
+        """
+        dims = next(guesses(self._leaves), (None,) * len(self._leaves))
+        dims = tuple(d if d == 0 else None for d in dims)
+        try:
+            exported = self._run(self.args, self.kwargs, None)
+        except Exception as error:  # the model's own code runs here
+            raise TraceError(explain(self.model, error)) from error
+        batch = next((x.shape[0] for x, d in zip(self._leaves, dims, strict=True) if d == 0), 1)
+        return self._program(exported, dims, max(batch, 1), dynamic=False)
+
+    @property
+    def _leaves(self) -> list[Any]:
+        leaves: list[Any] = pytree.tree_leaves((self.args, self.kwargs))
+        return leaves
+
+    @property
+    def _tied(self) -> bool:
+        """Whether an input has two dimensions of one size: then nodes, not samples, may lie along both."""
+        return any(_is_short(x) and len({*x.shape}) < x.ndim for x in self._leaves)
+
+    def _others(self, dims: Dims) -> list[frozenset[int]]:
+        """Return the dimensions beside the batch that are to be free."""
+        return [
+            frozenset(range(0 if d is not None else 1, x.ndim))
+            if self.lengths and _is_short(x)
+            else frozenset()
+            for x, d in zip(self._leaves, dims, strict=True)
+        ]
+
+    def _without_batch(self) -> Program | None:
+        """Return the program of a call that is one sample, with all its sizes free that may be."""
+        none: Dims = (None,) * len(self._leaves)
+        return self._try(
+            none, [frozenset(range(x.ndim)) if _is_short(x) else frozenset() for x in self._leaves]
+        )
+
+    def _try(self, dims: Dims, others: Sequence[frozenset[int]], given: bool = False) -> Program | None:
+        """Return the program in which the batch is free (or, without a batch, any size); None where none can be."""
+        args, kwargs = _widened(self.args, self.kwargs, dims)
+        leaves = pytree.tree_leaves((args, kwargs))
+        wanted = [own | ({d} if d is not None else set()) for d, own in zip(dims, others, strict=True)]
+        if not any(wanted):
+            return None
+        try:
+            exported = self._run(args, kwargs, wanted)
+        except Exception:  # torch.export raises whatever the model's code does; the static form decides
+            return None
+        shapes = _input_shapes(exported, leaves)
+        batch = next((symbols(s[d]) for s, d in zip(shapes, dims, strict=True) if d is not None), None)
+        if batch is None:
+            return self._program(exported, dims, 1, dynamic=True) if any(map(_free, shapes)) else None
+        if not batch:
+            return None
+        if not given:
+            dims = tuple(
+                d if d is not None and not _apart(exported, batch, symbols(s[d])) else None
+                for s, d in zip(shapes, dims, strict=True)
+            )
+        count = next(x.shape[d] for x, d in zip(leaves, dims, strict=True) if d is not None)
+        return self._program(exported, dims, count, dynamic=True)
+
+    def _run(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wanted: Sequence[frozenset[int]] | None
+    ) -> ExportedProgram:
+        # An export notes on its inputs which sizes are free; one that fails leaves these notes behind.
+        args, kwargs = pytree.tree_map_only(Tensor, _unmarked, (args, dict(kwargs)))
+        shapes = ShapesCollection()
+        for leaf, own in zip(pytree.tree_leaves((args, kwargs)), wanted or (), strict=wanted is not None):
+            if own:
+                shapes[leaf] = dict.fromkeys(sorted(own), Dim.AUTO)
+        return export(
+            self.model,
+            args,
+            kwargs,
+            strict=False,
+            dynamic_shapes=None if wanted is None else shapes.dynamic_shapes(self.model, args, kwargs),
+            # The model's own is always there.
+            preserve_module_call_signature=tuple(path for path in self.calls if path),
+        )
+
+    def _program(self, exported: ExportedProgram, dims: Dims, batch: int, dynamic: bool) -> Program:
+        names = {name: group for group in tensor_names(self.model) for name in group}
+        parameters = {
+            spec.arg.name: names[spec.target]
+            for spec in exported.graph_signature.input_specs
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target in names
+        }
+        buffers = {names[name][0] for name, _ in self.model.named_buffers(remove_duplicate=False)}
+        shapes = _input_shapes(exported, self._leaves)
+        counted = (symbols(s[d]) for s, d in zip(shapes, dims, strict=True) if d is not None)
+        return Program(
+            nodes=tuple(plain_nodes(exported.graph_module, Sizes(frozenset().union(*counted)))),
+            parameters=parameters,
+            buffers=frozenset(buffers - {names[name][0] for name, _ in self.model.named_parameters()}),
+            shared=_shared(self.model),
+            shapes={names[name][0]: tuple(tensor.shape) for name, tensor in named_tensors(self.model)},
+            batch=batch,
+            dynamic=dynamic,
+            batch_dims=dims,
+            free=tuple(map(_free, shapes)),
+            exported=exported,
+        )
+
+
+def _whole(program: Program) -> Program:
+    """Return the program of a call that is one sample."""
+    nodes = tuple(replace(node, alone=node.shape, hint_alone=node.hint) for node in program.nodes)
+    return replace(program, nodes=nodes, batch=1, batch_dims=(None,) * len(program.batch_dims))
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim <= 3
+
+
+def _free(shape: Sequence[Any]) -> frozenset[int]:
+    return frozenset(d for d, size in enumerate(shape) if symbols(size))
+
+
+def _apart(exported: ExportedProgram, batch: frozenset[Any], other: frozenset[Any]) -> bool:
+    """Whether a size is not that of the batch: the code fixes it, or something is made for each pair of the two.
+
+    Not every call that needs both to be alike says so in an export (a mask beside its queries does not).
+    """
+    if not other:
+        return True
+    if other == batch:
+        return False
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        sizes = [symbols(n) for n in value.shape] if isinstance(value, Tensor) else []
+        if any(batch <= n for n in sizes) and any(other <= n and not batch <= n for n in sizes):
+            return True
+    return False
+
+
+def _input_shapes(exported: ExportedProgram, leaves: Sequence[Any]) -> list[Sequence[Any]]:
+    """Return the symbolic shape of each input, nothing for what is no tensor."""
+    values = {node.name: node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"}
+    specs = [s for s in exported.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+    found = [values.get(s.arg.name) for s in specs]
+    assert len(found) == len(leaves)
+    return [value.shape if isinstance(value, Tensor) else () for value in found]
+
+
+def _widened(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], dims: Dims
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Repeat a batch of one, for torch.export takes a size of one as a constant."""
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    wide = [
+        x.repeat_interleave(2, d) if isinstance(x, Tensor) and d is not None and x.shape[d] == 1 else x
+        for x, d in zip(leaves, dims, strict=True)
+    ]
+    args, kwargs = pytree.tree_unflatten(wide, spec)
+    return args, dict(kwargs)
+
+
+def _unmarked(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 def _shared(model: nn.Module) -> frozenset[str]:
@@ -91,240 +304,45 @@ def _shared(model: nn.Module) -> frozenset[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's own account of a failed export off the terminal; TraceError gives ours."""
+    """Keep torch's own account of an export off the terminal; TraceError gives ours of what fails.
+
+    What it warns of, tensors that the forward assigns to attributes (the recurrent layers' list of weights among
+    them), it puts back itself.
+    """
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"The tensor attributes? .* during export", UserWarning)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-def _batch_size(inputs: Any) -> int:
-    for leaf in pytree.tree_leaves(inputs):
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return leaf.shape[0]
-    return 0
-
-
-def _widen(inputs: Any, batch: int) -> Any:
-    if batch != 1:
-        return inputs
-
-    def twice(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == 1:
-            return leaf.repeat(2, *[1] * (leaf.ndim - 1))
-        return leaf
-
-    return pytree.tree_map(twice, inputs)
-
-
-def _export_dynamic(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    free: tuple[int, ...],
-    calls: tuple[str, ...],
-    lengths: bool,
-) -> ExportedProgram | None:
-    wide_args, wide_kwargs = _widen((args, dict(kwargs)), _batch_size((args, kwargs)))
+@contextlib.contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Take away the attributes that a forward sets for the first time: they would hold tensors without data."""
+    before = [(module, frozenset(vars(module))) for module in model.modules()]
     try:
-        exported = _export(model, wide_args, wide_kwargs, free, calls, lengths)
-    except Exception:  # torch.export raises whatever the model's code does; the static form decides
-        return None
-    return exported if _is_dynamic(exported, free) else None
+        yield
+    finally:
+        for module, names in before:
+            for name in vars(module).keys() - names:
+                delattr(module, name)
 
 
-def _export(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    free: tuple[int, ...],
-    calls: tuple[str, ...],
-    lengths: bool,
-) -> ExportedProgram:
-    # An export notes on its inputs which sizes are free; one that fails leaves these notes behind.
-    args, kwargs = pytree.tree_map_only(Tensor, _unmarked, (args, kwargs))
-    shapes, first = ShapesCollection(), torch.Size()
-    for leaf in pytree.tree_leaves((args, kwargs)) if free else ():
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            first = first or leaf.shape
-            same = {d: Dim.AUTO for d in free if leaf.shape[d : d + 1] == first[d : d + 1] != ()}
-            if lengths and leaf.ndim <= 3:
-                same |= {d: Dim.AUTO for d in range(1, leaf.ndim)}
-            if same:
-                shapes[leaf] = same
-    dynamic = None if not free else shapes.dynamic_shapes(model, args, kwargs)
-    return export(
-        model,
-        args,
-        kwargs,
-        strict=False,
-        dynamic_shapes=dynamic,
-        preserve_module_call_signature=tuple(
-            path for path in calls if path
-        ),  # the model's own is always there
-    )
-
-
-def _unmarked(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_(tensor.requires_grad)
-
-
-def _is_dynamic(exported: ExportedProgram, free: tuple[int, ...]) -> bool:
-    inputs = {s.arg.name for s in exported.graph_signature.input_specs if s.kind == InputKind.USER_INPUT}
-    for node in exported.graph.nodes:
-        value = node.meta.get("val")
-        if node.op == "placeholder" and node.name in inputs and isinstance(value, Tensor) and value.ndim:
-            # A size that the model's code fixed is still a SymInt here, but of a constant.
-            sizes: list[Any] = [value.shape[d] for d in free if d < value.ndim]
-            return all(isinstance(n, torch.SymInt) and n.node.expr.free_symbols for n in sizes)
-    return False
-
-
-def check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Blame the model or its inputs where not even a plain call in eval mode works.
-
-    Raises:
-        TraceError: the call fails.
-    """
+@contextlib.contextmanager
+def _no_cache(model: nn.Module) -> Iterator[None]:
+    """Let decoders return no cache of keys and values, which is no tensor; afterwards they do so again."""
+    configurations = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    caching = [c for c in configurations.values() if getattr(c, "use_cache", None) is True]
+    for configuration in caching:
+        configuration.use_cache = False
     try:
-        with evaluating(model), torch.no_grad():
-            model(*args, **kwargs)
-    except Exception as error:  # the model's own code runs here
-        raise TraceError(
-            f"{type(model).__name__} does not run on the example inputs: at {_place(error)}: "
-            f"{type(error).__name__}: {_first_line(error)} Remedy: give inputs with which a call of the model works: a "
-            "tensor, a tuple of positional or a dictionary of keyword inputs."
-        ) from error
-
-
-def _place(error: Exception) -> str:
-    """Return the innermost line of the user's code that an error passed."""
-    frames = [f"{m['file']}:{m['line']}" for m in _FRAME.finditer(str(error)) if _is_user(m["file"])]
-    trace, found = error.__traceback__, list[str]()
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if _is_user(file) and "secateur" not in file.replace("\\", "/").split("/")[-3:]:
-            found.append(f"{file}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    return frames[-1] if frames else found[-1] if found else "unknown line"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
-
-
-def _explain(model: nn.Module, error: Exception) -> str:
-    remedy = (
-        "the forward must not branch on tensor values or call .item(); use torch.where or torch.cond, "
-        "move such code out of the forward, or trace the sub-module that holds the layers."
-    )
-    if any(frame.f_code.co_name == "_detect_is_causal_mask" for frame, _ in walk_tb(error.__traceback__)):
-        remedy = (
-            "torch's encoder compares its mask with a causal one unless it is told; say is_causal=True or "
-            "is_causal=False where it is called with a mask."
-        )
-    return f"{type(model).__name__} cannot be exported: at {_place(error)}: {_first_line(error)} Remedy: {remedy}"
-
-
-def _is_user(file: str) -> bool:
-    file = file.replace("\\", "/")
-    return "/torch/" not in file and not file.startswith("<") and "/contextlib" not in file
-
-
-def _program(model: nn.Module, exported: ExportedProgram, batch: int, dynamic: bool) -> Program:
-    names = {name: group for group in tensor_names(model) for name in group}
-    parameters = {
-        spec.arg.name: names[spec.target]
-        for spec in exported.graph_signature.input_specs
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target in names
-    }
-    buffers = {names[name][0] for name, _ in model.named_buffers(remove_duplicate=False)}
-    return Program(
-        nodes=tuple(_nodes(exported.graph_module)),
-        parameters=parameters,
-        buffers=frozenset(buffers - {names[name][0] for name, _ in model.named_parameters()}),
-        shared=_shared(model),
-        shapes={names[name][0]: tuple(tensor.shape) for name, tensor in named_tensors(model)},
-        batch=batch,
-        dynamic=dynamic,
-        exported=exported,
-    )
-
-
-def _nodes(module: GraphModule) -> Iterator[Node]:
-    names = flat(module)
-
-    def plain(argument: Any) -> Any:
-        if isinstance(argument, FxNode):
-            return Ref(names[argument])
-        if isinstance(argument, dict):
-            return {key: plain(a) for key, a in argument.items()}
-        if isinstance(argument, (list, tuple)):
-            return tuple(plain(a) for a in argument)
-        if isinstance(argument, slice):
-            return slice(plain(argument.start), plain(argument.stop), plain(argument.step))
-        return argument
-
-    for node, name in names.items():
-        value = node.meta.get("val")
-        # torch marks calls that it added itself by a stack with this one made-up entry.
-        frames = node.meta.get("nn_module_stack") or {}
-        stack = [frame for frame in frames.values() if not str(frame[0]).startswith("_empty_nn_module_stack")]
-        path, kind = stack[-1] if stack else ("", "")
-        yield Node(
-            name=name,
-            op=_family(node),
-            overload=str(node.target),
-            args=plain(node.args),
-            kwargs=plain(node.kwargs),
-            shape=_shape(value),
-            hint=_hint(value),
-            module=path,
-            module_type=kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}",
-            source=_source(node.meta.get("stack_trace")),
-            floating=isinstance(value, Tensor) and value.dtype.is_floating_point,
-        )
-
-
-def _family(node: FxNode) -> str:
-    if node.op != "call_function":
-        return node.op
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        name = target._schema.name.split("::")[-1]
-        namespace = target.namespace
-        if namespace != "aten":
-            return f"{namespace}.{name}"
-    else:
-        name = getattr(target, "__name__", str(target))
-    return name if name.startswith("_") else name.rstrip("_")
-
-
-def _shape(value: Any) -> Shape | tuple[Shape | None, ...] | None:
-    if isinstance(value, (list, tuple)):
-        return tuple(_tensor_shape(v) for v in value)
-    return _tensor_shape(value)
-
-
-def _tensor_shape(value: Any) -> Shape | None:
-    return tuple(_integer(n) for n in value.shape) if isinstance(value, Tensor) else None
-
-
-def _hint(value: Any) -> int | None:
-    return _integer(value) if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool) else None
-
-
-def _integer(size: int | torch.SymInt) -> int:
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]
-
-
-def _source(stack_trace: str | None) -> str:
-    frames = [f"{m['file']}:{m['line']}" for m in _FRAME.finditer(stack_trace or "") if _is_user(m["file"])]
-    return frames[-1] if frames else ""
+        yield
+    finally:
+        for configuration in caching:
+            configuration.use_cache = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from secateur.ground.errors import SurgeryError
 
 from .analysis import Analysis
-from .einsum import spelled_out
 from .grouping import Units
 from .labels import Labels, Value, varying
-from .layers import RANK
-from .program import Node, Program, Ref, Shape
+from .macs import Product, products
+from .program import Program, Shape
 
 __all__ = ["Alive", "CostModel", "Term", "alive_units", "predict_shape"]
 
@@ -51,10 +50,11 @@ def _along(stays: Alive, dim: int) -> Alive:
 
 @dataclass(frozen=True)
 class Term:
-    """A product: a constant, times the surviving length of some dimensions."""
+    """A product of surviving lengths of some dimensions with a constant, and what it is divided by."""
 
     factor: int
     counters: tuple[int, ...]
+    over: int = 1
 
 
 class CostModel:
@@ -66,7 +66,6 @@ class CostModel:
     def __init__(self, program: Program, analysis: Analysis, units: Units) -> None:
         self._analysis = analysis
         self._units = units
-        self._batch = max(program.batch, 1)
         self._fixed: list[int] = []
         self._units_of: list[Labels] = []
         self._weights: list[NDArray[np.int64]] = []
@@ -74,20 +73,17 @@ class CostModel:
         self._terms: dict[str, tuple[Term, ...]] = {}
         self._sizes: dict[str, Term] = {}
         for node in program.nodes:
-            terms = self._node_terms(node)
+            terms = tuple(self._term(program, product) for product in products(program, node))
             if terms:
                 self._terms[node.name] = terms
             value = analysis.values.get(node.name)
             if value is not None:
-                self._sizes[node.name] = self._product(1, [(value, range(value.ndim))])
+                self._sizes[node.name] = self._product(value)
 
     def macs(self, alive: Alive) -> dict[str, int]:
-        """Return the multiply-accumulates of each call, for one sample."""
+        """Return the multiply-accumulates of each call that has any, for one sample."""
         lengths = self._lengths(alive)
-        return {
-            name: sum(_amount(t, lengths) for t in terms) // self._batch
-            for name, terms in self._terms.items()
-        }
+        return {name: sum(_amount(t, lengths) for t in terms) for name, terms in self._terms.items()}
 
     def elements(self, alive: Alive) -> dict[str, int]:
         """Return the number of elements of each output that is one tensor, for the batch of the example."""
@@ -100,56 +96,26 @@ class CostModel:
             for fixed, units, weights in zip(self._fixed, self._units_of, self._weights, strict=True)
         ]
 
-    def _node_terms(self, node: Node) -> tuple[Term, ...]:
-        refs = [a.name if isinstance(a, Ref) else None for a in node.args]
-        values = [self._analysis.values.get(r) if r is not None else None for r in refs]
-        out = self._analysis.values.get(node.name)
-        if out is None:
-            return ()
-        everything = range(out.ndim)
-        match [node.op, *values]:
-            case [op, Value() as x, Value() as weight, *_] if op in RANK and "transpose" in op:
-                taps = prod(weight.shape[2:])
-                return (self._product(taps, [(x, range(x.ndim)), (weight, [1])]),)
-            case [op, _, Value() as weight, *_] if op in RANK:
-                taps = prod(weight.shape[2:])
-                return (self._product(taps, [(out, everything), (weight, [1])]),)
-            case ["matmul" | "bmm" | "mm", Value() as a, Value(), *_]:
-                return (self._product(1, [(out, everything), (a, [a.ndim - 1])]),)
-            case ["addmm" | "baddbmm", _, Value() as a, Value(), *_]:
-                return (self._product(1, [(out, everything), (a, [a.ndim - 1])]),)
-            case ["scaled_dot_product_attention", Value() as q, Value() as k, Value() as v, *_]:
-                pairs = [(q, range(q.ndim - 1)), (k, [k.ndim - 2])]
-                return (
-                    self._product(1, [*pairs, (q, [q.ndim - 1])]),
-                    self._product(1, [*pairs, (v, [v.ndim - 1])]),
-                )
-            case ["einsum", *_]:
-                return self._einsum(node)
-        return ()
+    def _term(self, program: Program, product: Product) -> Term:
+        """Return a product for one sample: a dimension that grows with the batch has its share of what survives."""
+        factor, over, counters = 1, program.held, []
+        for length in product:
+            if isinstance(length, int):
+                factor *= length
+                continue
+            shape, alone = (s[length.dim] for s in program.node(length.node).sizes())
+            value = self._analysis.values.get(length.node)
+            counter = None if value is None else self._counter(value, length.dim)
+            factor *= alone
+            if counter is not None:
+                over *= shape
+                counters.append(counter)
+        return Term(factor, tuple(counters), over)
 
-    def _einsum(self, node: Node) -> tuple[Term, ...]:
-        found = [self._analysis.values.get(operand.name) for operand in node.args[1]]
-        values = [value for value in found if value is not None]
-        where: dict[str, tuple[Value, int]] = {}
-        if len(found) < 2 or len(values) < len(found):
-            return ()
-        terms, _ = spelled_out(node.args[0], [value.ndim for value in values])
-        for letters, value in zip(terms, values, strict=True):
-            for d, letter in enumerate(letters):
-                where.setdefault(letter, (value, d))
-        return (self._product(1, [(value, [d]) for value, d in where.values()]),)
-
-    def _product(self, factor: int, lengths: Iterable[tuple[Value, Iterable[int]]]) -> Term:
-        counters = []
-        for value, dims in lengths:
-            for d in dims:
-                counter = self._counter(value, d)
-                if counter is None:
-                    factor *= value.shape[d]
-                else:
-                    counters.append(counter)
-        return Term(factor, tuple(counters))
+    def _product(self, value: Value) -> Term:
+        counters = [self._counter(value, d) for d in range(value.ndim)]
+        fixed = prod(n for n, counter in zip(value.shape, counters, strict=True) if counter is None)
+        return Term(fixed, tuple(c for c in counters if c is not None))
 
     def _counter(self, value: Value, dim: int) -> int | None:
         for labels in value.fields:
@@ -175,7 +141,7 @@ class CostModel:
 
 
 def _amount(term: Term, lengths: list[int]) -> int:
-    return term.factor * prod(lengths[c] for c in term.counters)
+    return term.factor * prod(lengths[c] for c in term.counters) // term.over
 
 
 def alive_units(units: Units, sizes: Mapping[str, int], kept: Mapping[str, tuple[int, ...]]) -> Alive:

@@ -8,6 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from torch.export import ExportedProgram
+from torch.fx import Node as FxNode
+
+from .flat import flat
 
 __all__ = ["Node", "Program", "Ref", "Shape", "references"]
 
@@ -31,7 +34,9 @@ class Node:
     args: tuple[Any, ...]  # numbers, strings, dtypes, and Ref for other nodes; nested in tuples
     kwargs: Mapping[str, Any]
     shape: Shape | tuple[Shape | None, ...] | None  # several shapes for an operator with several outputs
+    alone: Shape | tuple[Shape | None, ...] | None = None  # its shape for a batch of one sample
     hint: int | None = None  # the value of a symbolic size, for the example that was traced
+    hint_alone: int | None = None  # that value for a batch of one sample
     module: str = ""  # path of the module whose forward made the call
     module_type: str = ""  # its class, with the package
     source: str = ""  # file:line in the model's code
@@ -42,6 +47,19 @@ class Node:
         """Whether the call writes into its first argument, as operators with a trailing underscore do."""
         name = self.overload.split(".")[1] if self.overload.startswith("aten.") else ""
         return name.endswith("_") and not name.endswith("__")
+
+    def carries(self, dim: int) -> bool:
+        """Whether a dimension of its output, which is one tensor, grows with the batch."""
+        return self.shape is not None and self.alone is not None and self.shape[dim] != self.alone[dim]
+
+    def sizes(self) -> tuple[Shape, Shape]:
+        """Return the shape of an operator with one output, and that for a batch of one sample.
+
+        Raises:
+            ValueError: it has none or several.
+        """
+        assert self.alone is not None
+        return self.tensor_shape(), self.alone  # type: ignore[return-value]
 
     def tensor_shape(self) -> Shape:
         """Return the shape of an operator with one output.
@@ -63,9 +81,28 @@ class Program:
     buffers: frozenset[str]  # canonical names of those that are buffers
     shared: frozenset[str]  # canonical names whose memory overlaps that of another tensor of another form
     shapes: Mapping[str, Shape]  # of every parameter and buffer, by canonical name
-    batch: int  # size of dimension 0 in the example that was traced
-    dynamic: bool  # the batch size is free
+    batch: int  # samples in the example that was traced; 1 where no dimension of the inputs counts samples
+    dynamic: bool  # the batch size is free, or there is no batch
+    batch_dims: tuple[
+        int | None, ...
+    ]  # by input, those in containers one by one: which dimension counts samples
+    free: tuple[frozenset[int], ...]  # by input: the dimensions that may have any size
     exported: ExportedProgram = field(compare=False, repr=False)
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether samples lie along dimension 0 of the inputs, as they then do in what the network makes of them."""
+        return {d for d in self.batch_dims if d is not None} == {0}
+
+    @property
+    def held(self) -> int:
+        """How many samples there are in `Node.alone`: one, or all where the code fixes the size of the batch."""
+        return 1 if self.dynamic else self.batch
+
+    @cached_property
+    def fx_names(self) -> Mapping[FxNode, str]:
+        """torch's own nodes of the calls, and the names that they have here."""
+        return flat(self.exported.graph_module)
 
     def node(self, name: str) -> Node:
         """Return the node of that name.

@@ -8,27 +8,32 @@ from typing import Any
 from torch import nn
 
 from secateur.ground.errors import TraceError
+from secateur.ground.inputs import BatchDims, Inputs
 
 from .analysis import analyse
 from .branch import find_branches
-from .export import check_kind, check_runs, export_program
+from .export import export_program
 from .graph import Graph
 from .grouping import find_frozen, find_groups
 from .layers import find_layers
 from .program import Program
+from .refusal import check_kind, check_runs
 
 __all__ = ["analyse_program", "trace"]
 
 
-def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Graph:
+def trace(model: nn.Module, *args: Any, batch_dims: BatchDims | None = None, **kwargs: Any) -> Graph:
     """Trace a model on example inputs and find its prunable groups, without running it.
 
-    The model is exported as it is in eval mode, and left as it was. The batch may have any size; a first
-    dimension that all inputs share stays free where the model allows it.
+    The model is exported as it is in eval mode, and left as it was. Which dimension of the inputs counts samples is
+    found: the first one of the first tensor, or the second where the model mixes what lies along the first; and of
+    the other inputs what is always as long. Batches of other sizes are then taken, where the model allows it.
+    `batch_dims` says it where that is not enough: ``(1, None)`` for a sequence with the batch second and a mask
+    without one, ``()`` where a call has no batch (one graph), ``{"x": 1}`` by keyword.
 
     Raises:
         TraceError: the model was compiled or exported already, cannot be exported, or does not even run on these
-            inputs: only then is it called.
+            inputs: only then is it called. Or `batch_dims` does not fit the inputs.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -39,8 +44,9 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     (12, (2, 2))
     """
     check_kind(model)
+    dims = Inputs(args, kwargs, batch_dims).dims()
     try:
-        program = export_program(model, args, kwargs)
+        program = export_program(model, args, kwargs, batch_dims=dims)
     except TraceError:
         check_runs(model, args, kwargs)
         raise

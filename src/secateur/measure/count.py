@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from secateur.graph.export import export_program
+from secateur.graph.flops import FORMULAS
+from secateur.graph.macs import total
+from secateur.graph.refusal import check_kind
+from secateur.ground.errors import TraceError
 from secateur.ground.inputs import Example, Inputs
 from secateur.ground.modes import evaluating, without_fastpath
 
-__all__ = ["Size", "macs", "parameters", "size", "stored_bytes"]
+__all__ = ["Size", "macs", "macs_of_a_run", "parameters", "size", "stored_bytes"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Size:
     """What a network costs, whatever it runs on."""
 
     params: int
-    macs: int  # for the example inputs, their batch included
+    macs: int  # for one sample
     bytes: int  # of its tensors as one safetensors file
 
 
@@ -67,38 +71,33 @@ def file_size(tensors: Mapping[str, Tensor]) -> int:
 
 
 def macs(model: nn.Module, inputs: Example) -> int:
-    """Count the multiply-accumulates of convolutions, matrix products, attention and recurrent layers in a forward.
+    """Count the multiply-accumulates for one sample: those of the traced program, by the rules of `secateur.graph`.
 
-    They are half of what ``torch.utils.flop_counter`` reports, which is told of the calls that only a CPU makes;
-    element-wise work is not counted.
+    Convolutions, matrix products, attention and recurrent layers count, element-wise work does not. A model that
+    cannot be exported is run, and counted by `macs_of_a_run`.
 
     >>> macs(nn.Linear(3, 2), (torch.zeros(5, 3),))
-    30
+    6
+    """
+    given = Inputs.of(inputs)
+    try:
+        check_kind(model)
+        return total(export_program(model, given.args, given.kwargs, batch_dims=given.dims()))
+    except TraceError:
+        return macs_of_a_run(model, given)
+
+
+def macs_of_a_run(model: nn.Module, inputs: Example) -> int:
+    """Run a model on the inputs and count what torch's kernels multiply and add up, for one sample on average.
+
+    That is half of what ``torch.utils.flop_counter`` reports, which is told of the kernels that it does not know.
     """
     # Not inference mode: there, composite operators such as linear reach the counter undecomposed.
     given = Inputs.of(inputs).detached()
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
     with evaluating(model), _leaves_without_gradients(model), without_fastpath(), torch.no_grad(), counter:
         given(model)
-    return int(counter.get_total_flops()) // 2
-
-
-def _attention(
-    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
-) -> int:
-    """Count the products of fused attention: all queries with all keys, and the weights with all values."""
-    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _lstm(inputs: Sequence[int], read: Sequence[int], kept: Sequence[int], *_: object, **__: object) -> int:
-    """Count one direction of one layer, which oneDNN runs as one call: two matrix products at each position."""
-    return 2 * math.prod(inputs[:-1]) * (math.prod(read) + math.prod(kept))
-
-
-_FORMULAS: dict[Any, Callable[..., int]] = {  # torch's counter has none for these, which are of CPUs
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten.mkldnn_rnn_layer: _lstm,
-}
+    return int(counter.get_total_flops()) // 2 // given.batch
 
 
 @contextmanager

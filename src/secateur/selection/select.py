@@ -59,7 +59,8 @@ def select(
     params, bytes) and for variance; a latency needs one, `secateur.measure.latency_model`.
 
     Raises:
-        BudgetError: the budget cannot be reached; the message says how far the model can go and what blocks it.
+        BudgetError: the budget cannot be reached; the message says how far the model can go and what blocks it. Or
+            the whole model is within it.
     """
     constraints = constraints or Constraints()
     cost = cost or COUNTS.get(budget.unit)
@@ -81,6 +82,12 @@ def select(
         )
     dense = cost(graph, {})
     limit = budget.absolute(dense)
+    if budget.unit in COUNTS and limit >= dense and not constraints.fixed:
+        each = " for one sample" if budget.unit == "macs" else ""
+        raise BudgetError(
+            f"The budget ({budget}) is no cut: the whole model has {dense:,.0f} {budget.unit}{each}. "
+            f"Ask for a share below 1, or for a number below that."
+        )
     if not ranked:
         raise BudgetError(out_of_reach(graph, budget, dense, dense, _NOTHING))
     least = cost(graph, smallest(ranked, constraints))

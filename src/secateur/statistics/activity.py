@@ -96,7 +96,7 @@ def activity(
         else:
             meters[layer.node] = _Maps(layer, weight, norm, workspace)
     joins = _joins(graph, layers)
-    sums = {node: _Operands(layer.channel_dim) for layer, node, _ in joins}
+    sums = {node: _Operands(layer.channel_dim, graph.program.batch_first) for layer, node, _ in joins}
     reads: dict[str, Watch] = {**meters, **sums}
     seen = torch.zeros((), dtype=torch.int64)
     with in_step():
@@ -226,20 +226,27 @@ class _Maps(_Meter):
 
 
 class _Operands:
-    """Sums over samples of |.| of the two operands of an addition, position by position."""
+    """Sums over samples of |.| of the two operands of an addition, position by position.
 
-    def __init__(self, channel_dim: int) -> None:
-        self.channel_dim = channel_dim
+    Where samples do not lie along dimension 0, over positions as well.
+    """
+
+    def __init__(self, channel_dim: int, batch_first: bool) -> None:
+        self.channel_dim, self.batch_first = channel_dim, batch_first
         self.sums: list[Tensor] = [torch.zeros((), dtype=torch.float64)] * 2
 
     def __call__(self, args: tuple[Any, ...], result: None) -> None:
-        maps = (x.detach().abs().sum(0, dtype=torch.float64).cpu() for x in args[:2])
+        maps = (self._laid_out(x.detach()).abs().sum(0, dtype=torch.float64).cpu() for x in args[:2])
         self.sums = [a + b for a, b in zip(self.sums, maps, strict=True)]
 
     def norms(self) -> list[Tensor]:
         """Return the norm of each channel's summed map, for both operands, (channels,)."""
-        totals = [summed(s) for s in self.sums]
-        return [s.movedim(self.channel_dim - 1, 0).flatten(1).norm(dim=1) for s in totals]
+        return [summed(s).flatten(1).norm(dim=1) for s in self.sums]
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """Return (samples, channels, positions); all positions as samples, if they cannot be told apart."""
+        x = x.movedim(self.channel_dim, 1 if self.batch_first else -1)
+        return x.flatten(2) if self.batch_first and x.ndim > 2 else x.reshape(-1, x.shape[-1], 1)
 
 
 def _joins(graph: Graph, layers: Iterable[Layer]) -> list[tuple[Layer, str, int]]:

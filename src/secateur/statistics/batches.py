@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.graph import Program
 from secateur.ground.errors import CalibrationError
+from secateur.ground.inputs import plain
 from secateur.ground.processes import processes
 
 __all__ = ["HELD_OUT", "Calibration"]
@@ -27,6 +28,9 @@ class Calibration:
     (labels behind them are ignored), or a mapping of keyword inputs, or for a model whose only input is a mapping
     that one (other keys are ignored, and options that are no tensors may be left out). An iterator, which could be
     gone through only once, has its inputs kept; every other iterable is iterated anew for each sweep.
+
+    Which dimension of each input counts samples is the program's to say (`Program.batch_dims`); nothing else is ever
+    cut or reordered. Where none does, a batch is one sample.
 
     Which samples are held out, and all that is drawn at random while a batch is looked at, follows from their content
     alone: neither a loader that shuffles nor the way in which batches are dealt to several processes changes it.
@@ -52,6 +56,11 @@ class Calibration:
         self._args, self._kwargs = tuple(args), dict(kwargs)
         self._example = pytree.tree_leaves((self._args, self._kwargs))
         self._dynamic, self._batch = program.dynamic, program.batch
+        self._dims, self._batch_first = program.batch_dims, program.batch_first
+        self._free = [
+            free if program.dynamic else frozenset(d for d in (dim,) if d is not None)
+            for free, dim in zip(program.free, program.batch_dims, strict=True)
+        ]
 
     @staticmethod
     def of(batches: Iterable[Any], program: Program) -> Calibration:
@@ -72,7 +81,10 @@ class Calibration:
             flat, labels = self._flatten(batch, number), self._labels(batch)
             n = self.samples(flat)
             for piece in self._pieces(n, number):
-                yield _cut(flat, piece, n), _cut(labels, piece, n)
+                if piece is None:
+                    yield flat, labels
+                else:
+                    yield self.take(flat, piece), _cut(labels, piece, n)
         if empty and processes() == 1:
             raise CalibrationError(
                 "The calibration data are empty: give at least one batch of inputs (an iterator may be used up)."
@@ -80,16 +92,27 @@ class Calibration:
 
     def samples(self, flat: list[Any]) -> int:
         """Return how many samples a batch of flat inputs holds."""
-        return next((len(x) for x in flat if isinstance(x, Tensor) and x.ndim), 1)
+        return max((x.shape[d] for x, d in zip(flat, self._dims, strict=True) if d is not None), default=1)
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether samples lie along dimension 0 of the inputs, as they then do in what the network makes of them."""
+        return self._batch_first
 
     def held_out(self) -> Iterator[tuple[list[Any], Tensor]]:
         """Yield each batch with a mask of its samples that are held out from fitting: about one in `HELD_OUT`.
 
         A sample's checksum decides: in another order, batch or process it is held out all the same, and so is its
-        double.
+        double. Where samples do not lie along dimension 0, those that are held out and the others come as two
+        batches, each with a mask of one entry that stands for them all.
         """
         for flat in self:
-            yield flat, torch.tensor(self._checksums(flat)) % HELD_OUT == HELD_OUT - 1
+            held = torch.tensor(self._checksums(flat)) % HELD_OUT == HELD_OUT - 1
+            if self.batch_first or len(held) == 1:
+                yield flat, held
+            else:
+                parts = ((held == value, torch.tensor([value])) for value in (False, True))
+                yield from ((self.take(flat, chosen), all_) for chosen, all_ in parts if bool(chosen.any()))
 
     def generator(self, flat: list[Any], seed: int) -> torch.Generator:
         """Return a generator for what is drawn in a batch: the same for the same samples and seed."""
@@ -97,9 +120,15 @@ class Calibration:
         return torch.Generator().manual_seed(zlib.crc32(repr((seed, self._checksums(flat))).encode()))
 
     def take(self, flat: list[Any], chosen: Tensor) -> list[Any]:
-        """Return the samples of a batch that a mask or an index chooses."""
+        """Return the samples of a batch that a mask or an index chooses; one that stands for all gives all."""
         n = self.samples(flat)
-        return [x[chosen] if isinstance(x, Tensor) and x.ndim and len(x) == n else x for x in flat]
+        if len(chosen) == 1 < n and chosen.dtype == torch.bool:
+            chosen = chosen.expand(n)
+        index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        return [
+            x.index_select(d, index.to(x.device)) if d is not None and x.shape[d] == n else x
+            for x, d in zip(flat, self._dims, strict=True)
+        ]
 
     @property
     def dynamic(self) -> bool:
@@ -109,10 +138,12 @@ class Calibration:
     def _checksums(self, flat: list[Any]) -> list[int]:
         n = self.samples(flat)
         sums = [0] * n
-        for x in flat:
-            if isinstance(x, Tensor) and x.ndim and len(x) == n:
-                rows = x.detach().cpu().reshape(n, -1).contiguous().view(torch.uint8).numpy()
-                sums = [zlib.crc32(row, value) for row, value in zip(rows, sums, strict=True)]
+        alone = all(d is None for d in self._dims)  # the whole call is one sample
+        for x, d in zip(flat, self._dims, strict=True):
+            if isinstance(x, Tensor) and (alone or (d is not None and x.shape[d] == n)):
+                rows = (x if d is None else x.movedim(d, 0)).detach().cpu().reshape(n, -1).contiguous()
+                bytes_ = rows.view(torch.uint8).numpy() if rows.numel() else rows.numpy()
+                sums = [zlib.crc32(row, value) for row, value in zip(bytes_, sums, strict=True)]
         return sums
 
     def _flatten(self, batch: Any, number: int) -> list[Any]:
@@ -145,13 +176,21 @@ class Calibration:
                 )
             args = given[: len(self._args)]
         args, kwargs = _like((self._args, self._kwargs), (args, kwargs), number)
-        flat = pytree.tree_leaves((args, kwargs))
+        flat = list(map(plain, pytree.tree_leaves((args, kwargs))))
         if len(flat) != len(self._example):
             raise CalibrationError(
                 f"Calibration batch {number} has {len(flat)} inputs, the example {len(self._example)}."
             )
         for i, (x, example) in enumerate(zip(flat, self._example, strict=True)):
             self._check(x, example, i, number)
+        sizes = {
+            x.shape[d]: i for i, (x, d) in enumerate(zip(flat, self._dims, strict=True)) if d is not None
+        }
+        if len(sizes.keys() - {1}) > 1:
+            raise CalibrationError(
+                f"The inputs of calibration batch {number} hold different numbers of samples, {sorted(sizes)}: give all "
+                "of one batch, or say with batch_dims which of their dimensions count samples."
+            )
         return flat
 
     def _check(self, x: Any, example: Any, i: int, number: int) -> None:
@@ -161,9 +200,14 @@ class Calibration:
             raise CalibrationError(
                 f"Input {i} of calibration batch {number} is a {type(x).__name__}, not a tensor."
             )
-        free = 1 if example.ndim and len(example) == self._batch else 0
-        if x.ndim != example.ndim or x.shape[free:] != example.shape[free:] or (free and not len(x)):
-            expected = ", ".join(["N"] * free + [str(n) for n in example.shape[free:]])
+        free, dim = self._free[i], self._dims[i]
+        alike = x.ndim == example.ndim and all(
+            d in free or x.shape[d] == n for d, n in enumerate(example.shape)
+        )
+        if not alike or any(x.shape[d] == 0 for d in free):
+            expected = ", ".join(
+                ("N" if d == dim else "any") if d in free else str(n) for d, n in enumerate(example.shape)
+            )
             raise CalibrationError(
                 f"Input {i} of calibration batch {number} has shape {tuple(x.shape)}; the model was traced with "
                 f"({expected}). Give batches of the shape of the example, without changing other sizes."
@@ -172,8 +216,10 @@ class Calibration:
             raise CalibrationError(
                 f"Input {i} of calibration batch {number} is {x.dtype}, the example {example.dtype}: convert it first."
             )
-        if x.is_floating_point() and not torch.isfinite(x).all():
-            raise CalibrationError(f"Input {i} of calibration batch {number} has values that are not finite.")
+        if x.is_floating_point() and not (x < torch.inf).all():  # -inf says in a mask what nobody may look at
+            raise CalibrationError(
+                f"Input {i} of calibration batch {number} has values that are not finite (NaN or inf)."
+            )
 
     def _labels(self, batch: Any) -> Any:
         if isinstance(batch, Mapping):
@@ -181,23 +227,21 @@ class Calibration:
         behind = () if isinstance(batch, Tensor) else tuple(batch[len(self._args) :])
         return behind[0] if len(behind) == 1 else behind or None
 
-    def _pieces(self, n: int, number: int) -> Iterator[slice]:
-        """Cut a batch of n samples to the traced size where the program accepts no other."""
+    def _pieces(self, n: int, number: int) -> Iterator[Tensor | None]:
+        """Cut a batch of n samples to the traced size where the program accepts no other; None: it stays whole."""
         if self._dynamic or n == self._batch:
-            yield slice(0, n)
+            yield None
             return
         if n < self._batch:
             raise CalibrationError(
                 f"Calibration batch {number} has {n} samples, but this model exports only with the batch size of the "
                 f"example ({self._batch}): give batches of a multiple of it."
             )
-        yield from (slice(i, i + self._batch) for i in range(0, n - self._batch + 1, self._batch))
+        yield from (torch.arange(i, i + self._batch) for i in range(0, n - self._batch + 1, self._batch))
 
 
-def _cut(values: Any, piece: slice, n: int) -> Any:
-    """Return a slice of every tensor of n samples in a structure."""
-    if piece == slice(0, n):
-        return values
+def _cut(values: Any, piece: Tensor, n: int) -> Any:
+    """Return these entries of every tensor of n samples in a structure of labels."""
     return pytree.tree_map(
         lambda x: x[piece] if isinstance(x, Tensor) and x.ndim and len(x) == n else x, values
     )

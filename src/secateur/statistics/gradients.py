@@ -61,7 +61,9 @@ def gate_gradients(
     with in_step():
         batches = Calibration.of(calibration, graph.program)
         for flat, labels in track(batches.labelled(), "gradients"):
-            n = batches.samples(flat)
+            n = (
+                batches.samples(flat) if batches.batch_first else 1
+            )  # else no row of an activation is a sample
             gate = torch.ones(n, len(total), dtype=torch.float64, requires_grad=True)
             watched = {node: _gated(layer, gate[:, columns]) for node, (layer, columns) in reads.items()}
             with torch.enable_grad():

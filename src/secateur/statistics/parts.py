@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
@@ -58,6 +58,7 @@ class _Batch:
     """A batch on its way: where it is, which of its samples are held out, and what it draws from."""
 
     paused: Paused
+    samples: int
     held: Tensor
     seed: int
 
@@ -132,7 +133,7 @@ class Parts:
         with in_step():
             for batch in track(self._batches(k), label):
                 generator = torch.Generator().manual_seed(batch.seed)
-                seen += len(batch.held)
+                seen += batch.samples
                 for site in sites.values():
                     site.begin(batch.held, generator)
                 for power in powers.values():
@@ -142,7 +143,7 @@ class Parts:
                 else:
                     paused = self._forward.advance(batch.paused, sites, powers, nodes[-1])
                     if not last:
-                        behind.append(_Batch(paused, batch.held, batch.seed))
+                        behind.append(replace(batch, paused=paused))
         self._waiting, self._current = behind, k
         while sites:  # a sum is gone once its moments are there
             node, total = sites.popitem()
@@ -160,13 +161,10 @@ class Parts:
         for inputs, held in self._calibration.held_out():
             seed = self._calibration.generator(inputs, self._seed).initial_seed()
             order = held.argsort(stable=True)  # so that no part of an activation has to be copied
-            batch = _Batch(Paused(self._calibration.take(inputs, order)), held[order], seed)
+            paused = Paused(self._calibration.take(inputs, order) if len(order) > 1 else inputs)
             if k:
-                before = Paused(batch.paused.inputs)
-                batch = _Batch(
-                    self._forward.advance(before, {}, {}, self._parts[k - 1][-1]), batch.held, seed
-                )
-            yield batch
+                paused = self._forward.advance(paused, {}, {}, self._parts[k - 1][-1])
+            yield _Batch(paused, self._calibration.samples(inputs), held[order], seed)
 
 
 def _packed(nodes: Sequence[str], sizes: Mapping[str, int], memory: int) -> list[list[str]]:

@@ -89,8 +89,11 @@ def output_rows(layer: Layer, y: Tensor, rows: Rows) -> Tensor:
 
 
 def sample_rows(per_sample: Tensor, count: int) -> Tensor:
-    """Repeat a per-sample mask (N,) for `count` rows, which come sample by sample."""
-    return per_sample.repeat_interleave(count // len(per_sample))
+    """Repeat a per-sample mask (N,) for `count` rows, which come sample by sample.
+
+    Rows of what has no samples (a table that all of them are held against) are shared out among them.
+    """
+    return per_sample[torch.arange(count) * len(per_sample) // max(count, 1)]
 
 
 def multiplicity(layer: Layer, space: tuple[int, ...]) -> Tensor:
