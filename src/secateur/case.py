@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.blocks import BlockPattern
-from secateur.graph import Graph, trace
+from secateur.graph import Graph
+from secateur.graph.trace import traced
 from secateur.ground.errors import CalibrationError, UsageError
 from secateur.ground.inputs import Inputs
 from secateur.ground.models import module_of
@@ -99,7 +100,7 @@ class Case:
     def graph(self) -> Graph:
         """The traced model."""
         with self.journal.phase("trace"):
-            return trace(self.model, *self.inputs.args, **self.inputs.kwargs)
+            return traced(self.model, self.inputs)
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:

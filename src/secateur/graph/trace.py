@@ -19,7 +19,7 @@ from .layers import find_layers
 from .program import Program
 from .refusal import check_kind, check_runs
 
-__all__ = ["analyse_program", "trace"]
+__all__ = ["analyse_program", "trace", "traced"]
 
 
 def trace(model: nn.Module, *args: Any, batch_dims: BatchDims | None = None, **kwargs: Any) -> Graph:
@@ -51,6 +51,11 @@ def trace(model: nn.Module, *args: Any, batch_dims: BatchDims | None = None, **k
         check_runs(model, args, kwargs)
         raise
     return analyse_program(program)
+
+
+def traced(model: nn.Module, inputs: Inputs) -> Graph:
+    """Trace a model on inputs; see `trace`."""
+    return trace(model, *inputs.args, batch_dims=inputs.batch_dims, **inputs.kwargs)
 
 
 def analyse_program(program: Program) -> Graph:

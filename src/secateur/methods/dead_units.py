@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from secateur.case import Case
-from secateur.graph import Graph, Kept, trace
+from secateur.graph import Graph, Kept
+from secateur.graph.trace import traced
 from secateur.ground.errors import SurgeryError, TraceError
 from secateur.ground.inputs import Example, Inputs
 from secateur.ground.progress import working
@@ -66,7 +67,7 @@ def without_dead_units(model: nn.Module, example_inputs: Example) -> Removal:
     )
     """
     inputs = Inputs.of(example_inputs)
-    return _removed(model, trace(model, *inputs.args, **inputs.kwargs), inputs)
+    return _removed(model, traced(model, inputs), inputs)
 
 
 @dataclass(frozen=True)

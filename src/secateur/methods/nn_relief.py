@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.graph import Graph, Layer, trace
+from secateur.graph import Graph, Layer
+from secateur.graph.trace import traced
 from secateur.graph.unread import sweep
 from secateur.ground.errors import BudgetError, CalibrationError, TrainingError
 from secateur.ground.inputs import Inputs
@@ -275,8 +276,7 @@ def _masked(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[
 
 
 def _traced(model: nn.Module, inputs: Any) -> Graph:
-    given = Inputs.of(inputs)
-    return trace(model, *given.args, **given.kwargs)
+    return traced(model, Inputs.of(inputs))
 
 
 def _first(batches: Iterable[Any], samples: int) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from secateur.blocks import UNIFY, Blockable, BlockPattern
 from secateur.case import Case
-from secateur.graph import trace
+from secateur.graph.trace import traced
 from secateur.ground.errors import BudgetError, StructureError, SurgeryError, TraceError
 from secateur.methods.dead_units import without_dead_units
 from secateur.methods.protocol import Draft, Evidence, Needs
@@ -193,7 +193,7 @@ def _structure(
     if not patterns:
         return None
     try:
-        graph = trace(model, *case.inputs.args, **case.inputs.kwargs)
+        graph = traced(model, case.inputs)
     except TraceError:
         return None
     return summary(graph, state_tensors(graph.program), patterns, None if made is None else made[1])
