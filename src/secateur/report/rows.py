@@ -159,10 +159,7 @@ def _connections(s: Sparsity) -> list[Row]:
 
 
 def _blocks(s: Structured) -> list[Row]:
-    note = (
-        "counted, as shares of a dense network of these shapes; only files and kernels that know blocks save them, "
-        "torch does not"
-    )
+    note = "counted, of the same shapes; only files and kernels that know blocks save them, torch does not"
     return [
         Row("bits", "bits, counted", None, None, Figure(s.stored_bits), note=note),
         Row("multiplications", "multiplications, counted", None, None, Figure(s.operations), note=note),
