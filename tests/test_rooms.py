@@ -32,4 +32,5 @@ def test_one_idea_a_file() -> None:
         assert len(text.splitlines()) <= 400, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 80, (path, node.name)
+                told = ast.get_docstring(node, clean=False) or ""
+                assert (node.end_lineno or 0) - node.lineno - told.count("\n") < 80, (path, node.name)

@@ -30,7 +30,7 @@ def inspect(
     network, example = model_of(model, input_shape)
     graph = trace(network, example)
     if as_json:
-        from secateur.report.graph import graph_to_json
+        from secateur.graph.show import graph_to_json
 
         show_json(graph_to_json(graph))
     else:

@@ -1,16 +1,17 @@
-"""A graph as text: its groups, and what is frozen and why."""
+"""A graph as text and as plain data: its groups, and what is frozen and why."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .graph import Graph
     from .groups import Group, Site
 
-__all__ = ["to_text"]
+__all__ = ["graph_to_json", "to_text"]
 
 _WIDTHS = (28, 10, 5, 6, 23, 23, 9)
 _RIGHT = {2, 3}
@@ -49,6 +50,27 @@ def to_text(graph: Graph) -> str:
         f"{graph.params():,} parameters; batch size {batch}",
     ]
     return "\n".join([*lines, *_frozen(graph)])
+
+
+def graph_to_json(graph: Graph) -> dict[str, Any]:
+    """Return groups, totals and what is frozen and why."""
+    modules = {layer.node: layer.module or layer.weight for layer in graph.layers}
+    return {
+        "parameters": graph.params(),
+        "macs": graph.total_macs(),  # of one sample
+        "groups": [
+            {
+                "id": group.id,
+                "kind": group.kind,
+                "units": group.size,
+                "removable": group.removable,
+                "producers": [modules[site.node] for site in group.producers],
+                "consumers": [modules[site.node] for site in group.consumers],
+            }
+            for group in graph.groups
+        ],
+        "frozen": [asdict(entry) for entry in graph.frozen],
+    }
 
 
 def _touched(graph: Graph, group: Group) -> set[str]:

@@ -6,6 +6,7 @@ from .count import Size, macs, parameters, size, stored_bytes
 from .environment import Environment, environment
 from .latency import Comparison, Latency, Timing, compare_latency, time_model
 from .latency_model import LatencyModel, latency_model
+from .metric import Metric, MetricFormat
 from .mode import evaluating, using_threads
 from .operation import Operation
 from .timer import Stopwatch, Timer
@@ -15,6 +16,8 @@ __all__ = [
     "Environment",
     "Latency",
     "LatencyModel",
+    "Metric",
+    "MetricFormat",
     "Operation",
     "Size",
     "Stopwatch",

@@ -14,9 +14,9 @@ from secateur.ground.errors import RecipeError, SecateurError
 from secateur.ground.plain import from_plain, to_plain
 from secateur.ground.plain import schema as schema_of
 from secateur.methods import ADMM, SNP, OfBlocks, OfWeights
+from secateur.methods.misfits import misfits
 from secateur.methods.names import names
 from secateur.methods.protocol import Method
-from secateur.prune import misfits
 from secateur.recovery import Distill
 from secateur.selection import Budget, Limits
 from secateur.training import Teacher, Training, Validation

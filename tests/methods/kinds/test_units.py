@@ -239,8 +239,8 @@ def test_accuracy_is_that_of_the_caller() -> None:
     assert seen.count(report.after.params) == 2
     assert report.scores.recovered is not None
     plain = run(model, x, sc.Magnitude(), evaluate=evaluate).report
-    assert plain.accuracy is not None
-    assert plain.accuracy.recovered is None
+    assert plain.scores is not None
+    assert plain.scores.recovered is None
 
 
 def test_code_that_repeats_a_size_goes_with_its_traced_calls(tmp_path: Path) -> None:
