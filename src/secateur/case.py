@@ -17,6 +17,7 @@ from secateur.graph.trace import traced
 from secateur.ground.errors import CalibrationError, UsageError
 from secateur.ground.inputs import Inputs
 from secateur.ground.models import module_of
+from secateur.ground.progress import working
 from secateur.measure import Timer
 from secateur.measure.metric import Metric
 from secateur.recovery import Distill
@@ -43,9 +44,10 @@ class Journal:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time that a block takes to its phase."""
+        """Show that a phase goes on, and add the time that the block takes to it."""
         start = time.perf_counter()
-        yield
+        with working(name):
+            yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 

@@ -69,6 +69,24 @@ def test_errors_pass_and_end_the_bar() -> None:
     assert "again" in shown(console)
 
 
+def test_a_log_says_what_begins_where_nobody_looks(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "secateur"), working("statistics"):
+        pass
+    assert caplog.messages == ["statistics ..."]
+    with caplog.at_level("INFO", "secateur"), silenced(), working("surgery"):
+        pass
+    assert len(caplog.messages) == 1
+
+
+def test_what_is_inside_has_a_line_below() -> None:
+    console = terminal()
+    with working("statistics", console=console):
+        assert list(track([1, 2], "batches", console=console)) == [1, 2]
+    lines = shown(console).splitlines()
+    assert any("statistics" in line for line in lines)
+    assert any("batches" in line and "2/2" in line for line in lines)
+
+
 def test_work_of_unknown_length() -> None:
     console = terminal()
     with working("downloading", console=console):

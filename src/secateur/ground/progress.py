@@ -1,7 +1,13 @@
-"""Progress bars with the time that is left, on a terminal; silent everywhere else."""
+"""Progress with the time that is left: bars on a terminal and in notebooks, lines of a log everywhere else.
+
+One display is on the screen at a time; what is inside of what goes on has a line of its own below it. Where nobody
+looks, the logger ``secateur`` says what begins and what took long (level INFO; the command line shows it).
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,21 +20,28 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 __all__ = ["counting", "silenced", "track", "working"]
 
 T = TypeVar("T")
 
+LONG = 2.0  # seconds; what takes longer is worth a line
+OFTEN = 30.0  # seconds between lines of one piece of work
+
 _SILENT: ContextVar[bool] = ContextVar("secateur_silent", default=False)
+_SHOWN: ContextVar[Progress | None] = ContextVar("secateur_shown", default=None)
+_log = logging.getLogger("secateur")
 
 
 @contextmanager
 def silenced(silent: bool = True) -> Iterator[None]:
-    """Show no bars inside of the block.
+    """Show nothing inside of the block.
 
     >>> with silenced():
     ...     list(track([1, 2], "counting"))
@@ -44,70 +57,113 @@ def silenced(silent: bool = True) -> Iterator[None]:
 def track(
     iterable: Iterable[T], label: str, total: int | None = None, *, console: Console | None = None
 ) -> Iterator[T]:
-    """Yield what `iterable` yields and show a bar on standard error, if that is a terminal.
+    """Yield what `iterable` yields and show how far it is.
 
-    `total` is the number of items (default: the length, where there is one); without it the bar has no end.
-    A bar inside of another one may not be shown. A bar goes away when it is done.
+    `total` is the number of items (default: the length, where there is one); without it the bar has no end. A bar goes
+    away when it is done.
     """
-    console = console or Console(stderr=True)
-    if _SILENT.get() or not console.is_terminal:
-        yield from iterable
-        return
     if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-    try:
-        progress.start()
-    except LiveError:  # another bar is on the screen
-        yield from iterable
-        return
-    try:
-        yield from progress.track(iterable, total=total, description=label)
-    finally:
-        progress.stop()
+        try:
+            total = len(iterable)
+        except TypeError:  # a DataLoader over a stream
+            total = None
+    with counting(label, total, console=console) as advance:
+        for item in iterable:
+            yield item
+            advance("")
 
 
 @contextmanager
 def counting(
     label: str, total: int | None, done: int = 0, *, console: Console | None = None
 ) -> Iterator[Callable[[str], None]]:
-    """Show a bar as `track` does, for work that is not one loop: give a function that counts one more.
+    """Show how far work is that is not one loop: give a function that counts one more.
 
     The function takes a text to stand behind the label.
     """
-    console = console or Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-    task = progress.add_task(label, total=total, completed=done)
-    shown = not _SILENT.get() and console.is_terminal
-    try:
-        if shown:
-            progress.start()
-    except LiveError:  # a bar is on the screen
-        shown = False
-    try:
-        yield lambda text: progress.update(task, advance=1, description=f"{label}, {text}")
-    finally:
-        if shown:
-            progress.stop()
+    if _SILENT.get():
+        yield lambda text: None
+        return
+    start, said, count = time.monotonic(), time.monotonic(), done
+    with _display(console) as progress:
+        task = None if progress is None else progress.add_task(label, total=total, completed=done)
+
+        def advance(text: str) -> None:
+            nonlocal said, count
+            count += 1
+            now = f"{label}, {text}" if text else label
+            if progress is not None and task is not None:
+                progress.update(task, advance=1, description=now)
+            elif time.monotonic() - said > OFTEN:
+                said = time.monotonic()
+                _log.info("%s: %s", now, _left(count, total, done, said - start))
+
+        try:
+            yield advance
+        finally:
+            if progress is not None and task is not None:
+                progress.refresh()  # the last count is seen as well
+                progress.remove_task(task)
 
 
 @contextmanager
 def working(label: str, *, console: Console | None = None) -> Iterator[None]:
-    """Show that something of unknown length is going on, and for how long, as `track` does."""
-    console = console or Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    progress = Progress(*columns, console=console, transient=True)
-    progress.add_task(label, total=None)
-    shown = not _SILENT.get() and console.is_terminal
-    try:
-        if shown:
-            progress.start()
-    except LiveError:  # a bar is on the screen
-        shown = False
-    try:
+    """Show that something of unknown length goes on, and for how long."""
+    if _SILENT.get():
         yield
+        return
+    start = time.monotonic()
+    with _display(console) as progress:
+        task = None if progress is None else progress.add_task(label, total=None, open=True)
+        if progress is None:
+            _log.info("%s ...", label)
+        try:
+            yield
+        finally:
+            if progress is not None and task is not None:
+                progress.remove_task(task)
+            elif time.monotonic() - start > LONG:
+                _log.info("%s: done in %.1f s", label, time.monotonic() - start)
+
+
+class _Count(MofNCompleteColumn):
+    """How many of how many, where there is anything to count."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.fields.get("open") else super().render(task)
+
+
+@contextmanager
+def _display(console: Console | None) -> Iterator[Progress | None]:
+    """Give the display that is on the screen, else start one; None where nobody would see it."""
+    if (shown := _SHOWN.get()) is not None:
+        yield shown
+        return
+    console = console or Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        yield None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Count())
+    progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+    try:
+        progress.start()
+    except LiveError:  # somebody else's is on the screen
+        yield None
+        return
+    token = _SHOWN.set(progress)
+    try:
+        yield progress
     finally:
-        if shown:
-            progress.stop()
+        try:
+            _SHOWN.reset(token)
+        except ValueError:  # a generator that was closed from elsewhere
+            _SHOWN.set(None)
+        progress.stop()
+
+
+def _left(count: int, total: int | None, done: int, seconds: float) -> str:
+    """Say how far work is, and how long it will still take."""
+    if total is None:
+        return f"{count} so far, {seconds:.0f} s"
+    rest = seconds * (total - count) / max(count - done, 1)
+    return f"{count} of {total}, {seconds:.0f} s, about {rest:.0f} s left"

@@ -18,7 +18,8 @@ class Pruning(lightning.Callback):
 
     After each epoch in which more than the share `until` of the weights is left, `method.prune` takes the next ones;
     with ``until=1.0`` only what the method does by itself in each step happens. `run` is the attachment, whose masks
-    say what is left. A run that was interrupted goes on from Lightning's checkpoint (``ckpt_path=``) as if it had not been.
+    say what is left. A run that was interrupted goes on from Lightning's checkpoint (``ckpt_path=``) as if it had not
+    been.
 
     With precision ``"16-mixed"`` Lightning scales losses: choose an optimiser that is not fused, or ``"bf16-mixed"``.
 
