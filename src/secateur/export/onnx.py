@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.ground.errors import ExportError
 from secateur.ground.inputs import Example
+from secateur.ground.models import ModelLike, module_of
 
 from .check import TOLERANCE, Export, check, example_sizes
 from .files import replacing_file
@@ -32,7 +33,7 @@ EXTERNAL = 2**31 - 2**24
 
 
 def to_onnx(
-    model: nn.Module,
+    model: ModelLike,
     example_inputs: Example,
     file: str | PathLike[str],
     *,
@@ -58,6 +59,7 @@ def to_onnx(
     ((0,), ((1, 8), (3, 8)), True)
     """
     _require()
+    model = module_of(model)
     program = portable(model, example_inputs, tuple(free))
     written = _translated(model, program, opset)
     path = Path(file)

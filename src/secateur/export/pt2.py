@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.ground.errors import ExportError
 from secateur.ground.inputs import Example
+from secateur.ground.models import ModelLike, module_of
 
 from .check import TOLERANCE, Export, check, example_sizes
 from .files import replacing_file
@@ -22,7 +23,7 @@ __all__ = ["to_exported_program"]
 
 
 def to_exported_program(
-    model: nn.Module,
+    model: ModelLike,
     example_inputs: Example,
     file: str | PathLike[str],
     *,
@@ -46,6 +47,7 @@ def to_exported_program(
     >>> torch.equal(torch.export.load(file).module()(x), net(x))
     True
     """
+    model = module_of(model)
     program = portable(model, example_inputs, tuple(free))
     path = Path(file)
     with replacing_file(path) as fresh:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from secateur.ground.errors import TraceError
+from secateur.ground.models import module_of
 from secateur.ground.modes import evaluating
 
 __all__ = ["check_kind", "check_runs", "explain", "source_line"]
@@ -21,11 +22,13 @@ _UNKNOWN_TYPE = re.compile(r"Found <class '(?P<kind>[^']+)'> in output, which is
 
 
 def check_kind(model: nn.Module) -> None:
-    """Refuse what was compiled or exported already: its own code is gone.
+    """Refuse what is no model, and what was compiled or exported already: its own code is gone.
 
     Raises:
+        UsageError: it is no model.
         TraceError: the model is of such a kind.
     """
+    module_of(model)
     made_by = "torch.jit" if isinstance(model, torch.jit.ScriptModule) else ""
     if isinstance(model, GraphModule) and "eval" in vars(model):  # which raises
         made_by = "torch.export"

@@ -31,7 +31,7 @@ class SecateurError(Exception):
     """The root of all errors that secateur raises on purpose."""
 
 
-class UsageError(SecateurError, TypeError):
+class UsageError(SecateurError, TypeError, ValueError):
     """Arguments do not go together, or one is missing or of the wrong kind; the message says what to give."""
 
 

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from secateur.graph.export import export_program
 from secateur.ground.errors import KernelError
 from secateur.ground.inputs import Example, Inputs
+from secateur.ground.models import ModelLike, module_of
 from secateur.ground.modes import evaluating
 from secateur.ground.progress import track
 from secateur.measure.environment import environment
@@ -81,7 +82,7 @@ class Compiled(nn.Module):
 
 
 def compile(
-    model: nn.Module,
+    model: ModelLike,
     example_inputs: Example,
     *,
     folder: Path | None = None,
@@ -105,6 +106,7 @@ def compile(
     """
     given = Inputs.of(example_inputs)
     args, kwargs = given.args, dict(given.kwargs)
+    model = module_of(model)
     program = export_program(model, args, kwargs)
     # Without writes into tensors, a call may move behind another.
     module: Any = program.exported.run_decompositions({}).module(check_guards=False)

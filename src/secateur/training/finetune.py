@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.ground.errors import DataError
+from secateur.ground.errors import DataError, UsageError
 from secateur.ground.inputs import Inputs
+from secateur.ground.models import ModelLike, module_of
 from secateur.ground.modes import evaluating, training
 from secateur.ground.progress import track
 from secateur.ground.tensors import floating
@@ -38,7 +39,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0
 
 
 def finetune(
-    model: nn.Module,
+    model: ModelLike,
     loader: Iterable[Any],
     *,
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
@@ -58,14 +59,14 @@ def finetune(
 
     Raises:
         DataError: the loader is empty, or yields something else than pairs.
-        ValueError: `epochs` is below one, `weight` not in 0..1, or no parameter requires a gradient.
+        UsageError: it is no model, `epochs` is below one, `weight` not in 0..1, or no parameter requires a gradient.
     """
     if epochs < 1 or not 0 <= weight <= 1:
-        raise ValueError(f"epochs={epochs} must be at least 1, and weight={weight} lie in 0..1.")
-    student = copy.deepcopy(model)
+        raise UsageError(f"epochs={epochs} must be at least 1, and weight={weight} lie in 0..1.")
+    student = copy.deepcopy(module_of(model))
     parameters = [p for p in student.parameters() if p.requires_grad]
     if not parameters:
-        raise ValueError("No parameter of the model requires a gradient: call model.requires_grad_() first.")
+        raise UsageError("No parameter of the model requires a gradient: call model.requires_grad_() first.")
     stepper = optimizer(parameters)
     rates = [float(group["lr"]) for group in stepper.param_groups]
     length = len(loader) if isinstance(loader, Sized) else None
