@@ -127,7 +127,9 @@ def test_training_data(tmp_path: Path) -> None:
         training_data(DataSpec(str(tmp_path / "c.npz")), Samples([]))
 
 
-@pytest.mark.parametrize(("augment", "changed"), [("none", False), ("shift", True), ("shift-and-mirror", True)])
+@pytest.mark.parametrize(
+    ("augment", "changed"), [("none", False), ("shift", True), ("shift-and-mirror", True)]
+)
 def test_training_images(augment: Any, changed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches out of all training images but the last, which validate; augmented where that is said."""
     from secateur.recipes import samples

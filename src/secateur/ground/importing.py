@@ -77,6 +77,6 @@ def can_be_imported(value: Any) -> bool:
     if name is None:
         return False
     try:
-        return import_callable(name) == value
+        return bool(import_callable(name) == value)
     except UnknownNameError:
         return False
