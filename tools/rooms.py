@@ -18,7 +18,9 @@ ORDER = (
     "recovery", "artefact", "report", "runtime", "result", "export", "case", "methods", "integrations", "prune",
     "recipes", "cli",
 )  # fmt: skip
-TOP = frozenset({"__init__", "prune", "case", "result"})  # modules that may stand beside the rooms
+# Modules that may stand beside the rooms; python -m secateur looks for __main__ there, and nowhere else.
+TOP = frozenset({"__init__", "__main__", "prune", "case", "result"})
+ENTRIES = frozenset({"__init__", "__main__"})  # where users come in, so that they may import any room
 
 Arrows = dict[tuple[str, str], list[str]]
 """From room, to room: the places, ``file:line``."""
@@ -52,7 +54,7 @@ def arrows() -> Arrows:
     found: Arrows = defaultdict(list)
     for path in sorted(SOURCE.rglob("*.py")):
         room = room_of(path)
-        if room == "__init__":  # the table of public names, on first use
+        if room in ENTRIES:
             continue
         for name, line in imports(path):
             other = name.partition(".")[0]
@@ -68,7 +70,7 @@ def faults(found: Arrows) -> list[str]:
         f"{room} stands beside the rooms"
         for room in sorted(r for r in rooms if (SOURCE / f"{r}.py").is_file() and r not in TOP)
     ]
-    lines += [f"{room} is not in the order" for room in sorted(rooms - set(ORDER) - {"__init__"})]
+    lines += [f"{room} is not in the order" for room in sorted(rooms - set(ORDER) - ENTRIES)]
     place = {room: n for n, room in enumerate(ORDER)}
     for (room, other), where in sorted(found.items()):
         if place.get(other, -1) >= place.get(room, -1):

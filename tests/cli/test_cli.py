@@ -2,47 +2,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-
-from secateur.cli import main
-
-MODULE = """
-import torch
-
-def build():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
-"""
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a module and labelled data in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "mine_for_cli", raising=False)
-    (tmp_path / "mine_for_cli.py").write_text(MODULE)
-    rng = np.random.default_rng(0)
-    x, y = rng.random((40, 6)).astype(np.float32), rng.integers(0, 3, 40)
-    np.savez(tmp_path / "samples.npz", calibration=rng.random((200, 6)).astype(np.float32), x=x, y=y)
-    return tmp_path
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    code = caught.value.code
-    assert code is None or isinstance(code, int)
-    return code or 0
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    capsys.readouterr()
-    assert run(*arguments, "--json") == 0
-    return json.loads(capsys.readouterr().out)
+from command_line import RECIPE, run, run_json
 
 
 def test_help_is_quick_and_does_not_import_torch() -> None:
@@ -65,7 +28,8 @@ assert not heavy, heavy
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "prune", "inspect", "measure", "report", "export", "pack", "unpack"]
+    "command",
+    ["demo", "prune", "recipes", "schema", "inspect", "measure", "report", "export", "pack", "unpack"],
 )
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
@@ -104,14 +68,21 @@ def test_wrong_usage_exits_with_two(
         (("inspect", "mine_for_cli:build"), "add --input"),
         (("inspect", "no_such_module_anywhere:build"), "Cannot import"),
         (("measure", "zoo:lenet5", "--seconds", "0", "--data", "cifar-10"), "Did you mean 'cifar10'?"),
-        (("prune", "none.yaml"), "none.yaml"),
+        (("prune", "none.yaml"), "no recipe file none.yaml"),
+        (("prune", "resnet20-cifar"), "Did you mean 'resnet20-cifar10'?"),
+        (("recipes", "resnet20-cifar"), "Did you mean 'resnet20-cifar10'?"),
+        (("measure", "zoo:lenet5", "--threads", "99999999"), "threads=99999999 is out of range: from 1 to"),
+        (("measure", "bad.yaml"), "bad.yaml"),
         (("pack", "none"), "no artefact at none"),
         (("pack", "bad.yaml"), "is not a safetensors file"),
         (("unpack", "none"), "no packed file at none"),
         (("unpack", "bad.yaml"), "not a packed one"),
         (("prune", "bad.yaml"), "Did you mean 'budget'?"),
         (("prune", "bad.yaml", "--set", "budget"), "KEY=VALUE"),
-        (("prune", "bad.yaml", "--set", "budgt=null", "--set", "keep.f1=0.5"), "Did you mean 'budget'?"),
+        (
+            ("prune", "bad.yaml", "--set", "budgt=null", "--set", "limits.keep.f1=0.5"),
+            "Did you mean 'budget'?",
+        ),
     ],
 )
 def test_errors_are_one_line_and_exit_with_one(
@@ -169,17 +140,8 @@ def test_measure_needs_labels_for_accuracy(here: Path, capsys: pytest.CaptureFix
 
 def test_an_artefact_is_measured_against_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "folder").mkdir()
-    assert run("measure", "folder") == 2
-    assert "--model" in capsys.readouterr().err
-
-
-RECIPE = """
-model: mine_for_cli:build
-data: samples.npz
-budget: {macs: 0.5}
-output: half
-threads: 1
-"""
+    assert run("measure", "folder") == 1
+    assert "no file recipe.yaml" in capsys.readouterr().err
 
 
 def test_prune_saves_and_the_artefact_is_measured(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,10 +186,11 @@ def test_prune_takes_settings_and_an_output(here: Path, capsys: pytest.CaptureFi
 
 def test_widths_are_set_by_module_path(here: Path) -> None:
     (here / "half.yaml").write_text(RECIPE)
-    options = ("--set", "keep.0=5", "--set", "uniform=true", "--set", "round_to=2", "--quiet")
-    assert run("prune", "half.yaml", *options) == 0
+    options = {"keep.0": "5", "uniform": "true", "round_to": "2"}
+    settings = [word for key, value in options.items() for word in ("--set", f"limits.{key}={value}")]
+    assert run("prune", "half.yaml", *settings, "--quiet") == 0
     assert json.loads((here / "half" / "report.json").read_text())["kept"] == {"0": [6, 16]}
-    assert "keep:\n  '0': 5" in (here / "half" / "recipe.yaml").read_text()
+    assert "keep:\n    '0': 5" in (here / "half" / "recipe.yaml").read_text()
 
 
 def test_a_recipe_elsewhere_finds_modules_beside_it(

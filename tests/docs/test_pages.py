@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,16 +15,20 @@ from typing import Any
 import pytest
 import torch
 import typer
-import yaml
 
 import secateur
 from secateur.cli import app
 from secateur.recipes import parse_recipe
+from secateur.recipes.recipe import write_recipe
+from secateur.recipes.text import parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # A block is fenced, or stands in a comment that readers do not see: <!-- python ... -->, to set the scene of a page.
 BLOCK = re.compile(r"^(?:```|<!-- )(\w+)\n(.*?)^(?:```|-->)$", re.M | re.S)
+FILE = re.compile(
+    r"# (\w+)\.py\n"
+)  # begins a block that is a file of the reader's, and is imported by others
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -49,12 +55,27 @@ def pages(*languages: str) -> list[Any]:
     return [pytest.param(page, id=name(page)) for page in PAGES if any(blocks(page, *languages))]
 
 
+def write_files(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the files that a page shows to a folder, in which modules are found."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    # A project of the reader's, with whatever a recipe names.
+    files = {"my_project": "def __getattr__(name):\n    return lambda *args: None\n"}
+    files |= {named[1]: block.text for block in blocks(page, "python") if (named := FILE.match(block.text))}
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    importlib.invalidate_caches()
+
+
 @pytest.mark.parametrize("page", pages("python"))
 def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+    write_files(page, tmp_path, monkeypatch)
     torch.manual_seed(0)
     space: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page, "python"):
+        if FILE.match(block.text):
+            continue
         # Lines count as in the page, so that a traceback leads to them.
         code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
         exec(code, space)
@@ -87,10 +108,11 @@ def _parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", pages("yaml"))
-def test_recipes_parse(page: Path) -> None:
+def test_recipes_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(page, tmp_path, monkeypatch)
     for block in blocks(page, "yaml"):
-        given = yaml.safe_load(block.text)
-        assert parse_recipe(given).model_fields_set == set(given)
+        given = parse(block.text, name(page))
+        assert set(given) <= set(write_recipe(parse_recipe(given)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -88,7 +88,7 @@ MISTAKES: list[tuple[Any, Any, str]] = [
     (int, 1.0, "budget: expected a whole number, not 1.0"),
     (str, 1, r"budget: expected text, not 1\."),
     (float, None, "budget: expected a valid number, not None"),
-    (Path, 3, "budget: expected text, not 3"),
+    (Path, 3, "budget: expected a path, not 3"),
     (int | None, "3", "budget: expected a whole number, not '3'"),
     (
         int | bool | None,

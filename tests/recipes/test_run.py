@@ -1,26 +1,21 @@
+"""Runs of recipes that remove units, with models and data that the user's own functions make."""
+
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from secateur.recipes.schema import (
-    BatchNormScaleSpec,
-    MagnitudeSpec,
-    RandomSpec,
-    SNPPaperSpec,
-    SNPSpec,
-    TaylorSpec,
-)
 from stopwatches import Analytic
 from torch import nn
 
 import secateur as sc
-from secateur import api
 from secateur.ground.errors import CalibrationError, RecipeError, UnknownNameError
-from secateur.methods import ZCA
+from secateur.methods.kinds import units
 from secateur.recipes import parse_recipe
-from secateur.recipes.run import method_of, run
+from secateur.recipes.run import run, write
 
 MODULE = """
 import torch
@@ -43,6 +38,12 @@ def names():
 
 def score(model):
     return 0.25
+
+def double():
+    return build().double()
+
+def doubles():
+    return [x.double() for x in stream()]
 """
 
 
@@ -79,9 +80,7 @@ def test_distillation_is_scored_by_itself(mine: dict[str, Any]) -> None:
     result = run(parse_recipe(recipe), progress=False)
     assert result.report.scores is not None
     assert result.report.scores.distilled == 0.25
-    assert result.recipe["distill"] == {"steps": 3, "lr": 0.001, "batch": 32}
-    with pytest.raises(RecipeError, match="Did you mean 'steps'"):
-        parse_recipe(mine | {"distill": {"step": 3}})
+    assert result.recipe["distill"] == {"steps": 3, "lr": 0.001, "batch": 32, "seconds": None}
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -92,28 +91,29 @@ def test_one_shot_batches_and_labels_are_no_obstacle(mine: dict[str, Any], pairs
 
 def test_options_arrive(mine: dict[str, Any]) -> None:
     recipe = mine | {
-        "round_to": 4,
+        "limits": {"round_to": 4},
         "budget": {"params": 0.8},
-        "method": {"name": "magnitude", "recover": False},
+        "method": {"name": "magnitude", "recovery": None},
     }
     result = run(parse_recipe(recipe | {"example": [2, 6]}), progress=False)
     assert linear(result.model, "0").out_features in (4, 8, 12)
     assert result.report.scores is None
     with pytest.raises(UnknownNameError, match="nothing_like_this"):
-        run(parse_recipe(mine | {"exclude": ["nothing_like_this*"]}), progress=False)
+        run(parse_recipe(mine | {"limits": {"exclude": ["nothing_like_this*"]}}), progress=False)
 
 
 def test_widths_arrive(mine: dict[str, Any]) -> None:
-    result = run(parse_recipe(mine | {"keep": {"0": 0.3}, "uniform": True}), progress=False)
+    limits = {"keep": {"0": 0.3}, "uniform": True}
+    result = run(parse_recipe(mine | {"limits": limits}), progress=False)
     assert linear(result.model, "0").out_features == 5
-    assert result.recipe["keep"] == {"0": 0.3}
-    assert result.recipe["uniform"] is True
+    assert result.recipe["limits"]["keep"] == {"0": 0.3}
+    assert result.recipe["limits"]["uniform"] is True
 
 
 @pytest.mark.parametrize("unit", ["latency", "latency_ms", "bytes"])
 def test_other_budgets(mine: dict[str, Any], unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     timer = Analytic(1e4, 1.0)
-    monkeypatch.setattr(api, "Stopwatch", lambda: timer)
+    monkeypatch.setattr(units, "Stopwatch", lambda: timer)
     result = run(
         parse_recipe(mine | {"budget": {unit: 0.8 if unit != "latency_ms" else 2.0}}), progress=False
     )
@@ -131,7 +131,7 @@ def dense_model() -> nn.Module:
 
 def test_excluded_types_stay(mine: dict[str, Any]) -> None:
     with pytest.raises(sc.SecateurError):  # all layers are excluded: the budget cannot be met
-        run(parse_recipe(mine | {"exclude": [{"type": "Linear"}]}), progress=False)
+        run(parse_recipe(mine | {"limits": {"exclude": [{"type": "Linear"}]}}), progress=False)
 
 
 @pytest.mark.parametrize(("name", "error"), [("nothing", CalibrationError), ("names", RecipeError)])
@@ -151,25 +151,30 @@ def test_npz_accuracy_is_measured(mine: dict[str, Any], tmp_path: Path) -> None:
     assert result.report.scores.recovered is not None
 
 
-def test_methods_by_name() -> None:
-    assert method_of(SNPSpec(name="snp")) == sc.SNP()
-    assert method_of(SNPPaperSpec(name="snp-paper")) == sc.SNP.paper()
-    assert method_of(SNPSpec(name="snp", order="zca", recovery="one-pass")) == sc.SNP(
-        order=ZCA(), recovery=sc.OnePass()
-    )
-    assert method_of(SNPSpec(name="snp", sweeps=5)).recovery == sc.Sequential(sweeps=5)
-    assert method_of(SNPSpec(name="snp", recovery="none")).recovery is None
-    assert method_of(MagnitudeSpec(name="magnitude", p=2, recover=False)) == sc.Magnitude(p=2)
-    assert method_of(RandomSpec(name="random", seed=3)) == sc.Random(seed=3, recovery=sc.OnePass())
-    assert method_of(BatchNormScaleSpec(name="batch-norm-scale", recover=False)) == sc.BatchNormScale()
-    assert method_of(TaylorSpec(name="taylor")) == sc.Taylor(recovery=sc.OnePass())
-    spec = TaylorSpec(name="taylor", loss="torch.nn.functional:cross_entropy", recover=False)
-    assert method_of(spec) == sc.Taylor(loss=nn.functional.cross_entropy)
-    with pytest.raises(UnknownNameError, match="cross_entropy"):
-        method_of(TaylorSpec(name="taylor", loss="torch.nn.functional:cross_entropie"))
-
-
 def test_threads_are_restored(mine: dict[str, Any]) -> None:
     before = torch.get_num_threads()
     run(parse_recipe(mine | {"threads": 2}), progress=False)
     assert torch.get_num_threads() == before
+
+
+def test_the_example_is_of_the_type_of_the_data(mine: dict[str, Any]) -> None:
+    change = {"model": "mine_for_run:double", "data": "mine_for_run:doubles", "example": [2, 6]}
+    result = run(parse_recipe(mine | change), progress=False)
+    assert linear(result.model, "0").weight.dtype is torch.float64
+
+
+def test_options_of_data_that_have_no_use_are_refused(mine: dict[str, Any]) -> None:
+    for option in ({"augment": "shift"}, {"folder": "data"}):
+        with pytest.raises(RecipeError, match=rf"data\.{next(iter(option))} .*leave it out"):
+            run(parse_recipe(mine | {"data": {"name": "mine_for_run:stream"} | option}), progress=False)
+
+
+def test_what_is_written_says_how_to_run_it_again(mine: dict[str, Any], tmp_path: Path) -> None:
+    recipe = parse_recipe(mine | {"output": "small", "pack": "small.sec"})
+    result = run(recipe, progress=False)
+    packed = write(recipe, result)
+    assert packed is not None
+    assert packed.bytes == (tmp_path / "small.sec").stat().st_size
+    assert parse_recipe(result.recipe) == recipe
+    assert result.report.model == "mine_for_run:build"
+    assert write(parse_recipe(mine), result) is None

@@ -1,30 +1,28 @@
-"""Recipes of methods that train: what they may say, what they become, and a run that is interrupted."""
+"""Recipes of methods that train: what `Training` they become, and a run that is interrupted and goes on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from secateur.recipes.registry import Samples
-from secateur.recipes.training import training_method_of, training_of
-from secateur.recipes.training_schema import TrainingMethodSpec
 from torch import nn
 from typer.testing import CliRunner
 
 import secateur as sc
 from secateur import training as room
 from secateur.cli import app
+from secateur.ground.documents import to_yaml
 from secateur.ground.errors import CheckpointError, DataError, RecipeError
-from secateur.recipes import parse_recipe, shipped
-from secateur.recipes.run import run
+from secateur.recipes import Samples, parse_recipe
+from secateur.recipes.recipe import write_recipe
+from secateur.recipes.run import run, training_of
 
 MODULE = """
 import torch
-from secateur.recipes.registry import Samples
+from secateur.recipes import Samples
 
 torch.manual_seed(0)
 X = torch.randn(320, 6)
@@ -48,7 +46,7 @@ def loss(outputs, labels):
 
 FAIL = False
 """
-TRAINING: dict[str, Any] = {"epochs": 2, "iterations": 2, "optimizer": {"lr": 0.02}}
+TRAINING: dict[str, Any] = {"epochs": 2, "iterations": 2, "optimizer": {"name": "adam", "lr": 0.02}}
 
 
 @pytest.fixture
@@ -65,28 +63,6 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
-METHODS: list[tuple[dict[str, Any], Any]] = [
-    (
-        {"name": "irrelevance-decay", "gamma": 0.1, "fading": 5},
-        sc.IrrelevanceDecay(0.1, schedule=room.Fading(5)),
-    ),
-    ({"name": "weight-decay", "p": 1, "crop": 0.2}, sc.WeightDecay(p=1, crop=0.2)),
-    (
-        {"name": "gradual-magnitude", "share": 0.5, "layer_wise": True},
-        sc.GradualMagnitude(0.5, scope=room.LayerWise()),
-    ),
-    ({"name": "lobster", "tolerance": 0.1}, sc.Lobster(tolerance=0.1)),
-    ({"name": "nn-relief", "alpha_conv": 0.9, "samples": 10}, sc.NNRelief(alpha_conv=0.9, samples=10)),
-]
-
-
-@pytest.mark.parametrize(("spec", "method"), METHODS, ids=[m[0]["name"] for m in METHODS])
-def test_methods(mine: dict[str, Any], spec: dict[str, Any], method: Any) -> None:
-    parsed = parse_recipe(mine | {"method": spec}).method
-    assert isinstance(parsed, TrainingMethodSpec)
-    assert training_method_of(parsed) == method
-
-
 def test_options(mine: dict[str, Any], tmp_path: Path) -> None:
     save_file({"0.weight": torch.ones(16, 6)}, tmp_path / "initial.safetensors")
     recipe = parse_recipe(
@@ -99,25 +75,25 @@ def test_options(mine: dict[str, Any], tmp_path: Path) -> None:
                 "loss": "mine_for_training:loss",
                 "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.9},
                 "schedule": {"name": "multi-step", "epochs": [2, 3]},
-                "bound": {"drop": 0.1},
-                "patience": 4,
+                "validation": {"bound": {"drop": 0.1}, "patience": 4},
                 "teacher": {"weight": 0.5},
                 "rewind": "initial.safetensors",
                 "bf16": True,
-                "every": 9,
+                "checkpoints": {"folder": "kept", "every": 9},
             },
         }
     )
     net = nn.Linear(2, 2)
     measure = lambda model: 1.0  # noqa: E731
     made = training_of(recipe, net, Samples([], None, [1, 2], measure), resume=True)
+    assert made is not None
     assert made.loader == [1, 2]
     assert made.loss.__name__ == "loss"  # type: ignore[attr-defined]
     assert (made.iterations, made.finetune, made.bf16) == (3, 1, True)
     assert made.validation == sc.Validation(measure, sc.Bound(drop=0.1), 4)
-    assert made.schedule == sc.training.MultiStep((2, 3))
+    assert made.schedule == room.MultiStep((2, 3))
     assert made.teacher == sc.Teacher(net, weight=0.5)
-    assert made.checkpoints == sc.Checkpoints(Path("out.run"), True, 9)
+    assert made.checkpoints == sc.Checkpoints(Path("kept"), True, 9)
     assert made.rewind is not None
     optimizer = made.optimizer(list(net.parameters()))
     assert isinstance(optimizer, torch.optim.SGD)
@@ -127,73 +103,63 @@ def test_options(mine: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schedule", "made"),
     [
-        ("constant", sc.training.Constant()),
-        ({"name": "cosine", "warmup": 1}, sc.training.Cosine(1)),
-        ("one-cycle", sc.training.OneCycle()),
+        ("constant", room.Constant()),
+        ({"name": "cosine", "warmup": 1}, room.Cosine(1)),
+        ("one-cycle", room.OneCycle()),
     ],
 )
 def test_schedules(mine: dict[str, Any], schedule: Any, made: Any) -> None:
     recipe = parse_recipe(mine | {"training": {"schedule": schedule}})
-    assert training_of(recipe, nn.Linear(1, 1), Samples([], None, []), resume=False).schedule == made
+    found = training_of(recipe, nn.Linear(1, 1), Samples([], None, []), resume=False)
+    assert found is not None
+    assert found.schedule == made
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"training": None}, "nn-relief prunes while it trains.*'training'"),
-        ({"method": "snp", "budget": {"macs": 0.5}}, "snp prunes without training.*leave"),
-        ({"training": {"epoch": 3}}, r"unknown key 'training\.epoch'.*Did you mean 'epochs'\?"),
-        ({"training": {"epochs": 0}}, r"training\.epochs"),
-        ({"training": {"bound": {"above": 0.9, "drop": 0.1}}}, "exactly one of above and drop"),
-        ({"training": {"optimizer": {"name": "adam", "momentum": 0.9}}}, "momentum is for sgd"),
-        ({"training": {"schedule": "cosin"}}, "cosin"),
-        ({"streams": True}, "nn-relief has no use for the key 'streams'"),
-        ({"method": {"name": "nn-relief", "alpha_conv": 0.0}}, r"method\.alpha_conv"),
-        ({"method": "nn-releif"}, "Did you mean 'nn-relief'"),
-    ],
-)
-def test_mistakes(mine: dict[str, Any], change: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        parse_recipe(mine | change)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_run_is_kept_beside_the_output(mine: dict[str, Any], number: int) -> None:
+    then = [{"method": "nn-relief", "training": TRAINING}]
+    recipe = parse_recipe(mine | {"output": "a/out", "then": then})
+    made = training_of(recipe, nn.Linear(1, 1), Samples([], None, []), False, number)
+    assert made is not None
+    assert made.checkpoints == sc.Checkpoints(Path("a/out.run2" if number else "a/out.run"))
 
 
-def test_data(tmp_path: Path) -> None:
-    arrays = {"train_x": np.random.rand(40, 3).astype(np.float32), "train_y": np.arange(40) % 2}
-    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
-    base = {"model": "x:y", "method": "nn-relief", "training": {"batch": 9}}
+def test_what_validates(mine: dict[str, Any]) -> None:
+    """Data that are held out, unless the recipe names a function of its own; a bound needs one of both."""
 
-    def loader(name: str, **more: Any) -> sc.Training:
-        recipe = parse_recipe(base | {"data": name, "training": {"batch": 9, **more}})
-        return training_of(recipe, nn.Linear(1, 1), Samples([]), resume=False)
+    def made(validation: Any, measure: Any) -> Any:
+        recipe = parse_recipe(mine | {"training": {"validation": validation}})
+        found = training_of(recipe, nn.Linear(1, 1), Samples([], None, [], measure), resume=False)
+        assert found is not None
+        return found.validation
 
-    made = loader(str(tmp_path / "a.npz"), bound=0.5)
-    assert [len(x) for x, _ in made.loader] == [9] * 4
-    assert made.validation is not None
-    held = {tuple(row) for x, _ in made.validation.measure for row in x.tolist()}  # type: ignore[union-attr]
-    seen = {tuple(row) for x, _ in made.loader for row in x.tolist()}
-    assert len(held) == 4
-    assert not held & seen
-    with pytest.raises(DataError, match="no labelled training data"):
-        loader("demo")
-    np.savez(tmp_path / "b.npz", calibration=arrays["train_x"])
-    with pytest.raises(DataError, match="no arrays train_x and train_y"):
-        loader(str(tmp_path / "b.npz"))
-    np.savez(tmp_path / "c.npz", train_x=arrays["train_x"], train_y=np.arange(3))
-    with pytest.raises(DataError, match="40 inputs train_x and 3 labels"):
-        loader(str(tmp_path / "c.npz"))
-    recipe = parse_recipe(base | {"data": "x:y", "training": {"bound": 0.5}})
+    bound = {"bound": {"above": 0.5}}
+    assert made(None, None) is None
+    assert made(None, [1]) == sc.Validation([1])
+    assert made(bound, [1]) == sc.Validation([1], sc.Bound(0.5))
     with pytest.raises(DataError, match="bound and patience"):
-        training_of(recipe, nn.Linear(1, 1), Samples([], None, []), resume=False)
+        made(bound, None)
+    import mine_for_training
+
+    for measure in (None, [1]):
+        found = made(bound | {"measure": "mine_for_training:score"}, measure)
+        assert found == sc.Validation(mine_for_training.score, sc.Bound(0.5))
+    recipe = parse_recipe(mine | {"training": {"validation": {"measure": "mine_for_training:score"}}})
+    assert write_recipe(recipe)["training"]["validation"]["measure"] == "mine_for_training:score"
+    assert parse_recipe(write_recipe(recipe)) == recipe
+    unsaid = parse_recipe(mine | {"training": {"validation": bound}})
+    assert "measure" not in write_recipe(unsaid)["training"]["validation"]
 
 
 def test_an_interrupted_run_goes_on(mine: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import mine_for_training  # type: ignore[import-not-found]
 
-    recipe = parse_recipe(
-        mine
-        | {"output": "out", "training": TRAINING | {"loss": "mine_for_training:loss", "bound": {"drop": 1.0}}}
-    )
-    unbroken = run(parse_recipe(recipe.model_dump() | {"output": "other"}), progress=False)
+    data = mine | {
+        "output": "out",
+        "training": TRAINING | {"loss": "mine_for_training:loss", "validation": {"bound": {"drop": 1.0}}},
+    }
+    recipe = parse_recipe(data)
+    unbroken = run(parse_recipe(write_recipe(recipe) | {"output": "other"}), progress=False)
     steps = 0
 
     def failing(outputs: Any, labels: Any) -> Any:
@@ -207,7 +173,7 @@ def test_an_interrupted_run_goes_on(mine: dict[str, Any], monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(mine_for_training, "loss", failing)
         with pytest.raises(RuntimeError, match="killed"):
-            run(recipe, progress=False)
+            run(parse_recipe(data), progress=False)  # its names are imported now
     with pytest.raises(CheckpointError, match="--resume"):
         run(recipe, progress=False)
     resumed = run(recipe, progress=False, resume=True)
@@ -226,9 +192,7 @@ def test_nothing_to_resume(mine: dict[str, Any]) -> None:
 
 
 def test_from_the_command_line(mine: dict[str, Any], tmp_path: Path) -> None:
-    import yaml
-
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump(mine | {"output": "sparse"}))
+    (tmp_path / "r.yaml").write_text(to_yaml(mine | {"output": "sparse"}))
     result = CliRunner().invoke(app, ["prune", "r.yaml", "--quiet"])
     assert result.exit_code == 0, result.output
     assert "connections" in result.output
@@ -236,11 +200,3 @@ def test_from_the_command_line(mine: dict[str, Any], tmp_path: Path) -> None:
     assert (tmp_path / "sparse" / "report.html").is_file()
     again = CliRunner().invoke(app, ["prune", "r.yaml", "--quiet", "--resume"])
     assert again.exit_code == 0, again.output
-
-
-def test_the_shipped_recipe() -> None:
-    import yaml
-
-    recipe = parse_recipe(yaml.safe_load(shipped()["resnet20-cifar10-sparse"]))
-    assert recipe.training is not None
-    assert recipe.training.iterations == 10

@@ -1,18 +1,23 @@
-"""The program that commands are part of: its name, its help, and how it ends."""
+"""The program that commands are part of: its name, its help, how a command runs, and how it ends."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from secateur.ground.errors import SecateurError
-from secateur.measure.allocator import keep_memory
+from secateur.ground.importing import modules_of
 
-__all__ = ["app", "main"]
+from .common import say, show_json
+
+__all__ = ["app", "command", "main"]
 
 app = typer.Typer(
     name="secateur",
@@ -27,21 +32,53 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error with one line on standard error, 2 wrong usage."""
-    # Console scripts do not look for modules where the user stands; recipes and models may name hers.
-    sys.path.insert(0, os.getcwd())
-    keep_memory()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="secateur")
-    except SecateurError as e:
-        print(f"secateur: {' '.join(str(e).split())}", file=sys.stderr)
+    except (SecateurError, OSError) as e:
+        say(f"secateur: {' '.join(str(e).split())}")
         raise SystemExit(1) from None
+
+
+def command(function: Callable[..., dict[str, Any] | None]) -> None:
+    """Make a function a command; what it returns is its answer to ``--json``.
+
+    ``module:callable`` is found in the current folder as well, behind all other modules. With ``--json`` whatever else
+    is printed, by functions of the user's for instance, goes to standard error.
+    """
+
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> None:
+        from secateur.measure.allocator import keep_memory
+
+        keep_memory()
+        with modules_of(Path.cwd()), _answer_alone() if options.get("as_json") else nullcontext():
+            found = function(*args, **options)
+        if found is not None:
+            show_json(found)
+
+    app.command(function.__name__)(run)
+
+
+@contextmanager
+def _answer_alone() -> Iterator[None]:
+    """Send all that is printed to standard error, by Python, by libraries and by other programs."""
+    sys.stdout.flush()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()  # what was printed there past the redirection
+        os.dup2(output, 1)
+        os.close(output)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from secateur import __version__
 
-        print(f"secateur {version('secateur')}")
+        print(f"secateur {__version__}")
         raise typer.Exit
 
 

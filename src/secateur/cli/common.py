@@ -1,14 +1,17 @@
-"""What commands share: options, models by name, and how they speak."""
+"""What commands share: options, and how they speak."""
 
 from __future__ import annotations
 
 import json
 import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["INPUT", "JSON", "THREADS", "model_of", "numbers", "say", "show", "show_json", "silent", "sizes"]
+__all__ = ["INPUT", "JSON", "THREADS", "numbers", "printable", "say", "show", "show_json", "silent", "sizes"]
 
 JSON = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")
@@ -17,16 +20,9 @@ INPUT = Annotated[
     str | None,
     typer.Option("--input", metavar="N,C,H,W", help="Shape of one input batch, for instance 1,3,224,224."),
 ]
-THREADS = Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")]
-
-
-def model_of(name: str, shape: str | None) -> tuple[Any, Any]:
-    """Make a model and an example input for it."""
-    from secateur.recipes.models import example_input, resolve_model
-    from secateur.recipes.recipe import ModelSpec
-
-    made = resolve_model(ModelSpec(name=name))
-    return made, example_input(name, sizes(shape))
+THREADS = Annotated[
+    int | None, typer.Option(min=1, help="Threads that torch may use, at most four for each processor.")
+]
 
 
 def sizes(shape: str | None) -> tuple[int, ...] | None:
@@ -50,9 +46,24 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
     return found
 
 
+def printable(text: str) -> str:
+    """Return a text without what a terminal obeys: names in files may be anything, escape sequences too.
+
+    >>> printable("a\\x1b[2Jb"), printable("two\\nlines")
+    ('a\\\\x1b[2Jb', 'two\\nlines')
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _OBEYED and c not in "\n\t" else c
+        for c in text
+    )
+
+
+_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, directions and halves of characters, breaks of lines
+
+
 def say(message: str) -> None:
     """Speak on standard error, which is not part of the answer."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def silent(message: str) -> None:
@@ -61,11 +72,27 @@ def silent(message: str) -> None:
 
 def show(what: Any) -> None:
     """Print text, a table or a report on standard output."""
+    if isinstance(what, str):
+        print(printable(what))
+        return
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=isinstance(what, str)).print(what, markup=False)
+    Console(highlight=False).print(_Printable(what), markup=False)
 
 
 def show_json(data: dict[str, Any]) -> None:
     """Print one JSON object on standard output."""
     print(json.dumps(data, indent=2, allow_nan=False))
+
+
+@dataclass(frozen=True)
+class _Printable:
+    """Something to print whose texts are made printable, and whose colours stay."""
+
+    what: Any
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.segment import Segment
+
+        for segment in console.render(self.what, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import INPUT, JSON, model_of, numbers, show, show_json, sizes
+from .common import INPUT, JSON, numbers, show, sizes
 
 __all__ = ["export", "pack", "unpack"]
 
@@ -40,7 +40,7 @@ def pack(
     ] = None,
     smallest: Annotated[bool, typer.Option("--smallest", help="Try more, some ten times slower.")] = False,
     as_json: JSON = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Pack an artefact or a safetensors file into one small file, and show what each tensor takes.
 
     Zeros, zero blocks and unified blocks are found in the values. What is unpacked is equal bit by bit, unless --bits
@@ -64,10 +64,10 @@ def pack(
         output = Path(f"{source.resolve().name.removesuffix('.safetensors')}.sec")
     packed = pack_file(source, output, quantise=quantise, smallest=smallest)
     if as_json:
-        show_json(packed.to_json())
-    else:
-        show(str(packed))
-        show(f"Packed into {output}.")
+        return packed.to_json()
+    show(str(packed))
+    show(f"Packed into {output}.")
+    return None
 
 
 def unpack(
@@ -82,7 +82,7 @@ def unpack(
         ),
     ] = None,
     as_json: JSON = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Write a packed file as an artefact's folder or a safetensors file again, or show what it holds.
 
     [bold]Examples[/bold]
@@ -96,11 +96,11 @@ def unpack(
     packed = describe(file)
     where = None if output is None else unpack_to(file, output)
     if as_json:
-        show_json(packed.to_json() | {"output": None if where is None else str(where)})
-    else:
-        show(str(packed))
-        if where is not None:
-            show(f"Unpacked to {where}.")
+        return packed.to_json() | {"output": None if where is None else str(where)}
+    show(str(packed))
+    if where is not None:
+        show(f"Unpacked to {where}.")
+    return None
 
 
 def export(
@@ -110,7 +110,8 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     form: Annotated[Form, typer.Option("--format", help="ONNX, or torch.export's own (.pt2).")] = Form.onnx,
     model: Annotated[
-        str | None, typer.Option(help="The dense model of an artefact; Hugging Face folders need none.")
+        str | None,
+        typer.Option(help="The dense model of an artefact, if its recipe names none of a library."),
     ] = None,
     input_shape: INPUT = None,
     free: Annotated[
@@ -122,14 +123,14 @@ def export(
         float | None, typer.Option(min=0, help="Largest difference, as a share of the largest output.")
     ] = None,
     as_json: JSON = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Write a model as ONNX or as an exported program, and compare its outputs with PyTorch's.
 
     The file appears only if the outputs agree, over two batch sizes.
 
     [bold]Examples[/bold]
 
-      secateur export half --model zoo:resnet20-cifar10 --format onnx -o half.onnx
+      secateur export half --format onnx -o half.onnx
 
       secateur export half --model my_project:build --input 1,3,64,64 --format exported -o half.pt2
 
@@ -141,7 +142,10 @@ def export(
     from secateur.export.check import TOLERANCE
     from secateur.export.pretrained import example_of, is_pretrained
 
+    from .targets import dense_of, model_of
+
     network: Any
+    example: Any
     if is_pretrained(Path(target)):
         network = load_pretrained(target).eval()
         network.config.use_cache = (
@@ -149,16 +153,16 @@ def export(
         )
         example, dimensions = example_of(network, sizes(input_shape))
     else:
-        if Path(target).is_dir() and model is None:
-            raise typer.BadParameter("an artefact is made anew from its dense model: add --model NAME")
-        if model is not None and not Path(target).is_dir():
-            raise typer.BadParameter(f"--model goes with an artefact, and there is no folder {target}")
-        network, example = model_of(model or target, input_shape)
+        if model is not None and not Path(target).exists():
+            raise typer.BadParameter(f"--model goes with an artefact, and there is none at {target}")
         dimensions = (0,)
-        if model is not None:
+        if Path(target).exists():
             from secateur.artefact import load
 
+            network, example = dense_of(Path(target), model, input_shape)
             network = load(target, network)
+        else:
+            network, example = model_of(target, input_shape)
     options: dict[str, Any] = {"free": numbers("--free", free) if free else dimensions}
     options["tolerance"] = TOLERANCE if tolerance is None else tolerance
     if form is Form.onnx:
@@ -168,6 +172,6 @@ def export(
             raise typer.BadParameter("--opset is for --format onnx")
         written = to_exported_program(network, example, output, **options)
     if as_json:
-        show_json(asdict(written) | {"path": str(written.path)})
-    else:
-        show(str(written))
+        return asdict(written) | {"path": str(written.path)}
+    show(str(written))
+    return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .common import INPUT, JSON, THREADS, model_of, show, show_json
+from .common import INPUT, JSON, THREADS, printable, show
 
 __all__ = ["inspect", "measure", "report"]
 
@@ -16,7 +16,7 @@ def inspect(
     model: Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, zoo:NAME or module:callable.")],
     input_shape: INPUT = None,
     as_json: JSON = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Show which units of a model can be removed together, and what is frozen and why.
 
     [bold]Examples[/bold]
@@ -27,14 +27,16 @@ def inspect(
     """
     from secateur.graph import trace
 
+    from .targets import model_of
+
     network, example = model_of(model, input_shape)
     graph = trace(network, example)
     if as_json:
         from secateur.graph.show import graph_to_json
 
-        show_json(graph_to_json(graph))
-    else:
-        print(graph)
+        return graph_to_json(graph)
+    print(printable(str(graph)))
+    return None
 
 
 def measure(
@@ -42,7 +44,10 @@ def measure(
         str,
         typer.Argument(metavar="MODEL|ARTEFACT", help="A model as for inspect, or a saved folder or file."),
     ],
-    model: Annotated[str | None, typer.Option(help="The dense model of an artefact.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The dense model of an artefact, if its recipe names none of a library."),
+    ] = None,
     input_shape: INPUT = None,
     data: Annotated[
         str | None, typer.Option(help="Labelled data (a name, .npz or module:callable): accuracy.")
@@ -51,22 +56,23 @@ def measure(
     seconds: Annotated[float, typer.Option(min=0, help="Timed seconds, at least.")] = 2.0,
     threads: THREADS = None,
     as_json: JSON = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Count and time a model, or an artefact against its dense model.
 
     [bold]Examples[/bold]
 
       secateur measure torchvision:resnet18 --input 8,3,224,224 --threads 1
 
-      secateur measure half --model zoo:resnet20-cifar10 --data cifar10
+      secateur measure half --data cifar10
+
+      secateur measure half --model my_project:build --input 1,3,64,64
     """
     from .measuring import How, measure_artefact, measure_model
+    from .targets import dense_of, model_of
 
     timing = How(rounds, seconds, threads)
     if Path(target).exists():
-        if model is None:
-            raise typer.BadParameter("an artefact is measured against its dense model: add --model NAME")
-        network, example = model_of(model, input_shape)
+        network, example = dense_of(Path(target), model, input_shape)
         found, text = measure_artefact(Path(target), network, example, data, timing)
     else:
         if model is not None:
@@ -74,9 +80,9 @@ def measure(
         network, example = model_of(target, input_shape)
         found, text = measure_model(network, example, data, timing)
     if as_json:
-        show_json(found)
-    else:
-        show(text)
+        return found
+    show(text)
+    return None
 
 
 def report(
@@ -88,7 +94,7 @@ def report(
         Path | None, typer.Option(help="File of the page; without it report.html here.", show_default=False)
     ] = None,
     as_json: JSON = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Write one HTML page about a run, or about several beside each other.
 
     With --json a page is written only where --output says so.
@@ -111,10 +117,10 @@ def report(
         write_page(output, page(found))
     if as_json:
         reports = {name: entry.to_json() for name, entry in found.items()}
-        show_json({"reports": reports, "output": None if output is None else str(output)})
-        return
+        return {"reports": reports, "output": None if output is None else str(output)}
     for name, entry in found.items():
         if len(found) > 1:
             show(name)
         show(entry)
     show(f"Wrote {output}.")
+    return None

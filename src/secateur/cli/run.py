@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from secateur.ground.errors import ArtefactError
+from secateur.ground.importing import modules_of
 
-from .common import JSON, say, show, show_json, silent
+from .common import JSON, say, show, silent
 
 __all__ = ["demo", "prune"]
 
@@ -19,7 +20,7 @@ __all__ = ["demo", "prune"]
 def demo(
     output: Annotated[Path | None, typer.Option(help="Keep the saved artefact in this folder.")] = None,
     as_json: JSON = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Halve a bundled network and print what was gained; needs no network access and under a minute.
 
     [bold]Examples[/bold]
@@ -36,8 +37,7 @@ def demo(
 
     figures, found = run_demo(output, silent if as_json else say)
     if as_json:
-        show_json(asdict(figures))
-        return
+        return asdict(figures)
     rows = [
         ("dense", figures.acc_dense),
         ("magnitude (L1), no recovery", figures.acc_magnitude),
@@ -64,6 +64,7 @@ def demo(
         show(f"The report, to look at in a browser: {page}.")
     except ArtefactError as error:  # in a folder that cannot be written the demo is no less good
         say(str(error))
+    return None
 
 
 def prune(
@@ -82,7 +83,7 @@ def prune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that trains where it was interrupted.")
     ] = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Prune the model of a recipe, measure it, and save it.
 
     A recipe is trusted like code: it may name functions of yours.
@@ -103,39 +104,29 @@ def prune(
 
       secateur prune resnet20-cifar10-blocks --set then.1.method.unify=0.3
     """
-    from secateur.recipes import load_recipe
+    from secateur.recipes import load_recipe, parse_text, text_of
+    from secateur.recipes.run import run, write
 
     path = Path(recipe)
     settings = settings or []
     if output is not None:
         settings = [*settings, f"output={json.dumps(str(output))}"]
-    if path.is_file():
-        sys.path.insert(0, str(path.resolve().parent))
-    parsed = load_recipe(path if path.is_file() else _shipped(recipe), settings)
-    from secateur.recipes.run import run, write
-
-    result = run(parsed, progress=not (quiet or as_json), resume=resume)
+    with modules_of(path.resolve().parent) if path.is_file() else nullcontext():
+        parsed = load_recipe(path, settings) if path.is_file() else parse_text(text_of(recipe), settings)
+        result = run(parsed, progress=not (quiet or as_json), resume=resume)
     if not _first_process():
-        return
+        return None
     packed = write(parsed, result)
     if as_json:
         where = {"output": str(parsed.output) if parsed.output else None}
         small = {} if packed is None else {"packed": packed.to_json()}
-        show_json(result.report.to_json() | where | small)
-        return
+        return result.report.to_json() | where | small
     show(result.report)
     if parsed.output is not None:
         show(f"Saved to {parsed.output}; report.html there is for people.")
     if packed is not None:
         show(f"Packed into {packed.path}: {packed.bytes:,} bytes for {packed.dense_bytes:,}.")
-
-
-def _shipped(name: str) -> Path:
-    """Return the path of a recipe that comes with the package, or the name as it is."""
-    from importlib.resources import files
-
-    path = Path(str(files("secateur.recipes") / "shipped" / f"{name.removesuffix('.yaml')}.yaml"))
-    return path if path.is_file() else Path(name)
+    return None
 
 
 def _first_process() -> bool:

@@ -180,7 +180,8 @@ class _Reading:
             raise self._fault(event, f"is not YAML of plain data: it has the tag {event.tag:.60}")
 
     def _fault(self, event: yaml.Event, what: str) -> SecateurError:
-        return self._error(f"{self._name}: line {event.start_mark.line + 1} {what}.")
+        line = event.start_mark.line + 1 if event.start_mark is not None else "?"
+        return self._error(f"{self._name}: line {line} {what}.")
 
 
 class _Writer(yaml.SafeDumper):

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .errors import UnknownNameError, did_you_mean
 
-__all__ = ["can_be_imported", "import_callable", "name_of"]
+__all__ = ["can_be_imported", "import_callable", "modules_of", "name_of"]
+
+_FOLDERS: ContextVar[tuple[str, ...]] = ContextVar("secateur_folders", default=())
+
+
+@contextmanager
+def modules_of(*folders: Path) -> Iterator[None]:
+    """Let `import_callable` find modules in folders too, inside of the block, behind all that Python finds by itself.
+
+    Nothing else is imported from there: a folder may be that of somebody's artefact. Only if a module that was named
+    is in it, the folder stays in `sys.path`, so that this module can go on to import its neighbours.
+    """
+    token = _FOLDERS.set((*(os.path.abspath(folder) for folder in folders), *_FOLDERS.get()))
+    try:
+        yield
+    finally:
+        _FOLDERS.reset(token)
 
 
 def import_callable(name: str) -> Callable[..., Any]:
@@ -30,7 +51,7 @@ def import_callable(name: str) -> Callable[..., Any]:
             "that."
         )
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = _imported(module_name)
     except ModuleNotFoundError as e:
         missing = (
             f"its import of {e.name!r} fails"
@@ -43,11 +64,37 @@ def import_callable(name: str) -> Callable[..., Any]:
         ) from e
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise UnknownNameError(f"{module_name!r} has no {part!r}.{did_you_mean(part, dir(found))}")
+            close, place = did_you_mean(part, dir(found)), getattr(found, "__file__", None)
+            which = f" It is the module {place}." if place and not close else ""
+            raise UnknownNameError(f"{module_name!r} has no {part!r}.{close}{which}")
         found = getattr(found, part)
     if not callable(found):
         raise UnknownNameError(f"{name} is a {type(found).__name__}, which cannot be called.")
     return found  # type: ignore[no-any-return]
+
+
+def _imported(name: str) -> ModuleType:
+    folders = [folder for folder in _FOLDERS.get() if folder not in sys.path]
+    sys.path.extend(folders)
+    if folders:
+        importlib.invalidate_caches()  # a file there may be new
+    try:
+        return importlib.import_module(name)
+    finally:
+        home = _home(sys.modules.get(name.partition(".")[0]))
+        for folder in folders:
+            if folder != home and folder in sys.path:
+                sys.path.remove(folder)
+
+
+def _home(module: ModuleType | None) -> str | None:
+    """Return the folder that a module or a package lies in."""
+    place: str | None = getattr(module, "__file__", None)
+    if place is None:  # built in, or a package without __init__.py
+        place = next(iter(getattr(module, "__path__", ())), None)
+        return None if place is None else os.path.dirname(os.path.abspath(place))
+    folder = os.path.dirname(os.path.abspath(place))
+    return os.path.dirname(folder) if hasattr(module, "__path__") else folder
 
 
 def name_of(value: Any) -> str | None:
@@ -77,6 +124,6 @@ def can_be_imported(value: Any) -> bool:
     if name is None:
         return False
     try:
-        return import_callable(name) == value
+        return bool(import_callable(name) == value)
     except UnknownNameError:
         return False

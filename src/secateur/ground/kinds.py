@@ -105,7 +105,13 @@ def _path(value: Any, at: str) -> str:
     return str(path)
 
 
-PATH = Kind(lambda data, at: Path(TEXT.parse(data, at)), _path, TEXT.schema)
+def _read_path(data: Any, at: str) -> Path:
+    if not isinstance(data, str):
+        raise shape_error(at, "a path", data)
+    return Path(data)
+
+
+PATH = Kind(_read_path, _path, TEXT.schema)
 
 
 def choice(values: Sequence[tuple[Any, Any]]) -> Kind:

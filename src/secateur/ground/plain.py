@@ -30,7 +30,7 @@ from .kinds import (
     one_of,
     unsayable,
 )
-from .records import Named, Record, called
+from .records import ANYTHING, Named, Record, called
 
 __all__ = ["Form", "Names", "from_plain", "schema", "to_plain"]
 
@@ -94,13 +94,14 @@ def to_plain(
     *,
     kind: Any = None,
     names: Names = NONE,
-    given: Collection[tuple[type, str]] = (),
+    given: Collection[tuple[type, str]] | Mapping[tuple[type, str], Any] = (),
     otherwise: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Return the plain data that stand for a value where `kind` is asked for, by default its own class.
 
-    All fields are written, defaults too: a file says what was run. Fields in `given` are left out. Where no file can
-    say the value of a field, `otherwise` may say something else of it, which cannot be read.
+    All fields are written, defaults too: a file says what was run. Fields in `given` are left out; if it is a mapping,
+    as of `from_plain`, only where they hold the value that stands there. Where no file can say the value of a field,
+    `otherwise` may say something else of it, which cannot be read.
 
     Raises:
         RecipeError: no file can say it.
@@ -109,7 +110,8 @@ def to_plain(
     >>> to_plain(partial(sorted, reverse=True), kind=Callable)
     {'call': 'builtins:sorted', 'reverse': True}
     """
-    writing = _Reading(names, dict.fromkeys(given), import_callable, otherwise)
+    left_out = given if isinstance(given, Mapping) else dict.fromkeys(given, ANYTHING)
+    writing = _Reading(names, left_out, import_callable, otherwise)
     try:
         return writing.of(type(value) if kind is None else kind).plain(value, "")
     except MisreadError:

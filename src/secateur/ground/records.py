@@ -24,9 +24,11 @@ from .kinds import (
     where,
 )
 
-__all__ = ["Named", "Record", "called"]
+__all__ = ["ANYTHING", "Named", "Record", "called"]
 
 ANY_NAME: Schema = {"type": "string", "pattern": ":"}
+ANYTHING = object()
+"""Stands for a given value where all values are left out."""
 
 
 @dataclass(frozen=True)
@@ -94,19 +96,20 @@ class Record:
         return dict(zip(names, read_all(((kinds[k], data[k], inner(at, k)) for k in names), faults)))
 
     def written(self, value: Any, at: str) -> dict[str, Any]:
-        """Return all fields but the given ones."""
+        """Return all fields but those that have a given value."""
         if type(value) is not self.cls:
             raise shape_error(at, f"a {self.cls.__name__}", value)
         data = {}
         for name, kind in self.kinds.items():
-            if (self.cls, name) in self.given:
+            own, given = getattr(value, name), self.given.get((self.cls, name), MISSING)
+            if given is ANYTHING or given is own:
                 continue
             try:
-                data[name] = kind.plain(getattr(value, name), inner(at, name))
+                data[name] = kind.plain(own, inner(at, name))
             except MisreadError:
                 if self.otherwise is None:
                     raise
-                data[name] = self.otherwise(getattr(value, name))
+                data[name] = self.otherwise(own)
         return data
 
     def schema(self, define: Define, name: str | None = None, needed: Sequence[str] = ()) -> Schema:

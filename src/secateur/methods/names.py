@@ -7,8 +7,9 @@ as an entry point of the group ``secateur.methods``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -68,8 +69,8 @@ PARTS: Mapping[Any, tuple[type, ...]] = {
 def names() -> Names:
     """Return what plain data may call methods and their parts, those of installed packages included."""
     found: dict[Any, Any] = {kind: _named(classes) for kind, classes in PARTS.items()}
-    strangers = {entry.name: entry.load() for entry in entry_points(group="secateur.methods")}
-    found[Method] = strangers | _named(METHODS) | {"snp-paper": SNP.paper}
+    found[Method] = _named(METHODS) | {"snp-paper": SNP.paper}
+    found[Method] |= {name: cls for name, cls in _strangers() if name not in found[Method]}
     found[type[nn.Module]] = Form(TypeName, _layer_type, _type_name)
     found[Mapping[str, Tensor]] = Form(Path, _tensors, _no_file)
     found[Place] = Form(PlaceName, lambda data: _PLACES[data.place], _place_name)
@@ -88,6 +89,24 @@ class PlaceName:
     """The layer that stands in a place."""
 
     place: Literal["first-convolution", "head"]
+
+
+def _strangers() -> Iterator[tuple[str, type]]:
+    """Yield the methods of installed packages; one that cannot be used is left out with a warning."""
+    for entry in entry_points(group="secateur.methods"):
+        try:
+            cls = entry.load()
+        except Exception as error:  # whatever a package does on import
+            warnings.warn(
+                f"The method {entry.name} ({entry.value}) cannot be imported: {error}", stacklevel=2
+            )
+            continue
+        lacks = [name for name in ("label", "needs", "draft") if not hasattr(cls, name)]
+        if not isinstance(cls, type) or not is_dataclass(cls) or lacks:
+            why = f"it has no {lacks[0]}" if lacks else "it is no dataclass"
+            warnings.warn(f"The method {entry.name} ({entry.value}) cannot be used: {why}.", stacklevel=2)
+            continue
+        yield entry.name, cls
 
 
 def _named(classes: tuple[type, ...]) -> dict[str, Callable[..., Any]]:

@@ -19,13 +19,14 @@ from secateur.zoo import PRETRAINED, models, pretrained
 
 from .recipe import ModelSpec
 
-__all__ = ["call", "example_input", "load_tensors", "resolve_model"]
+__all__ = ["SOURCES", "call", "example_input", "load_tensors", "resolve_model"]
 
 ZOO = {
     name: getattr(models, name)
     for name in ("lenet300", "lenet5", "resnet20", "resnet32", "resnet56", "vgg16_bn")
 }
 EXTRAS = {"torchvision": "vision", "timm": "timm"}
+SOURCES = ("zoo", *EXTRAS)  # whose models are made by no code of the user's
 
 
 def resolve_model(spec: ModelSpec) -> nn.Module:

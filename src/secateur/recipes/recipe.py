@@ -32,6 +32,7 @@ __all__ = [
     "Step",
     "load_recipe",
     "parse_recipe",
+    "parse_text",
     "schema",
 ]
 
@@ -238,7 +239,20 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: it cannot be read, or a key or value is not allowed; the message has the key's path.
     """
-    data = text.read(path)
+    return _checked(text.read(path), overrides)
+
+
+def parse_text(source: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe's text as `load_recipe` reads a file.
+
+    Raises:
+        RecipeError: see `load_recipe`.
+    """
+    return _checked(text.parse(source), overrides)
+
+
+def _checked(data: Mapping[str, Any], overrides: Iterable[str]) -> Recipe:
+    overrides = tuple(overrides)
     for assignment in overrides:
         data = text.override(data, assignment)
     budget = data.get("budget")

@@ -119,14 +119,13 @@ def training_of(
 
 def _example(recipe: Recipe, calibration: Iterable[Any]) -> Tensor:
     first = next(iter(calibration), None)
-    if recipe.example is not None:
-        example = torch.rand(recipe.example, generator=torch.Generator().manual_seed(recipe.seed))
-        floating = isinstance(first, Tensor) and first.is_floating_point()
-        return example.to(first.dtype) if floating else example
-    if first is None:
-        raise CalibrationError(f"The calibration data {recipe.data.name} are empty: give at least one batch.")
     if isinstance(first, tuple | list) and first:
         first = first[0]  # labels behind the input are not used
+    if recipe.example is not None:
+        example = torch.rand(recipe.example, generator=torch.Generator().manual_seed(recipe.seed))
+        return example.to(first.dtype) if isinstance(first, Tensor) and first.is_floating_point() else example
+    if first is None:
+        raise CalibrationError(f"The calibration data {recipe.data.name} are empty: give at least one batch.")
     if not isinstance(first, Tensor):
         raise RecipeError(
             f"The batches of {recipe.data.name} are of type {type(first).__name__}; a recipe needs tensors. "

@@ -65,6 +65,7 @@ def resolve_data(spec: DataSpec) -> Samples:
         UnknownNameError: no such data set, module or callable.
         DataError: the data cannot be had or have the wrong form.
     """
+    _refuse_useless(spec)
     if spec.name.endswith(".npz"):
         return _npz(Path(spec.name), spec)
     if ":" in spec.name:
@@ -76,8 +77,6 @@ def resolve_data(spec: DataSpec) -> Samples:
                 f"{spec.name} returned a {type(made).__name__}; expected an iterable of input batches."
             )
         return Samples(made)
-    if spec.kwargs:
-        raise RecipeError(f"data.kwargs are for module:callable; {spec.name!r} takes none.")
     if spec.name == "demo":
         demo = demo_data()
         return _samples(
@@ -86,15 +85,26 @@ def resolve_data(spec: DataSpec) -> Samples:
             demo.test_y,
             spec.batch,
         )
-    if spec.name not in DATASETS:
-        known = ["demo", *DATASETS]
+    data = load_images(spec.name, spec.folder)
+    x = calibration(data, spec.calibration, spec.seed)
+    return _samples(x, data.normalise(data.test_x), data.test_y, spec.batch)
+
+
+def _refuse_useless(spec: DataSpec) -> None:
+    """Refuse an unknown name, and options that would be passed over in silence."""
+    own, known = ":" in spec.name, ["demo", *DATASETS]
+    if not own and not spec.name.endswith(".npz") and spec.name not in known:
         raise UnknownNameError(
             f"No data set is called {spec.name!r}; known: {', '.join(known)}, a path that ends in .npz, or "
             f"module:callable.{did_you_mean(spec.name, known)}"
         )
-    data = load_images(spec.name, spec.folder)
-    x = calibration(data, spec.calibration, spec.seed)
-    return _samples(x, data.normalise(data.test_x), data.test_y, spec.batch)
+    whose = {"augment": "the data sets", "folder": "the data sets", "kwargs": "module:callable"}
+    useless = ("augment", "folder") if own else ("kwargs",) if spec.name in DATASETS else tuple(whose)
+    for option in useless:
+        if getattr(spec, option) != getattr(DataSpec(spec.name), option):
+            raise RecipeError(
+                f"data.{option} is for {whose[option]}; {spec.name!r} has no use for it: leave it out."
+            )
 
 
 def training_data(data: DataSpec, samples: Samples) -> tuple[Iterable[Any], Any]:

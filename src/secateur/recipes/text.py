@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def parse(text: str, name: str = "Recipe") -> dict[str, Any]:
     return data
 
 
-def override(recipe: dict[str, Any], assignment: str) -> dict[str, Any]:
+def override(recipe: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     """Return a copy with one value set, as ``--set`` does; the value is YAML and null removes it.
 
     Raises:
@@ -77,7 +78,7 @@ def override(recipe: dict[str, Any], assignment: str) -> dict[str, Any]:
     return _set(recipe, keys, value, assignment, top=True)
 
 
-def _set(data: dict[str, Any], keys: list[str], value: Any, assignment: str, top: bool) -> dict[str, Any]:
+def _set(data: Mapping[str, Any], keys: list[str], value: Any, assignment: str, top: bool) -> dict[str, Any]:
     key, *rest = keys
     if not rest:
         return {**data, key: value}

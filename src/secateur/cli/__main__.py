@@ -1,5 +1,0 @@
-"""python -m secateur.cli."""
-
-from . import main
-
-main()
