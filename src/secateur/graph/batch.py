@@ -85,7 +85,7 @@ def _attention(node: Node, args: Sequence[Any], known: Mapping[str, Node]) -> bo
 
 
 def _recurrent(node: Node, args: Sequence[Any], known: Mapping[str, Node]) -> bool:
-    packed = isinstance(args[1], Node)  # samples of several lengths, one behind the other
+    packed = node.overload.endswith(".data")  # samples of several lengths, one behind the other
     batched = isinstance(args[0], Node) and len(args[0].tensor_shape()) == 3
     return not packed and _grows(args[0], 1 if batched and args[-1] else 0)
 

@@ -91,8 +91,8 @@ class Program:
 
     @property
     def batch_first(self) -> bool:
-        """Whether samples lie along dimension 0 of the inputs, as they then do in what the network makes of them."""
-        return {d for d in self.batch_dims if d is not None} == {0}
+        """Whether samples are known to lie along dimension 0 of the inputs, and so of what the network makes of them."""
+        return self.dynamic and {d for d in self.batch_dims if d is not None} == {0}
 
     @property
     def held(self) -> int:
