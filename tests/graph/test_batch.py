@@ -142,8 +142,8 @@ def test_without_a_batch_every_size_that_the_code_leaves_is_free() -> None:
 
 @pytest.mark.parametrize(
     ("batch_dims", "expected", "batch"),
-    [(0, (0, 0), 4), ((0, None), (0, None), 4), ((), (None, None), 1), ({}, (None, None), 1), ((-2, None), (0, None), 4),
-     ([0, 0], (0, 0), 4)],
+    [(0, (0, 0), 4), ((0, None), (0, None), 4), ([0, 0], (0, 0), 4), ((-2, None), (0, None), 4),
+     ((), (None, None), 1), ({}, (None, None), 1)],
 )  # fmt: skip
 def test_the_user_may_name_it(batch_dims: Any, expected: tuple[int | None, ...], batch: int) -> None:
     x = torch.zeros(4, 8)

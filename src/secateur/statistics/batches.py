@@ -189,8 +189,8 @@ class Calibration:
         }
         if len(sizes.keys() - {1}) > 1:
             raise CalibrationError(
-                f"The inputs of calibration batch {number} hold different numbers of samples, {sorted(sizes)}: give all "
-                "of one batch, or say with batch_dims which of their dimensions count samples."
+                f"The inputs of calibration batch {number} hold different numbers of samples, {sorted(sizes)}: "
+                "give all of one batch, or say with batch_dims which of their dimensions count samples."
             )
         return flat
 
