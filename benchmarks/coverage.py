@@ -3,8 +3,8 @@
 Every model of benchmarks/coverage_models.py gets random values everywhere, is traced, pruned to 70 % of its MACs by
 filter norms, residual streams included, compared with the masked model (law 1) on inputs that were not traced, saved,
 and loaded onto a fresh one (law 2). Multiply-accumulates, dense and pruned, are counted from the trace and by torch's
-own counter in a run of one sample (law 10). Each runs in a process of its own with limits on time and memory. Rows are appended
-to results/coverage.csv; those that are there are skipped: delete a row to try its model again.
+own counter in a run of one sample (law 10). Each runs in a process of its own with limits on time and memory. Rows are
+appended to results/coverage.csv; those that are there are skipped: delete a row to try its model again.
 """
 
 from __future__ import annotations

@@ -57,6 +57,26 @@ def test_every_group_has_the_gradients_of_its_samples(name: str) -> None:
     assert max(float(scores.max()) for scores in found.values()) > 0
 
 
+def test_torchs_attention_lays_samples_inside_of_positions() -> None:
+    """Its last layer reads (T * N, C), time by time: each sample has its own gate nevertheless."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.out = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.attention(x, x, x, need_weights=False)[0])
+
+    torch.manual_seed(0)
+    model, x = Attention().double().eval(), torch.randn(6, 4, 8, dtype=torch.float64)
+    graph = traced(model, x)
+    groups = [g for g in graph.groups if g.consumers]
+    found = gate_gradients(graph, groups, x.split(3), squares)
+    for group in groups:
+        torch.testing.assert_close(found[group.id], by_hand(model, group, x, squares), rtol=1e-6, atol=1e-12)
+
+
 @pytest.mark.parametrize("sizes", [[6], [4, 2], [1, 5], [2, 2, 2]])
 def test_batches_of_any_size_give_the_same_sums(sizes: list[int]) -> None:
     case = CASES["residual"]

@@ -79,6 +79,9 @@ class _Run:
             self._freeze(self._arguments(node), self.context.why("is an output of the model"))
         else:
             self.values[node.name] = self._call(node)
+        made = self.values.get(node.name)
+        if isinstance(made, Value):
+            self.values[node.name] = replace(made, mask=node.boolean)
 
     def settle(self) -> None:
         # Parameters last: a reason that names a call says more than one that names a tensor.

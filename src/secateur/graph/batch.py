@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from .einsum import spelled_out
-from .program import Node, Ref
+from .program import Node, Program, Ref, references
 
-__all__ = ["guesses", "mixes"]
+__all__ = ["Dims", "guesses", "mixes", "samples_inside"]
 
 Dims = tuple[int | None, ...]
 """By input: the dimension that counts samples, or None."""
@@ -43,6 +43,23 @@ def mixes(nodes: Iterable[Node]) -> Node | None:
     """
     known = {node.name: node for node in nodes}
     return next((node for node in known.values() if _mixes(node, known)), None)
+
+
+def samples_inside(program: Program, name: str) -> bool:
+    """Whether the rows of a value come position by position, each with all samples: (T * N, ...), not (N * T, ...).
+
+    torch's own attention lays them out so.
+    """
+    node = program.node(name)
+    while isinstance(node.alone, tuple) and node.carries(0) and node.sizes()[1][0] > 1:
+        source = next((program.node(read) for read in references(node.args[:1])), None)
+        if source is None or not isinstance(source.alone, tuple) or not source.alone:
+            return False
+        shape = source.tensor_shape()
+        if shape[0] != node.tensor_shape()[0] and not source.carries(0):  # several dimensions became one here
+            return any(source.carries(d) for d in range(1, len(shape)))
+        node = source
+    return False
 
 
 def _mixes(node: Node, known: Mapping[str, Node]) -> bool:
@@ -85,7 +102,7 @@ def _attention(node: Node, args: Sequence[Any], known: Mapping[str, Node]) -> bo
 
 
 def _recurrent(node: Node, args: Sequence[Any], known: Mapping[str, Node]) -> bool:
-    packed = isinstance(args[1], Node)  # samples of several lengths, one behind the other
+    packed = node.overload.endswith(".data")  # samples of several lengths, one behind the other
     batched = isinstance(args[0], Node) and len(args[0].tensor_shape()) == 3
     return not packed and _grows(args[0], 1 if batched and args[-1] else 0)
 

@@ -76,7 +76,7 @@ def export_program(
             found = export.with_batch(batch_dims)
         else:
             found = export.with_batch_found()
-        return found or export.static()
+        return found or export.static(batch_dims)
 
 
 @dataclass(frozen=True)
@@ -91,20 +91,22 @@ class _Export:
 
     def with_batch_found(self) -> Program | None:
         """Return the program whose batch nothing mixes, or the one without a batch; None if no size is free."""
-        mixed: Program | None = None
+        programs = []
         for dims in guesses(self._leaves):
-            program = self._try(dims, self._others(dims))
-            if program is not None and mixes(program.nodes) is None:
-                return program
-            mixed = mixed or program
-        if mixed is None and not self._tied:
+            programs.append(self._try(dims, self._others(dims)))
+            if programs[-1] is not None and mixes(programs[-1].nodes) is None:
+                return programs[-1]
+        first = next(iter(programs), None)
+        if first is None and not self._tied:
             return None
-        return self._without_batch() or (mixed and _whole(mixed))
+        return self._without_batch() or (first and _whole(first))
 
     def with_batch(self, dims: Dims) -> Program | None:
         """Return the program with this batch; None if its code fixes the size."""
         if all(d is None for d in dims):
-            return self._without_batch()
+            found = self._without_batch()
+            some = (p for d in guesses(self._leaves) if (p := self._try(d, self._others(d))) is not None)
+            return found or next(map(_whole, some), None)
         return self._try(dims, self._others(dims), given=True)
 
     def with_free(self, free: Sequence[int]) -> Program | None:
@@ -127,19 +129,20 @@ class _Export:
         )
         return program if {d for d in free if d < len(first)} <= asked else None
 
-    def static(self) -> Program:
-        """Return the program with the sizes of the example.
+    def static(self, dims: Dims | None) -> Program:
+        """Return the program with the sizes of the example; without `dims` its batch is taken to come first.
 
         Raises:
             TraceError: torch.export refuses the model.
         """
-        dims = next(guesses(self._leaves), (None,) * len(self._leaves))
-        dims = tuple(d if d == 0 else None for d in dims)
+        if dims is None:
+            guess = next(guesses(self._leaves), (None,) * len(self._leaves))
+            dims = tuple(d if d == 0 else None for d in guess)
         try:
             exported = self._run(self.args, self.kwargs, None)
         except Exception as error:  # the model's own code runs here
             raise TraceError(explain(self.model, error)) from error
-        batch = next((x.shape[0] for x, d in zip(self._leaves, dims, strict=True) if d == 0), 1)
+        batch = next((x.shape[d] for x, d in zip(self._leaves, dims, strict=True) if d is not None), 1)
         return self._program(exported, dims, max(batch, 1), dynamic=False)
 
     @property

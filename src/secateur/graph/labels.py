@@ -36,6 +36,7 @@ class Value:
     fields: tuple[Labels, ...] = ()
     static: bool = field(default=False, compare=False)  # made from parameters alone
     cause: Reason | None = field(default=None, compare=False)  # why its last label went, if any had
+    mask: bool = field(default=False, compare=False)  # holds true and false
 
     @property
     def ndim(self) -> int:

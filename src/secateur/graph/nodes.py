@@ -56,6 +56,7 @@ def plain_nodes(module: GraphModule, sizes: Sizes) -> Iterator[Node]:
             module_type=kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}",
             source=source_line(node.meta.get("stack_trace")),
             floating=isinstance(value, Tensor) and value.dtype.is_floating_point,
+            boolean=isinstance(value, Tensor) and value.dtype == torch.bool,
         )
 
 

@@ -41,6 +41,7 @@ class Node:
     module_type: str = ""  # its class, with the package
     source: str = ""  # file:line in the model's code
     floating: bool = False  # its dtype is a floating one
+    boolean: bool = False
 
     @property
     def writes(self) -> bool:
@@ -91,8 +92,8 @@ class Program:
 
     @property
     def batch_first(self) -> bool:
-        """Whether samples lie along dimension 0 of the inputs, as they then do in what the network makes of them."""
-        return {d for d in self.batch_dims if d is not None} == {0}
+        """Whether samples are known to lie along dimension 0 of the inputs, and so of what is made of them."""
+        return self.dynamic and {d for d in self.batch_dims if d is not None} == {0}
 
     @property
     def held(self) -> int:

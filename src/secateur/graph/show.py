@@ -42,12 +42,15 @@ def to_text(graph: Graph) -> str:
         )
     reach = {node for group in graph.groups for node in _touched(graph, group)}
     share = sum(costs.get(node, 0) for node in reach) / total
-    batch = "free" if graph.program.dynamic else f"fixed at {graph.program.batch}"
+    program = graph.program
+    batch = "batch size free" if program.dynamic else f"batch size fixed at {program.batch}"
+    if all(d is None for d in program.batch_dims):
+        batch = "no batch, a call is one sample"
     units = sum(g.size for g in graph.groups)
     lines += [
         "",
         f"{len(graph.groups)} groups with {units} units, in layers with {share:.1%} of {total:,} MACs",
-        f"{graph.params():,} parameters; batch size {batch}",
+        f"{graph.params():,} parameters; {batch}",
     ]
     return "\n".join([*lines, *_frozen(graph)])
 

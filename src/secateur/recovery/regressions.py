@@ -20,7 +20,7 @@ from secateur.ground.errors import CalibrationError
 from secateur.ground.processes import summed
 from secateur.statistics.forward import Watch
 from secateur.statistics.outlets import affine
-from secateur.statistics.patches import Rows, output_rows, read_rows
+from secateur.statistics.patches import Rows, output_rows, read_rows, sample_rows
 
 from .jobs import Job
 from .least_squares import Moments, identity, solve
@@ -72,7 +72,7 @@ class _Sums:
 
     def add(self, x: Tensor, y: Tensor, held: Tensor) -> None:
         """Add rows x (g, rows, d) and y (g, rows, m); `held` (samples,) says which samples are held out."""
-        mask = held.repeat_interleave(x.shape[1] // len(held))
+        mask = sample_rows(held, x.shape[1])
         for i, rows in enumerate((~mask, mask)):
             if not bool(rows.any()):
                 continue

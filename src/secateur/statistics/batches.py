@@ -30,7 +30,8 @@ class Calibration:
     gone through only once, has its inputs kept; every other iterable is iterated anew for each sweep.
 
     Which dimension of each input counts samples is the program's to say (`Program.batch_dims`); nothing else is ever
-    cut or reordered. Where none does, a batch is one sample.
+    cut or reordered. Where none does, a batch is one sample; so it is where the code fixes the batch size, for then
+    no export can show that samples do not depend on one another.
 
     Which samples are held out, and all that is drawn at random while a batch is looked at, follows from their content
     alone: neither a loader that shuffles nor the way in which batches are dealt to several processes changes it.
@@ -57,15 +58,11 @@ class Calibration:
         self._example = pytree.tree_leaves((self._args, self._kwargs))
         self._dynamic, self._batch = program.dynamic, program.batch
         self._dims, self._batch_first = program.batch_dims, program.batch_first
+        self._apart = program.dynamic and any(d is not None for d in program.batch_dims)
         self._free = [
             free if program.dynamic else frozenset(d for d in (dim,) if d is not None)
             for free, dim in zip(program.free, program.batch_dims, strict=True)
         ]
-
-    @staticmethod
-    def of(batches: Iterable[Any], program: Program) -> Calibration:
-        """Return batches as calibration data of a program; those that are so already stay as they are."""
-        return batches if isinstance(batches, Calibration) else Calibration(batches, program)
 
     def __iter__(self) -> Iterator[list[Any]]:
         return (flat for flat, _ in self.labelled())
@@ -84,7 +81,7 @@ class Calibration:
                 if piece is None:
                     yield flat, labels
                 else:
-                    yield self.take(flat, piece), _cut(labels, piece, n)
+                    yield self._taken(flat, piece, n), _cut(labels, piece, n)
         if empty and processes() == 1:
             raise CalibrationError(
                 "The calibration data are empty: give at least one batch of inputs (an iterator may be used up)."
@@ -104,7 +101,7 @@ class Calibration:
 
         A sample's checksum decides: in another order, batch or process it is held out all the same, and so is its
         double. Where samples do not lie along dimension 0, those that are held out and the others come as two
-        batches, each with a mask of one entry that stands for them all.
+        batches, each with a mask of one entry that stands for them all. So does that of a batch that is one sample.
         """
         for flat in self:
             held = torch.tensor(self._checksums(flat)) % HELD_OUT == HELD_OUT - 1
@@ -120,11 +117,13 @@ class Calibration:
         return torch.Generator().manual_seed(zlib.crc32(repr((seed, self._checksums(flat))).encode()))
 
     def take(self, flat: list[Any], chosen: Tensor) -> list[Any]:
-        """Return the samples of a batch that a mask or an index chooses; one that stands for all gives all."""
+        """Return the samples of a batch that a mask or an index chooses; one entry that stands for all gives all."""
         n = self.samples(flat)
-        if len(chosen) == 1 < n and chosen.dtype == torch.bool:
-            chosen = chosen.expand(n)
-        index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        if not self._apart or (chosen.dtype == torch.bool and len(chosen) == 1 < n):
+            return flat
+        return self._taken(flat, chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen, n)
+
+    def _taken(self, flat: list[Any], index: Tensor, n: int) -> list[Any]:
         return [
             x.index_select(d, index.to(x.device)) if d is not None and x.shape[d] == n else x
             for x, d in zip(flat, self._dims, strict=True)
@@ -136,14 +135,16 @@ class Calibration:
         return self._dynamic
 
     def _checksums(self, flat: list[Any]) -> list[int]:
-        n = self.samples(flat)
+        """Return a checksum of each sample over all inputs."""
+        n = self.samples(flat) if self._apart else 1
         sums = [0] * n
-        alone = all(d is None for d in self._dims)  # the whole call is one sample
         for x, d in zip(flat, self._dims, strict=True):
-            if isinstance(x, Tensor) and (alone or (d is not None and x.shape[d] == n)):
-                rows = (x if d is None else x.movedim(d, 0)).detach().cpu().reshape(n, -1).contiguous()
-                bytes_ = rows.view(torch.uint8).numpy() if rows.numel() else rows.numpy()
-                sums = [zlib.crc32(row, value) for row, value in zip(bytes_, sums, strict=True)]
+            if not isinstance(x, Tensor) or not x.numel():
+                continue
+            if not self._apart or (d is not None and x.shape[d] == n):
+                rows = (x.movedim(d, 0) if d else x).detach().cpu().reshape(n, -1).contiguous()
+                values = rows.view(torch.uint8).numpy()
+                sums = [zlib.crc32(row, value) for row, value in zip(values, sums, strict=True)]
         return sums
 
     def _flatten(self, batch: Any, number: int) -> list[Any]:
@@ -188,8 +189,8 @@ class Calibration:
         }
         if len(sizes.keys() - {1}) > 1:
             raise CalibrationError(
-                f"The inputs of calibration batch {number} hold different numbers of samples, {sorted(sizes)}: give "
-                "all of one batch, or say with batch_dims which of their dimensions count samples."
+                f"The inputs of calibration batch {number} hold different numbers of samples, {sorted(sizes)}: "
+                "give all of one batch, or say with batch_dims which of their dimensions count samples."
             )
         return flat
 

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from secateur.graph import Graph, Group, Layer
+from secateur.graph.batch import samples_inside
 from secateur.ground.processes import digest, require_same
 
 from .batches import Calibration
@@ -102,7 +103,8 @@ def collect(
         size = 8 * 3 * (layer.in_channels // pooled) ** 2  # fit, held-out and all samples
         if patches and narrow:
             size += 8 * layer.groups * (columns + 1) ** 2
-        return Event(layer.node, size, partial(SiteSum, layer, patches and narrow, positions, pooled))
+        inside = not layer.taps and samples_inside(graph.program, layer.value)
+        return Event(layer.node, size, partial(SiteSum, layer, patches and narrow, positions, pooled, inside))
 
     sites: dict[Any, Event[SiteSum]] = {}
     powers: dict[str, Event[PowerSum]] = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from secateur.graph import Graph, Group, Layer
+from secateur.graph.batch import samples_inside
 from secateur.ground.errors import CalibrationError
 from secateur.ground.processes import in_step, summed
 from secateur.ground.progress import track
@@ -54,6 +55,7 @@ def gate_gradients(
     groups = tuple(groups)
     sizes = [group.size for group in groups]
     reads = _columns(graph, groups)
+    inside = {node: samples_inside(graph.program, layer.value) for node, (layer, _) in reads.items()}
     forward = Forward(graph.program, state_tensors(graph.program), gradients=True)
     structure = graph.program.exported.call_spec.out_spec
     total = torch.zeros(sum(sizes) + 1, dtype=torch.float64)
@@ -65,7 +67,10 @@ def gate_gradients(
                 batches.samples(flat) if batches.batch_first else 1
             )  # else no row of an activation is a sample
             gate = torch.ones(n, len(total), dtype=torch.float64, requires_grad=True)
-            watched = {node: _gated(layer, gate[:, columns]) for node, (layer, columns) in reads.items()}
+            watched = {
+                node: _gated(layer, gate[:, columns], inside[node])
+                for node, (layer, columns) in reads.items()
+            }
             with torch.enable_grad():
                 outputs = forward.run(flat, watched, {}, whole=True)
                 value = _value(loss, tree_unflatten(outputs or [], structure), labels)
@@ -114,14 +119,17 @@ def _columns(graph: Graph, groups: Sequence[Group]) -> dict[str, tuple[Layer, Te
     return columns
 
 
-def _gated(layer: Layer, gate: Tensor) -> Watch:
-    """Let a layer read each channel times its gate (samples, channels)."""
+def _gated(layer: Layer, gate: Tensor, inside: bool) -> Watch:
+    """Let a layer read each channel times its gate (samples, channels); `inside`: see `samples_inside`."""
 
     def read(args: tuple[Any, ...], result: None) -> tuple[Any, ...]:
         at = layer.position
         x, n = args[at], len(gate)
         # Pieces of a sample may stand as samples of their own; what has no samples (a table) has one gate for all.
-        rows = gate.repeat_interleave(len(x) // n, 0) if len(x) % n == 0 else gate.mean(0, keepdim=True)
+        if len(x) % n:
+            rows = gate.mean(0, keepdim=True)
+        else:
+            rows = gate.repeat(len(x) // n, 1) if inside else gate.repeat_interleave(len(x) // n, 0)
         shape = [len(rows)] + [1] * (x.ndim - 1)
         shape[layer.channel_dim] = gate.shape[1]
         return (*args[:at], x * rows.to(x.dtype).view(shape), *args[at + 1 :])

@@ -77,10 +77,13 @@ class PowerSum:
 
 
 class SiteSum:
-    """Running sums of one value under one kind of window."""
+    """Running sums of one value under one kind of window.
 
-    def __init__(self, layer: Layer, patches: bool, positions: int, fold: int) -> None:
-        self.layer, self.fold = layer, fold
+    `inside`: what a linear layer reads comes position by position, each with all samples (see `samples_inside`).
+    """
+
+    def __init__(self, layer: Layer, patches: bool, positions: int, fold: int, inside: bool = False) -> None:
+        self.layer, self.fold, self.inside = layer, fold, inside
         c = layer.in_channels // fold
         self.grams = torch.zeros(2, c, c, dtype=torch.float64)
         self.totals = torch.zeros(2, c, dtype=torch.float64)
@@ -120,6 +123,8 @@ class SiteSum:
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what is read, (samples, positions, C), and how often by position; None if all are read alike."""
         if not self.layer.taps:
+            if self.inside:
+                x = x.unflatten(0, (-1, len(self.held))).transpose(0, 1)
             flat = x.reshape(len(x), -1, x.shape[-1])
             if self.fold > 1:
                 flat = flat.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)

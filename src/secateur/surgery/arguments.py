@@ -62,7 +62,8 @@ def predicted_arguments(
             stays = survivors(x, dim)
             args[2] = _moved(start, before[x][dim], stays)
             args[3] = sum(start <= i < start + length for i in stays)
-        case op, [Ref(x), Ref(weight), *_] if op in _CONVOLUTIONS and len(args) > 6 and args[6] != 1:
+        # Groups that are no number count the batch: the code has them.
+        case op, [Ref(x), Ref(weight), _, _, _, _, int(groups), *_] if op in _CONVOLUTIONS and groups != 1:
             if x in after and weight in after:
                 # The second dimension of the weight counts the inputs of a group; if it is transposed, the outputs.
                 counted = after[node.name if "transpose" in op else x]

@@ -48,7 +48,7 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     """
     prediction = predict(graph, kept)
     args, kwargs = graph.program.exported.example_inputs
-    program = export_program(smaller, args, kwargs)
+    program = export_program(smaller, args, kwargs, batch_dims=graph.program.batch_dims)
     branches = emptied(graph, kept).values()
     ends = {name for branch in branches for name in branch.constants}
     behind = {n.name for b in branches for name in b.constants for n in tail(graph, b, name)}

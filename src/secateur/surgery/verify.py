@@ -155,7 +155,7 @@ def _first_difference(
 ) -> str:
     """Say at which call the two models part, by running both call by call on random inputs."""
     example = graph.program.exported.example_inputs
-    dense = export_program(masked, *example)
+    dense = export_program(masked, *example, batch_dims=graph.program.batch_dims)
     generator = torch.Generator().manual_seed(0)
 
     def noise(leaf: Any) -> Any:

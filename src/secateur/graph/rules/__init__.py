@@ -2,6 +2,7 @@
 
 from ..rules import (
     attention,
+    choose,
     convolution,
     factory,
     join,
@@ -27,6 +28,7 @@ __all__ = [
     "RULES",
     "Result",
     "attention",
+    "choose",
     "convolution",
     "factory",
     "join",

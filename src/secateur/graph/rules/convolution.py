@@ -68,6 +68,9 @@ def _convolve(
     weight = ctx.block_value(weight, spatial, ctx.why("kernel position", structural=True))
     inputs, rest = _channels(ctx, x)
     wide, deep = _along(weight, 0), _along(weight, 1)
+    samples = _samples_beside(node)
+    if samples > 1:
+        inputs, wide, groups = _of_one(ctx, inputs, samples), _of_one(ctx, wide, samples), groups // samples
     why = x.cause or ctx.why("reads channels that may not shrink")
     if inputs_first:
         ctx.union(inputs, wide, why)
@@ -80,12 +83,31 @@ def _convolve(
             ctx.union(inputs, deep, why)
         else:
             _group(ctx, inputs.reshape(groups, -1), wide.reshape(groups, -1), deep, why)
+    made = np.tile(made, samples)
     column = (1, shape[1], *[1] * len(spatial))
     out = Value(shape, (made.reshape(column), *rest), x.static and weight.static)
     if bias is not None:
         row = Value(column, tuple(f.reshape(column) for f in bias.fields), bias.static, bias.cause)
         out = ctx.joint(shape, [out, row])
     return ctx.norm(out)
+
+
+def _samples_beside(node: Node) -> int:
+    """Return how many samples lie beside one another as channels, each with a kernel of its own; 1 if they do not.
+
+    Modulated convolutions and cross-correlations do so: their groups count the batch.
+    """
+    if not node.carries(1) or node.carries(0):
+        return 1
+    shape, alone = node.sizes()
+    return shape[1] // alone[1]
+
+
+def _of_one(ctx: Context, channels: Labels, samples: int) -> Labels:
+    """Return the channels of one sample; what goes from it goes from all."""
+    each = channels.reshape(samples, -1)
+    ctx.union(each, each[:1])
+    return ctx.find(each[0])
 
 
 def _channels(ctx: Context, x: Value) -> tuple[Labels, list[Labels]]:

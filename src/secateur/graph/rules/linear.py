@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from string import ascii_letters
 
 from ..context import Context, Unsupported
 from ..einsum import spelled_out
@@ -10,7 +12,7 @@ from ..labels import Value, expand_left, permute, varying
 from ..program import Node
 from .registry import rule
 
-OPERATORS = frozenset({"linear", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"})
+OPERATORS = frozenset({"linear", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum", "tensordot", "inner"})
 
 
 @rule("linear")
@@ -68,6 +70,22 @@ def einsum(ctx: Context, node: Node, equation: str, operands: tuple[Value, ...],
     summed = range(len(result), len(letters))
     activations = sum(not v.static for v in operands)
     return ctx.contract(out, summed, weighted=activations < 2) if summed else out
+
+
+@rule("tensordot")
+def tensordot(ctx: Context, node: Node, a: Value, b: Value, mine: Sequence[int], its: Sequence[int]) -> Value:
+    """Contract some dimensions of one value with as many of another, as an equation does."""
+    left, right = ascii_letters[: a.ndim], list(ascii_letters[a.ndim : a.ndim + b.ndim])
+    for d, e in zip(mine, its, strict=True):
+        right[e] = left[d]
+    result = "".join(c for c in (*left, *right) if (c in left) != (c in right))
+    return einsum(ctx, node, f"{left},{''.join(right)}->{result}", (a, b))
+
+
+@rule("inner")
+def inner(ctx: Context, node: Node, a: Value, b: Value) -> Value:
+    """Contract the last dimensions."""
+    return tensordot(ctx, node, a, b, [-1], [-1])
 
 
 def _insert(value: Value, dim: int) -> Value:

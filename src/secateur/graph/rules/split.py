@@ -1,4 +1,4 @@
-"""Taking parts of a dimension: slices, pieces, rows, indices."""
+"""Taking parts of a dimension: slices, pieces, rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from ..context import Context, Unsupported
+from ..context import Context
 from ..labels import Value
 from ..program import Node
 from .registry import Result, rule
@@ -87,38 +85,6 @@ def select(ctx: Context, node: Node, x: Value, dim: int, index: int) -> Value:
     return ctx.drop_dim(ctx.select(x, dim, [index % x.shape[dim]]), dim)
 
 
-@rule("index", "_unsafe_index")
-def index(ctx: Context, node: Node, x: Value, indices: Sequence[Value | None]) -> Value:
-    """Freeze the dimension that a tensor indexes."""
-    given = [d for d, i in enumerate(indices) if i is not None]
-    if len(given) != 1:
-        raise Unsupported("indexing with several tensors")
-    return _gathered(ctx, x, given[0], indices[given[0]])
-
-
-@rule("index_select")
-def index_select(ctx: Context, node: Node, x: Value, dim: int, chosen: Value) -> Value:
-    """Freeze the dimension that a tensor indexes."""
-    return _gathered(ctx, x, dim % x.ndim, chosen)
-
-
-def _gathered(ctx: Context, x: Value, dim: int, chosen: Value | None) -> Value:
-    assert chosen is not None
-    x = ctx.block_value(x, [dim], "is indexed by a tensor")
-
-    def around(sizes: Sequence[int], middle: Sequence[int]) -> tuple[int, ...]:
-        return (*sizes[:dim], *middle, *sizes[dim + 1 :])
-
-    fields = tuple(f.reshape(around(f.shape, [1] * chosen.ndim)) for f in x.fields)
-    return replace(x, shape=around(x.shape, chosen.shape), fields=fields, static=x.static and chosen.static)
-
-
-@rule("embedding")
-def embedding(ctx: Context, node: Node, weight: Value, indices: Value, *_: Any, **__: Any) -> Value:
-    """Freeze the rows; the columns pass."""
-    return replace(_gathered(ctx, weight, 0, indices), static=False)
-
-
 @rule("glu")
 def glu(ctx: Context, node: Node, x: Value, dim: int = -1) -> Value:
     """The two halves are unified."""
@@ -153,13 +119,3 @@ def windows(ctx: Context, node: Node, x: Value, dim: int, size: int, step: int) 
 def triangle(ctx: Context, node: Node, x: Value, *_: Any) -> Value:
     """Freeze the two dimensions of the triangle."""
     return ctx.block_value(x, [-2, -1], "a triangle of it is taken")
-
-
-@rule("gather")
-def gather(ctx: Context, node: Node, x: Value, dim: int, chosen: Value, **_: Any) -> Value:
-    """Freeze the dimension that is indexed; the others must be of full size."""
-    x = ctx.block_value(x, [dim], "is indexed by a tensor")
-    fields = tuple(f for f in x.fields if np.broadcast_shapes(f.shape, chosen.shape) == chosen.shape)
-    if len(fields) < len(x.fields) or x.ndim != chosen.ndim:
-        raise Unsupported("gather of a part of the other dimensions")
-    return ctx.joint(chosen.shape, [replace(x, shape=chosen.shape), chosen])

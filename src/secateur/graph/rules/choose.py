@@ -1,0 +1,164 @@
+"""Entries that tensors choose: read, written, counted. The dimension that is indexed stays as it is, others pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..context import Context, Unsupported
+from ..labels import Value, expand_left
+from ..program import Node
+from .registry import Result, rule
+
+_WHY = "is indexed by a tensor"
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Where several index tensors leave the dimensions of what they index."""
+
+    covered: tuple[int, ...]  # those that are indexed, a mask indexes as many as it has
+    before: tuple[int, ...]  # the others, in front of what the indices make
+    behind: tuple[int, ...]
+
+    @staticmethod
+    def of(indices: Sequence[Value | None], ndim: int) -> _Chosen:
+        """Return what ``x[indices]`` does to the dimensions of an x of so many."""
+        covered, places, d = list[int](), list[int](), 0
+        for place, i in enumerate(indices):
+            width = i.ndim if i is not None and i.mask else 1
+            if i is not None:
+                covered += range(d, d + width)
+                places.append(place)
+            d += width
+        if not covered:
+            raise Unsupported("indexing with nothing")
+        adjacent = places[-1] - places[0] + 1 == len(places)
+        kept = [k for k in range(ndim) if k not in covered]
+        place = sum(k < covered[0] for k in kept) if adjacent else 0
+        return _Chosen(tuple(covered), tuple(kept[:place]), tuple(kept[place:]))
+
+    def around(self, sizes: Sequence[int], middle: Sequence[int]) -> tuple[int, ...]:
+        """Return the sizes of the result, from those of x and of what the indices make."""
+        return (*(sizes[d] for d in self.before), *middle, *(sizes[d] for d in self.behind))
+
+
+@rule("index", "_unsafe_index")
+def index(ctx: Context, node: Node, x: Value, indices: Sequence[Value | None]) -> Value:
+    """Freeze the dimensions that tensors index; those that a mask covers become one."""
+    chosen = _Chosen.of(indices, x.ndim)
+    shape = node.tensor_shape()
+    middle = (1,) * (len(shape) - len(chosen.before) - len(chosen.behind))
+    x = ctx.block_value(x, chosen.covered, _WHY)
+    made = [_whole(ctx, i) for i in indices if i is not None]
+    static = x.static and all(i.static for i in made)
+    fields = tuple(f.reshape(chosen.around(f.shape, middle)) for f in x.fields)
+    return replace(x, shape=shape, fields=fields, static=static)
+
+
+@rule("index_put", "_unsafe_index_put", "_index_put_impl")
+def index_put(
+    ctx: Context, node: Node, x: Value, indices: Sequence[Value | None], values: Value, *_: Any
+) -> Value:
+    """Freeze the dimensions that tensors index; along the others what is written goes with what is written into."""
+    chosen = _Chosen.of(indices, x.ndim)
+    x = ctx.block_value(x, chosen.covered, _WHY)
+    made = [_whole(ctx, i) for i in indices if i is not None]
+    middle = (1,) * max(1 if i.mask else i.ndim for i in made)
+    fields = tuple(f.reshape(chosen.around(f.shape, middle)) for f in x.fields)
+    read = replace(x, shape=chosen.around(x.shape, middle), fields=fields)
+    places = range(len(chosen.before), len(chosen.before) + len(middle))
+    ctx.joint(read.shape, [read, _flat(ctx, expand_left(values, read.ndim), places)])
+    return ctx.norm(x)
+
+
+@rule("index_select")
+def index_select(ctx: Context, node: Node, x: Value, dim: int, chosen: Value) -> Value:
+    """Freeze the dimension that a tensor indexes."""
+    return _gathered(ctx, x, dim % x.ndim, chosen)
+
+
+@rule("embedding")
+def embedding(ctx: Context, node: Node, weight: Value, indices: Value, *_: Any, **__: Any) -> Value:
+    """Freeze the rows; the columns pass."""
+    return replace(_gathered(ctx, weight, 0, indices), static=False)
+
+
+@rule("index_add", "index_copy", "index_fill")
+def write_rows(
+    ctx: Context, node: Node, x: Value, dim: int, chosen: Value, source: Any = None, *_: Any, **__: Any
+) -> Value:
+    """Freeze the dimension that a tensor indexes; along the others rows go with what they are written into."""
+    _whole(ctx, chosen)
+    return _written(ctx, x, dim % x.ndim, [source])
+
+
+@rule("gather")
+def gather(ctx: Context, node: Node, x: Value, dim: int, chosen: Value, **_: Any) -> Value:
+    """Freeze the dimension that is indexed; the others must be of full size."""
+    x = ctx.block_value(x, [dim], _WHY)
+    fields = tuple(f for f in x.fields if np.broadcast_shapes(f.shape, chosen.shape) == chosen.shape)
+    if len(fields) < len(x.fields) or x.ndim != chosen.ndim:
+        raise Unsupported("gather of a part of the other dimensions")
+    return ctx.joint(chosen.shape, [replace(x, shape=chosen.shape), chosen])
+
+
+@rule("scatter", "scatter_add", "scatter_reduce")
+def scatter(
+    ctx: Context, node: Node, x: Value, dim: int, chosen: Value, source: Any = None, *_: Any, **__: Any
+) -> Value:
+    """Freeze the dimension that is indexed; the others must be of full size."""
+    dim %= x.ndim
+    for value in (chosen, source):
+        if isinstance(value, Value) and value.ndim and _flattened(value.shape, dim) != _flattened(x.shape, dim):
+            raise Unsupported("scatter into a part of the other dimensions")
+    return _written(ctx, x, dim, [chosen, source])
+
+
+@rule("nonzero", "nonzero_static", "argwhere", "masked_select", "_unique", "_unique2", "unique_dim",
+      "unique_consecutive", "bincount", "histc", "searchsorted", "bucketize")  # fmt: skip
+def by_value(ctx: Context, node: Node, *args: Any, **kwargs: Any) -> Result:
+    """Freeze all that decides by its values how much comes out, and where."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Value):
+            _whole(ctx, value, "its values decide what is chosen")
+    if node.shape is None or all(isinstance(n, int) for n in node.shape):
+        return Value(node.tensor_shape()) if node.shape is not None else None
+    return [Value(s) if isinstance(s, tuple) else None for s in node.shape]
+
+
+def _gathered(ctx: Context, x: Value, dim: int, chosen: Value) -> Value:
+    x, chosen = ctx.block_value(x, [dim], _WHY), _whole(ctx, chosen)
+    static = x.static and chosen.static
+
+    def around(sizes: Sequence[int], middle: Sequence[int]) -> tuple[int, ...]:
+        return (*sizes[:dim], *middle, *sizes[dim + 1 :])
+
+    fields = tuple(f.reshape(around(f.shape, [1] * chosen.ndim)) for f in x.fields)
+    return replace(x, shape=around(x.shape, chosen.shape), fields=fields, static=static)
+
+
+def _written(ctx: Context, x: Value, dim: int, sources: Sequence[Any]) -> Value:
+    """Unify what is written with what it is written into, along all dimensions but one."""
+    parts = [v for v in sources if isinstance(v, Value) and v.ndim == x.ndim]
+    x = ctx.block_value(x, [dim], _WHY)
+    ctx.joint(_flattened(x.shape, dim), [_flat(ctx, v, [dim]) for v in (x, *parts)])
+    return ctx.norm(x)
+
+
+def _flat(ctx: Context, value: Value, dims: Sequence[int]) -> Value:
+    """Return a value with one entry along these dimensions, which may not shrink."""
+    value = ctx.block_value(value, dims, "is written by an index")
+    return replace(value, shape=tuple(1 if d in dims else n for d, n in enumerate(value.shape)))
+
+
+def _flattened(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
+    return (*shape[:dim], 1, *shape[dim + 1 :])
+
+
+def _whole(ctx: Context, value: Value, why: str = "chooses entries of another value") -> Value:
+    """Freeze all of what chooses."""
+    return ctx.block_value(value, None, why)
