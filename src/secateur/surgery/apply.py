@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from secateur.graph.program import Program
+from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError, TraceError, did_you_mean
 from secateur.ground.tensors import tensor_names, tensors_of
 
@@ -17,8 +18,9 @@ from .example import rebuild
 from .fingerprint import fingerprint
 from .fused import unfuse
 from .modules import Constant, Removed, output_shape
-from .plan import Plan, RemoveBranch, Retrace, SetAttribute, SliceTensor, plain
+from .plan import Plan, RemoveBranch, Retrace, RewriteCode, SetAttribute, SliceTensor, plain
 from .region import exports, find_region
+from .resized import class_for
 from .retrace import retraced
 from .traced import Traced
 
@@ -45,7 +47,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     sliced = [
         tensors[name] for e in plan.edits if isinstance(e, SliceTensor) for name in e.names if name in tensors
     ]
-    return apply_in_place(copy.deepcopy(model, {id(t): t for t in sliced}), plan)
+    return apply_in_place(copied(model, {id(t): t for t in sliced}), plan)
 
 
 def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
@@ -56,6 +58,7 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
     """
     _check(model, plan)
     forwards = _forwards(model, plan)  # of the dense model
+    classes = {e.module: class_for(model.get_submodule(e.module), e) for e in plan.edits if isinstance(e, RewriteCode)}
     for edit in plan.edits:
         match edit:
             case SliceTensor(names, dim, index):
@@ -68,9 +71,11 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
                 setattr(owner, attribute, list(new) if isinstance(getattr(owner, attribute), list) else new)  # type: ignore[arg-type]
             case RemoveBranch():
                 _remove(model, edit, plan.tensors)
+            case RewriteCode(path):
+                model.get_submodule(path).__class__ = classes[path]
             case Retrace(path):
                 forwards[path].install(model.get_submodule(path))
-    unfuse(model, forwards)
+    unfuse(model, {*forwards, *classes})
     tensors = tensors_of(model)
     for name, value in plan.tensors.items():
         old = _lookup(tensors, name, "tensor")
@@ -134,7 +139,7 @@ def _check(model: nn.Module, plan: Plan) -> None:
         match edit:
             case SliceTensor():
                 _check_slice(edit, tensors, tied)
-            case Retrace(path):
+            case RewriteCode(path) | Retrace(path):
                 _lookup(modules, path, "module")
             case SetAttribute():
                 _check_attribute(edit, _lookup(modules, edit.module, "module"))

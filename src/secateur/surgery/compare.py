@@ -19,7 +19,7 @@ from secateur.ground.errors import SurgeryError
 from .branches import emptied, tail
 from .prediction import Prediction, predict
 
-__all__ = ["Match", "compare"]
+__all__ = ["Match", "Mismatch", "compare"]
 
 _VIEWS = frozenset({
     "alias", "chunk", "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "movedim",
@@ -27,6 +27,14 @@ _VIEWS = frozenset({
     "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose", "unbind", "unflatten", "unfold",
     "unsqueeze", "view", "view_as",
 })  # fmt: skip
+
+
+class Mismatch(SurgeryError):
+    """A call is not the one that was predicted; ``module`` is the path of the module that makes it."""
+
+    def __init__(self, message: str, module: str) -> None:
+        super().__init__(message)
+        self.module = module
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     Calls on which no output depends are left out, and so is what a removed branch was made of.
 
     Raises:
-        SurgeryError: a call differs; the message names the first that does.
+        Mismatch: a call differs; the message names the first that does.
         TraceError: the smaller model cannot be exported.
     """
     prediction = predict(graph, kept)
@@ -62,9 +70,10 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     if len(dense) != len(small):
         longer = dense if len(dense) > len(small) else small
         extra = longer[min(len(dense), len(small))]
-        raise SurgeryError(
+        raise Mismatch(
             f"the smaller model has {len(small)} calls, {len(dense)} were predicted; the first that has no "
-            f"partner is {_where(extra)}"
+            f"partner is {_where(extra)}",
+            extra.module,
         )
     return Match(program, tuple(zip(dense, small, strict=True)))
 
@@ -117,17 +126,18 @@ def _memory(nodes: Mapping[str, Node], name: str) -> str:
 
 def _check(old: Node, new: Node, prediction: Prediction, names: _Names) -> None:
     if old.op != new.op:
-        raise SurgeryError(f"{_where(new)} stands where {_where(old)} was predicted")
+        raise Mismatch(f"{_where(new)} stands where {_where(old)} was predicted", new.module)
     expected = prediction.after.get(old.name)
     if expected is not None and expected != new.shape:
-        raise SurgeryError(f"{_where(new)} makes the shape {new.shape}, predicted was {expected}")
+        raise Mismatch(f"{_where(new)} makes the shape {new.shape}, predicted was {expected}", new.module)
     arguments = prediction.arguments(old)
     if not (
         _same(_told(old, arguments), _told(new, new.args), names) and _same(old.kwargs, new.kwargs, names)
     ):
-        raise SurgeryError(
+        raise Mismatch(
             f"{_where(new)} has the arguments {_plain((*new.args, *new.kwargs.items()))}, "
-            f"predicted were {_plain((*arguments, *old.kwargs.items()))}"
+            f"predicted were {_plain((*arguments, *old.kwargs.items()))}",
+            new.module,
         )
 
 

@@ -1,0 +1,191 @@
+"""What the expressions of a module's code have to be worth after a selection: those that calls take as arguments."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from secateur.graph.flat import flat
+from secateur.graph.program import Node, Program, Ref
+
+from .arguments import SIZES
+from .prediction import Prediction
+from .rewrites import changes, same_calls
+from .values import Free, Number, Value, worth
+from .watch import Record, Spot, Watch, places
+
+__all__ = ["Argument", "Evidence", "Wanted", "wanted"]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A number among the arguments of a call in the code."""
+
+    expression: ast.expr
+    index: int | None  # of the element, where the expression is a sequence
+    value: Number
+
+
+@dataclass(eq=False)
+class Evidence:
+    """What was seen of one function in the dense model: for the example, and for inputs of other sizes."""
+
+    watch: Watch
+    record: Record
+    others: Sequence[Record] = ()
+
+    def value(self, expression: ast.expr) -> Value | None:
+        """Return what an expression was worth, if it was always the same; `Free` where it follows inputs' sizes."""
+        if isinstance(expression, ast.Constant):
+            return expression.value if type(expression.value) in (int, float) else None  # type: ignore[return-value]
+        number = self.watch.code.source.numbers.get(expression, -1)
+        values = self.record.seen.get(number, [])
+        if len(values) != 1:
+            return None
+        return _freed(values[0], [v for other in self.others for v in other.seen.get(number, [])])
+
+    def arguments(self, call: ast.AST) -> list[Argument]:
+        """Return the numbers among the arguments of a call, an operation or an index, in order."""
+        return [argument for part in _operands(call) for argument in self._within(part)]
+
+    def _within(self, part: ast.expr) -> Iterator[Argument]:
+        if isinstance(part, ast.Starred):
+            part = part.value
+        if isinstance(part, ast.Tuple | ast.List):
+            for element in part.elts:
+                yield from self._within(element)
+            return
+        value = self.value(part)
+        if isinstance(value, tuple):
+            yield from (Argument(part, i, v) for i, v in enumerate(value) if isinstance(v, int | float | Free))
+        elif value is not None:
+            yield Argument(part, None, value)
+
+
+def _freed(value: Value, others: Iterable[Value]) -> Value:
+    for other in others:
+        if isinstance(value, tuple) and isinstance(other, tuple) and len(value) == len(other):
+            value = tuple(_freed(a, [b]) if a is not None and b is not None else a for a, b in zip(value, other, strict=True))
+        elif type(value) is int and other != value:
+            value = Free(value)
+    return value
+
+
+def _operands(call: ast.AST) -> Iterator[ast.expr]:
+    match call:
+        case ast.Call(_, args, keywords):
+            yield from (*args, *(k.value for k in keywords))
+        case ast.BinOp(left, _, right):
+            yield from (left, right)
+        case ast.Compare(left, _, comparators):
+            yield from (left, *comparators)
+        case ast.Subscript(_, index):
+            for part in index.elts if isinstance(index, ast.Tuple) else [index]:
+                if isinstance(part, ast.Slice):
+                    yield from (bound for bound in (part.lower, part.upper, part.step) if bound is not None)
+                else:
+                    yield part
+        case ast.AugAssign(_, _, value) | ast.UnaryOp(_, value):
+            yield value
+
+
+@dataclass
+class Wanted:
+    """What the arguments of calls have to be worth, by watch; and of which modules the code could not be read so."""
+
+    values: dict[int, dict[Spot, int | float]] = field(default_factory=dict)
+    changed: dict[int, dict[Spot, tuple[int, int]]] = field(default_factory=dict)  # old and new: those that change
+    failed: dict[str, str] = field(default_factory=dict)  # module -> why
+
+
+def wanted(
+    prediction: Prediction, again: Program, evidence: Mapping[int, Evidence]
+) -> Wanted:
+    """Return what a selection wants the arguments of all watched calls to be.
+
+    `again` is a second export of the dense model, made while its code was watched; `evidence` what was seen, by watch.
+
+    Raises:
+        SurgeryError: the second export makes other calls than the first.
+    """
+    traces = {name: node.meta.get("stack_trace") for node, name in flat(again.exported.graph_module).items()}
+    calls = same_calls(prediction.graph.program, again)
+    found = Wanted()
+    claimed: dict[int, set[Spot]] = {}
+    visited: dict[int, dict[ast.AST, None]] = {}
+    for name, node in calls.items():
+        stack = [(evidence[w], evidence[w].watch.lines[line]) for w, line in places(traces.get(name)) if w in evidence]
+        for seen, call in stack[:1]:
+            visited.setdefault(seen.watch.number, {})[call] = None
+        resized = list(changes(node, prediction))
+        if not resized or not stack:
+            continue
+        if not any(_claim(found, seen, call, node, prediction, resized) for seen, call in stack):
+            found.failed.setdefault(
+                stack[0][0].watch.module, f"nothing in {ast.unparse(stack[0][1])[:80]} is the size that changes"
+            )
+    for number, nodes in visited.items():
+        for call in nodes:
+            for a in evidence[number].arguments(call):
+                if not isinstance(a.value, Free):
+                    spot = evidence[number].watch.code.source.numbers[a.expression], a.index
+                    found.values.setdefault(number, {}).setdefault(spot, a.value)
+    return found
+
+
+Change = tuple[tuple[int, ...], int, int]
+
+
+def _claim(
+    found: Wanted, seen: Evidence, call: ast.AST, node: Node, prediction: Prediction, resized: list[Change]
+) -> bool:
+    """Note what the arguments of one call have to be worth; say whether all that changes is among them."""
+    arguments = seen.arguments(call)
+    claims: dict[int, tuple[int, int]] = {}  # argument -> old, new
+    for at in dict.fromkeys(place[0] for place, _, _ in resized):
+        here = [(place, old, new) for place, old, new in resized if place[0] == at]
+        if len(here[0][0]) == 2:
+            start = _run(arguments, _sizes(node, at, prediction))
+            if start is not None:
+                news = {place[1]: (old, new) for place, old, new in here}
+                for i, size in enumerate(_sizes(node, at, prediction)):
+                    claims[start + i] = news.get(i, (size, size))
+                continue
+        for _, old, new in here:
+            match = next((i for i, a in enumerate(arguments) if worth(a.value) == old and i not in claims), None)
+            if match is None:
+                return False
+            claims[match] = (old, new)
+    numbers = seen.watch.code.source.numbers
+    for i, (old, new) in claims.items():
+        a = arguments[i]
+        spot = numbers[a.expression], a.index
+        if isinstance(a.value, Free) and old == new:
+            continue
+        values = found.values.setdefault(seen.watch.number, {})
+        if values.setdefault(spot, new) != new:
+            found.failed.setdefault(seen.watch.module, f"{ast.unparse(a.expression)[:80]} has to be two sizes at once")
+        if old != new:
+            found.changed.setdefault(seen.watch.number, {})[spot] = (old, new)
+    return True
+
+
+def _sizes(node: Node, at: int, prediction: Prediction) -> list[int]:
+    """Return the sizes in a list among the arguments of a dense call; symbols as what they are for the example."""
+    shape = prediction.before.get(node.name, ()) if SIZES.get(node.op) == at else ()
+    given: Any = node.args[at]
+    return [
+        shape[i] if isinstance(size, Ref) and i < len(shape) else size if isinstance(size, int) else 0
+        for i, size in enumerate(given)
+    ]
+
+
+def _run(arguments: Sequence[Argument], sizes: list[int]) -> int | None:
+    """Return where among the arguments these sizes stand one behind the other."""
+    values = [worth(a.value) for a in arguments]
+    for start in range(len(values) - len(sizes) + 1):
+        if values[start : start + len(sizes)] == sizes:
+            return start
+    return None
