@@ -6,7 +6,7 @@ import ast
 import builtins
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CellType, FunctionType, ModuleType
@@ -19,10 +19,10 @@ from secateur.ground.errors import SurgeryError
 from .build import built, in_place_of, innermost, is_its_source
 from .source import Source
 
-__all__ = ["Code", "Path", "Written", "codes", "methods"]
+__all__ = ["Code", "Path", "Written", "asked_of_parts", "codes", "methods"]
 
 Path = tuple[str, ...]
-"""How code is reached: a method by its name, or a function by names as they stand in the code that calls it."""
+"""How code is reached: a method by its name, a function by that of the method and by its own, as they call it there."""
 
 _SUPER = "super()."
 _DEPTH = 4
@@ -56,6 +56,14 @@ class Code:
                 found[node.func] = name
         return found
 
+    def own(self, node: ast.AST) -> str:
+        """Return the name of the attribute that an expression reads from the module itself, or an empty text."""
+        match node:
+            case ast.Attribute(ast.Name(first), name) if self.owner is not None and first == self.first:
+                private = name.startswith("__") and not name.endswith("__")
+                return f"_{self.owner.__name__.lstrip('_')}{name}" if private else name
+        return ""
+
     def identifier(self, name: str) -> str:
         """Return a name under which its code can find a function of its own in place of one that it calls."""
         if name.isidentifier():
@@ -71,18 +79,38 @@ class Code:
         return self.identifier(name) + (f".__get__({self.first})" if name.startswith(_SUPER) else "")
 
 
-def codes(cls: type[nn.Module]) -> dict[Path, Code]:
-    """Return the code of a class that its forward reaches, as far as it has a source and is called by a fixed name.
+def codes(cls: type[nn.Module], entries: Iterable[str] = ("forward",)) -> dict[Path, Code]:
+    """Return the code of a class that some of its methods reach, as far as it has a source and is called by a fixed name.
 
     Raises:
-        SurgeryError: the forward itself has no source.
+        SurgeryError: one of the methods itself has no source.
     """
     found: dict[Path, Code] = {}
-    raw = inspect.getattr_static(cls, "forward")
-    code = _code(("forward",), raw, _owner(cls, "forward"))
-    if code is None:
-        raise SurgeryError(f"{cls.__qualname__} has a forward that is no function with a source")
-    _add(cls, code, found)
+    for entry in entries:
+        raw, owner = inspect.getattr_static(cls, entry, None), _owner(cls, entry)
+        code = _code((entry,), raw, owner) if owner is not nn.Module else None
+        if code is None:
+            raise SurgeryError(f"{cls.__qualname__} has no {entry} that is a function with a source")
+        if code.path not in found:
+            _add(cls, code, found)
+    return found
+
+
+def asked_of_parts(module: nn.Module, known: Iterable[Code]) -> dict[str, dict[str, None]]:
+    """Return the methods that code calls of modules inside of its own, past their forward: by the path to them."""
+    found: dict[str, dict[str, None]] = {}
+    for code in known:
+        for node in code.source.expressions:
+            root, *path = _name(node).split(".") if isinstance(node, ast.Attribute) else [""]
+            if root != code.first or code.owner is None or len(path) < 2:
+                continue
+            try:
+                part = module.get_submodule(".".join(path[:-1]))
+            except AttributeError:
+                continue
+            raw = inspect.getattr_static(type(part), path[-1], None)
+            if innermost(raw) is not None and not hasattr(nn.Module, path[-1]) and path[-1] != "forward":
+                found.setdefault(".".join(path[:-1]), {})[path[-1]] = None
     return found
 
 
@@ -152,10 +180,11 @@ def _reached(cls: type, code: Code) -> Iterator[tuple[str, Any, type | None]]:
     function = code.source.function
     local = {*function.__code__.co_varnames, *function.__code__.co_cellvars}
     for node in code.source.expressions:
-        if isinstance(node, ast.Attribute) and code.owner is not None and _name(node) == f"{code.first}.{node.attr}":
-            raw = inspect.getattr_static(cls, node.attr, None)
-            if innermost(raw) is not None and hasattr(nn.Module, node.attr) is False:
-                yield f"self.{node.attr}", raw, _owner(cls, node.attr)
+        own = code.own(node)
+        if own and not hasattr(nn.Module, own):
+            raw = inspect.getattr_static(cls, own, None)
+            if innermost(raw) is not None:
+                yield f"self.{own}", raw, _owner(cls, own)
         if not isinstance(node, ast.Call):
             continue
         name = _name(node.func)

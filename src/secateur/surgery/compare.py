@@ -48,7 +48,7 @@ class Match:
 def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     """Export the smaller model and compare every call, shape and constant with the prediction.
 
-    Calls on which no output depends are left out, and so is what a removed branch was made of.
+    Calls on which no output depends are left out, and so are copies and what a removed branch was made of.
 
     Raises:
         Mismatch: a call differs; the message names the first that does.
@@ -84,9 +84,14 @@ class _Names:
     def __init__(self, dense: Program, small: Program) -> None:
         self._dense = dense.parameters
         self._small = small.parameters
+        self._copies = [{n.name: n.args[0].name for n in p.nodes if _is_copy(n)} for p in (dense, small)]
         self.match: dict[str, str] = {}
 
     def same(self, old: str, new: str) -> bool:
+        while old in self._copies[0]:
+            old = self._copies[0][old]
+        while new in self._copies[1]:
+            new = self._copies[1][new]
         if old in self._dense or new in self._small:
             return self._dense.get(old, ("",))[0] == self._small.get(new, ("",))[0]
         # What was left out (a branch, symbolic sizes) has no partner to compare with.
@@ -110,11 +115,17 @@ def _live(program: Program, ends: Iterable[str], behind: Iterable[str]) -> list[
             if name not in ends:
                 waiting += references((by_name[name].args, by_name[name].kwargs))
                 waiting += writes[_memory(by_name, name)]
+    left = needed - ends - behind
     return [
         node
         for node in program.nodes
-        if node.name in needed - ends - behind and node.name not in program.parameters and node.hint is None
+        if node.name in left and node.name not in program.parameters and node.hint is None and not _is_copy(node)
     ]
+
+
+def _is_copy(node: Node) -> bool:
+    """Whether a call changes the layout in memory at most: it is left out where there is nothing to change."""
+    return node.op == "contiguous" and isinstance(node.args[0], Ref)
 
 
 def _memory(nodes: Mapping[str, Node], name: str) -> str:

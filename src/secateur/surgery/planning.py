@@ -108,12 +108,14 @@ class _Attempts:
 
     def _plan(self, seen: Seen, modules: Mapping[str, list[str]]) -> Plan:
         while True:
-            traced = {m for m in modules if self._way(m) is _Way.CALLS or m in self.calls | seen.blind}
+            hopeless = {m for m in seen.modules if self._way(m) is _Way.CALLS}
+            traced = self.calls | seen.blind | {caller for m in hopeless for caller in seen.callers(m)}
             paths = [path for module in traced for path in modules[module]]
             plan = with_retraces(self.model, self.plan, self.prediction, paths) if traced else self.plan
-            literal = {m for m in modules if self._way(m) is _Way.NUMBERS}
             try:
-                found = rewriting(self.model, self.prediction, plan, seen.without(traced), literal)
+                found = rewriting(
+                    self.model, self.prediction, plan, seen.without(traced), lambda m: self._way(m) is _Way.NUMBERS
+                )
             except Astray as error:
                 if not self._otherwise({error.module}):
                     raise

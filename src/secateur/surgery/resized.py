@@ -80,15 +80,14 @@ def class_for(module: nn.Module, edit: RewriteCode) -> type[nn.Module]:
         made = resized(type(module), edit.functions)
     except SurgeryError as error:
         raise SurgeryError(f"the code of {where} cannot get other sizes: {error}") from None
-    known = codes(type(module))
+    known = codes(type(module), dict.fromkeys(function.path[0] for function in edit.functions))
     for function in edit.functions:
         code = known[function.path]
         for literal in function.literals:
             node = code.source.expressions[literal.place]
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == code.first:
-                value = vars(module).get(node.attr, literal.old)
-                if type(value) is int and value != literal.old:
-                    raise SurgeryError(f"{where}.{node.attr} is {value}, not {literal.old}")
+            value = vars(module).get(code.own(node), literal.old)
+            if type(value) is int and value != literal.old:
+                raise SurgeryError(f"{where} has a {code.own(node)} of {value}, not of {literal.old}")
     return made
 
 
@@ -99,7 +98,7 @@ def resized(cls: type[nn.Module], functions: Functions) -> type[nn.Module]:
     Raises:
         SurgeryError: the code of the class is another than when the plan was made, or has no sizes in these places.
     """
-    known = codes(cls)
+    known = codes(cls, dict.fromkeys(function.path[0] for function in functions))
     paths = {function.path for function in functions}
     written: dict[Path, Written] = {}
     for function in functions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from secateur.ground.tensors import tensors_of
 from .apply import apply
 from .callees import Path
 from .dry import dry, larger
-from .plan import Edit, Function, Literal, Plan, RewriteCode, SetAttribute
+from .plan import Edit, Function, Literal, Plan, RewriteCode, SetAttribute, plain
 from .prediction import Prediction
 from .settle import Places, Reader
 from .values import worth
@@ -58,12 +58,16 @@ class Seen:
     @property
     def blind(self) -> set[str]:
         """The modules of which nothing can be seen: their code has no source."""
-        return self.asked - self.modules
+        return set(self.asked - self.modules)
 
     def without(self, modules: Collection[str]) -> Seen:
-        """Leave out some modules."""
-        left = {n: e for n, e in self.evidence.items() if e.watch.module not in modules}
+        """Leave out some modules, and parts of them that nothing else calls."""
+        left = {n: e for n, e in self.evidence.items() if not e.watch.callers <= set(modules)}
         return replace(self, asked=self.asked - set(modules), evidence=left)
+
+    def callers(self, module: str) -> set[str]:
+        """Return the modules whose forward one is a part of."""
+        return {caller for e in self.of(module) for caller in e.watch.callers}
 
     def of(self, module: str) -> list[Evidence]:
         """Return what was seen of one module's functions."""
@@ -74,7 +78,7 @@ class Seen:
 class Rewriting:
     """Edits of code and of the attributes that it reads, and the modules whose code cannot be edited, with the reason."""
 
-    edits: tuple[Edit, ...]
+    edits: tuple[Edit, ...]  # nothing where some failed
     failed: Mapping[str, str]
 
 
@@ -107,26 +111,26 @@ def see(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -> See
         for watch in watching:
             others[watch.number].append(watch.record)
     evidence = {w.number: Evidence(w, first[w.number], others[w.number]) for w in watching}
-    return Seen(asked, evidence, wanted(prediction, program, evidence))
+    return Seen(asked, evidence, wanted(prediction, program, evidence, first_names(model)))
 
 
 def rewriting(
-    model: nn.Module, prediction: Prediction, plan: Plan, seen: Seen, literal: Collection[str]
+    model: nn.Module, prediction: Prediction, plan: Plan, seen: Seen, literal: Callable[[str], bool]
 ) -> Rewriting:
     """Return what makes the code of the modules that were seen right in the model that a plan leaves.
 
     Attributes that hold sizes are set, and where an argument of a call is still not what it has to be, its expression
-    becomes a number. In the modules of `literal` the code is to see its attributes as they were: there numbers do it
-    all, and take the place of attributes that are set for others to read.
+    becomes a number. In modules that are `literal` the code is to see its attributes as they were: there numbers do
+    it all, and take the place of attributes that are set for others to read.
 
     Raises:
         Astray: the code of a module runs into an error with these attributes.
     """
     attributes = _attributes(model, seen)
-    now = [edit for edit in attributes if edit.module not in literal]
+    now = [edit for edit in attributes if not literal(edit.module)]
     records = _run(model, prediction, replace(plan, edits=(*plan.edits, *now)), seen)
     reader = Reader(seen.evidence, records)
-    failed = {m: why for m, why in seen.wanted.failed.items() if m in seen.asked}
+    failed = {m: why for m, why in seen.wanted.failed.items() if seen.of(m)}
     places: dict[str, Places] = {}
     for number, record in records.items():
         at = seen.evidence[number]
@@ -139,49 +143,64 @@ def rewriting(
                 failed.setdefault(at.watch.module, f"no number in {ast.unparse(part)[:80]} can be changed alone")
             else:
                 known |= found
+    if failed:
+        return Rewriting((), {caller: why for m, why in failed.items() for caller in seen.callers(m)})
     edits: list[Edit] = list(now)
     for edit in attributes:
-        pins = _pinned(seen, edit) if edit.module in literal else None
+        pins = _pinned(seen, edit) if literal(edit.module) else None
         if pins is not None:
             places[edit.module] = pins | places.get(edit.module, {})
             edits.append(edit)
-    for module, found in places.items():
-        if module not in failed and found:
-            edits.append(_edit(seen, module, found))
-    return Rewriting(tuple(e for e in edits if e.module not in failed), failed)
+    edits += [_edit(seen, module, found) for module, found in places.items() if found]
+    return Rewriting(tuple(edits), {})
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Return for every name that a module has the first of its names."""
+    first: dict[nn.Module, str] = {}
+    return {path: first.setdefault(module, path) for path, module in model.named_modules(remove_duplicate=False)}
 
 
 def _attributes(model: nn.Module, seen: Seen) -> list[SetAttribute]:
     """Return the attributes that arguments which change are read from, where all say the same."""
-    found: dict[tuple[str, str], set[tuple[int, int]]] = {}
     reader = Reader(seen.evidence, {number: e.record for number, e in seen.evidence.items()})
+    found: dict[tuple[str, str], dict[int | None, set[tuple[int, int]]]] = {}
     for number, at in seen.evidence.items():
-        changed = seen.wanted.changed.get(number, {})
-        for (place, index), (old, new) in changed.items():
-            if index is None:
-                for attribute in _read_from(reader, at, at.watch.code.source.expressions[place], old):
-                    if type(vars(model.get_submodule(at.watch.module)).get(attribute)) is int:
-                        found.setdefault((at.watch.module, attribute), set()).add((old, new))
-    return [
-        SetAttribute(module, attribute, *next(iter(pairs)))
-        for (module, attribute), pairs in found.items()
-        if len(pairs) == 1 and not attribute.startswith("_")
-    ]
+        for (place, index), (old, new) in seen.wanted.changed.get(number, {}).items():
+            part = at.watch.code.source.expressions[place]
+            for attribute, element in _read_from(reader, at, part, index, old):
+                elements = found.setdefault((at.watch.module, attribute), {})
+                elements.setdefault(element, set()).add((old, new))
+    edits = []
+    for (module, attribute), elements in found.items():
+        old = plain(vars(model.get_submodule(module)).get(attribute))
+        settled = {i: next(iter(pairs)) for i, pairs in elements.items() if len(pairs) == 1}
+        if old is None or len(settled) < len(elements) or attribute.startswith("_"):
+            continue
+        if isinstance(old, tuple) and None not in settled:
+            new = tuple(settled[i][1] if i in settled else n for i, n in enumerate(old))
+            edits.append(SetAttribute(module, attribute, old, new))
+        elif settled.keys() == {None} and settled[None][0] == old:
+            edits.append(SetAttribute(module, attribute, old, settled[None][1]))
+    return edits
 
 
-def _read_from(reader: Reader, at: Evidence, part: ast.expr, own: int, depth: int = 0) -> Iterator[str]:
+def _read_from(
+    reader: Reader, at: Evidence, part: ast.expr, index: int | None, own: int, depth: int = 0
+) -> Iterator[tuple[str, int | None]]:
+    """Yield the attributes, and elements of them, that an argument is read from and nothing else."""
     match part:
-        case ast.Attribute(ast.Name(name), attribute) if name == at.watch.code.first and at.watch.code.owner:
-            yield attribute
+        case ast.Attribute() if at.watch.code.own(part):
+            yield at.watch.code.own(part), index
+        case ast.Subscript(ast.Attribute() as value, ast.Constant(int() as element)) if index is None and element >= 0:
+            yield from _read_from(reader, at, value, element, own, depth + 1)
+        case ast.Tuple(elements) | ast.List(elements) if (
+            index is not None and not any(isinstance(e, ast.Starred) for e in elements)
+        ):
+            yield from _read_from(reader, at, elements[index], None, own, depth + 1)
         case ast.Name(name) if depth < 8:
-            for where, value, index in reader.definitions(at, name, None, own):
-                match value:
-                    case ast.Tuple(elements) if index is not None and not any(
-                        isinstance(e, ast.Starred) for e in elements
-                    ):
-                        yield from _read_from(reader, where, elements[index], own, depth + 1)
-                    case _ if index is None:
-                        yield from _read_from(reader, where, value, own, depth + 1)
+            for where, value, element in reader.definitions(at, name, index, own):
+                yield from _read_from(reader, where, value, element, own, depth + 1)
 
 
 def _run(model: nn.Module, prediction: Prediction, plan: Plan, seen: Seen) -> dict[int, Record]:
@@ -215,7 +234,7 @@ def _pinned(seen: Seen, edit: SetAttribute) -> Places | None:
     for at in seen.of(edit.module):
         source = at.watch.code.source
         for number, node in enumerate(source.expressions):
-            if isinstance(node, ast.Attribute) and ast.unparse(node) == f"{at.watch.code.first}.{edit.attribute}":
+            if at.watch.code.own(node) == edit.attribute:
                 if number not in source.sizes or type(edit.old) is not int:
                     return None
                 pins[at.watch.number, number] = edit.old

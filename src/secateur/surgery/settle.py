@@ -85,7 +85,7 @@ class Reader:
             for node in code.source.expressions:
                 if not isinstance(node, ast.Call):
                     continue
-                bound = len(path) == 1 and ast.unparse(node.func) == f"{code.first}.{path[0]}"
+                bound = path == (code.own(node.func),)
                 inner = code.path == path[:-1] and code.called.get(node.func) == path[-1]
                 if bound or inner:
                     skip = 1 if bound or path[-1].startswith("super()") else 0

@@ -101,11 +101,12 @@ class Wanted:
 
 
 def wanted(
-    prediction: Prediction, again: Program, evidence: Mapping[int, Evidence]
+    prediction: Prediction, again: Program, evidence: Mapping[int, Evidence], names: Mapping[str, str]
 ) -> Wanted:
     """Return what a selection wants the arguments of all watched calls to be.
 
-    `again` is a second export of the dense model, made while its code was watched; `evidence` what was seen, by watch.
+    `again` is a second export of the dense model, made while its code was watched; `evidence` what was seen, by watch;
+    `names` has one name of a module for each that it has.
 
     Raises:
         SurgeryError: the second export makes other calls than the first.
@@ -113,10 +114,13 @@ def wanted(
     traces = {name: node.meta.get("stack_trace") for node, name in flat(again.exported.graph_module).items()}
     calls = same_calls(prediction.graph.program, again)
     found = Wanted()
-    claimed: dict[int, set[Spot]] = {}
     visited: dict[int, dict[ast.AST, None]] = {}
     for name, node in calls.items():
-        stack = [(evidence[w], evidence[w].watch.lines[line]) for w, line in places(traces.get(name)) if w in evidence]
+        stack = [
+            (evidence[w], evidence[w].watch.lines[line])
+            for w, line in places(traces.get(name))
+            if w in evidence and names[node.module] in evidence[w].watch.callers
+        ]
         for seen, call in stack[:1]:
             visited.setdefault(seen.watch.number, {})[call] = None
         resized = list(changes(node, prediction))

@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur.ground.errors import SurgeryError
 
-from .callees import Code, Path, Written, codes, methods
+from .callees import Code, Path, Written, asked_of_parts, codes, methods
 from .resized import subclass
 from .values import Value, plain
 
@@ -58,6 +58,7 @@ class Watch:
     """One function of the code of one module, in a form that tells what it does."""
 
     module: str  # its path
+    callers: frozenset[str]  # the modules whose forward it is a part of: this one, or one around it that calls its method
     code: Code
     number: int
     tree: ast.FunctionDef
@@ -65,7 +66,7 @@ class Watch:
     record: Record = field(default_factory=Record)
 
     @staticmethod
-    def on(module: str, code: Code, number: int) -> Watch:
+    def on(module: str, callers: frozenset[str], code: Code, number: int) -> Watch:
         """Watch a function."""
         tree = copy.deepcopy(code.source.tree)
         origin = dict(zip(ast.walk(tree), ast.walk(code.source.tree), strict=True))
@@ -77,7 +78,7 @@ class Watch:
         tree = _Probing(code, origin).visit(tree)
         # Python says of a call of a method that it is where the method's name stands.
         calls = {node.func: node for node in ast.walk(code.source.tree) if isinstance(node, ast.Call)}
-        return Watch(module, code, number, tree, tuple(calls.get(origin[n], origin[n]) for n in lines))  # type: ignore[call-overload]
+        return Watch(module, callers, code, number, tree, tuple(calls.get(origin[n], origin[n]) for n in lines))  # type: ignore[call-overload]
 
     def look(self, number: int, value: Any) -> Any:
         """Hand a value to the record of the day."""
@@ -85,19 +86,33 @@ class Watch:
 
 
 def watches(model: nn.Module, modules: Iterable[str]) -> tuple[Watch, ...]:
-    """Return watches on all code that these modules' forwards reach; modules without a source have none."""
-    found: list[Watch] = []
+    """Return watches on all code that the forwards of some modules reach; modules without a source have none."""
+    entries: dict[str, dict[str, None]] = {}
+    callers: dict[str, set[str]] = {}
     for module in modules:
-        target = model.get_submodule(module)
-        if "forward" in vars(target):
-            continue
-        try:
-            known = codes(type(target))
-        except SurgeryError:
-            continue
-        own = {path: code for path, code in known.items() if path[0] == "forward" or path[0] not in vars(target)}
-        found += [Watch.on(module, code, len(found) + i) for i, code in enumerate(own.values())]
+        waiting = [(module, {"forward": None})]
+        while waiting:
+            path, names = waiting.pop()
+            if module not in callers.setdefault(path, set()) or not names.keys() <= entries.get(path, {}).keys():
+                callers[path].add(module)
+                entries[path] = {**entries.get(path, {}), **names}
+                target = model.get_submodule(path)
+                for part, asked in asked_of_parts(target, _codes(target, names).values()).items():
+                    waiting.append((f"{path}.{part}" if path else part, asked))
+    found: list[Watch] = []
+    for path, names in entries.items():
+        code = _codes(model.get_submodule(path), names)
+        found += [Watch.on(path, frozenset(callers[path]), c, len(found) + i) for i, c in enumerate(code.values())]
     return tuple(found)
+
+
+def _codes(module: nn.Module, names: Iterable[str]) -> dict[Path, Code]:
+    """Return the code of a module, but for methods that the module has as attributes of its own."""
+    try:
+        known = codes(type(module), names)
+    except SurgeryError:
+        return {}
+    return {path: code for path, code in known.items() if path[0] not in vars(module)}
 
 
 def install(model: nn.Module, watching: Iterable[Watch]) -> None:
