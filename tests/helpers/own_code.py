@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -216,3 +217,51 @@ FORMS: tuple[type[Attention], ...] = (
     Literals, ClassAttribute, ModuleConstant, Arithmetic, FoldedHeads, Starred, TupleAttribute, Split, Methods,
     Functions, Above, Decorated, _closed(4), Scaled, Private,
 )  # fmt: skip
+
+
+class Spatial(nn.Module):
+    """Attention over the places of a picture, of any size, behind a convolution; its values may be narrower."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.a, self.o = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 1)
+        self.q, self.k, self.v = (nn.Conv2d(width, width, 1) for _ in range(3))
+        self.last = nn.Conv2d(width, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        n, c, h, w = x.shape
+        q, k, v = (p(x).reshape(n, c, h * w) for p in (self.q, self.k, self.v))
+        a = (q.transpose(1, 2) @ k / c**0.5).softmax(-1)
+        y: Tensor = self.last(x + self.o((v @ a.transpose(1, 2)).reshape(n, c, h, w)))
+        return y
+
+
+class Hidden(Literals):
+    """The same code, of which no source can be had."""
+
+    exec(compile(inspect.getsource(Literals.forward).lstrip(), "hidden", "exec"))
+
+
+REGISTER: list[type] = []
+
+
+class Registered(Literals):
+    """Its class keeps a register of what is derived from it."""
+
+    def __init_subclass__(cls) -> None:
+        REGISTER.append(cls)
+
+
+class TorchAttention(nn.Module):
+    """Torch's own attention, in an encoder layer and alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(6, 3, 8, batch_first=True)
+        self.alone = nn.MultiheadAttention(6, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        y: Tensor = x + self.alone(x, x, x, need_weights=False)[0]
+        return y

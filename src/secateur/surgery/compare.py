@@ -16,6 +16,7 @@ from secateur.graph.groups import Kept
 from secateur.graph.program import Node, Program, Ref, references
 from secateur.ground.errors import SurgeryError
 
+from .arguments import INFERRED, SIZES
 from .branches import emptied, tail
 from .prediction import Prediction, predict
 
@@ -143,13 +144,23 @@ def _check(old: Node, new: Node, prediction: Prediction, names: _Names) -> None:
         raise Mismatch(f"{_where(new)} makes the shape {new.shape}, predicted was {expected}", new.module)
     arguments = prediction.arguments(old)
     if not (
-        _same(_told(old, arguments), _told(new, new.args), names) and _same(old.kwargs, new.kwargs, names)
+        _same(_told(old, _found_out(old, arguments, expected)), _told(new, _found_out(new, new.args, new.shape)), names)
+        and _same(old.kwargs, new.kwargs, names)
     ):
         raise Mismatch(
             f"{_where(new)} has the arguments {_plain((*new.args, *new.kwargs.items()))}, "
             f"predicted were {_plain((*arguments, *old.kwargs.items()))}",
             new.module,
         )
+
+
+def _found_out(node: Node, arguments: tuple[Any, ...], shape: Any) -> tuple[Any, ...]:
+    """Return the arguments with the size that torch finds out in place of a -1."""
+    at = SIZES.get(node.op)
+    if at is None or node.op not in INFERRED or at >= len(arguments) or shape is None:
+        return arguments
+    sizes = tuple(n if size == -1 else size for size, n in zip(arguments[at], shape, strict=True))
+    return (*arguments[:at], sizes, *arguments[at + 1 :])
 
 
 def _told(node: Node, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -112,7 +112,8 @@ class Retrace:
 class Literal:
     """An integer in place of an expression of a function's code.
 
-    ``old`` is what the expression is worth in the dense model; ``place`` its number among the expressions of the
+    ``old`` is what the expression is worth in the dense model; ``new`` may be -1, for a size that torch finds out;
+    ``place`` is its number among the expressions of the
     function, in the order of the syntax tree.
     """
 

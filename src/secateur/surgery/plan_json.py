@@ -207,7 +207,7 @@ def _literal(data: object, where: str) -> Literal:
     return Literal(
         integer(place, f"{where}[0]", 0),
         integer(old, f"{where}[1]", -MAX_SIZE),
-        integer(new, f"{where}[2]", 0),
+        integer(new, f"{where}[2]", -1),
     )
 
 

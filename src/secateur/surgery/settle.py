@@ -36,7 +36,7 @@ class Reader:
         if index is not None:
             return self._element(at, part, index, own, want, depth + 1)
         number = at.watch.code.source.numbers.get(part, -1)
-        if type(want) is int and want >= 0 and number in at.watch.code.source.sizes and not self._varies(at, part):
+        if type(want) is int and want >= -1 and number in at.watch.code.source.sizes and not self._varies(at, part):
             return {(at.watch.number, number): want}
         if type(want) is not int:
             return self._as_before(at, part, depth + 1)

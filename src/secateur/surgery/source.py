@@ -92,7 +92,7 @@ class Source:
         """
         edits = {node: text for node, text in calls.items()}
         for number, value in numbers.items():
-            if number not in self.sizes or value < 0:
+            if number not in self.sizes or value < -1:
                 raise SurgeryError(f"{self.function.__qualname__} has no size as its expression {number}")
             edits[self.expressions[number]] = str(value)
         lines = [line.encode() for line in self.text.splitlines(keepends=True)]

@@ -10,7 +10,7 @@ from typing import Any
 from secateur.graph.flat import flat
 from secateur.graph.program import Node, Program, Ref
 
-from .arguments import SIZES
+from .arguments import INFERRED, SIZES
 from .prediction import Prediction
 from .rewrites import changes, same_calls
 from .values import Free, Number, Value, worth
@@ -112,68 +112,95 @@ def wanted(
         SurgeryError: the second export makes other calls than the first.
     """
     traces = {name: node.meta.get("stack_trace") for node, name in flat(again.exported.graph_module).items()}
-    calls = same_calls(prediction.graph.program, again)
-    found = Wanted()
-    visited: dict[int, dict[ast.AST, None]] = {}
-    for name, node in calls.items():
+    calls: dict[Site, list[Node]] = {}
+    around: dict[Site, list[Site]] = {}
+    for name, node in same_calls(prediction.graph.program, again).items():
         stack = [
-            (evidence[w], evidence[w].watch.lines[line])
+            (w, evidence[w].watch.lines[line])
             for w, line in places(traces.get(name))
             if w in evidence and names[node.module] in evidence[w].watch.callers
         ]
-        for seen, call in stack[:1]:
-            visited.setdefault(seen.watch.number, {})[call] = None
-        resized = list(changes(node, prediction))
-        if not resized or not stack:
-            continue
-        if not any(_claim(found, seen, call, node, prediction, resized) for seen, call in stack):
+        if stack:
+            calls.setdefault(stack[0], []).append(node)
+            around[stack[0]] = stack
+    found = Wanted()
+    for site, nodes in calls.items():
+        resized = {node.name: list(changes(node, prediction)) for node in nodes}
+        if any(resized.values()) and not any(
+            _claim(found, evidence[w], call, nodes, prediction, resized) for w, call in around[site]
+        ):
             found.failed.setdefault(
-                stack[0][0].watch.module, f"nothing in {ast.unparse(stack[0][1])[:80]} is the size that changes"
+                evidence[site[0]].watch.module, f"nothing in {_shown(site[1])} is the size that changes"
             )
-    for number, nodes in visited.items():
-        for call in nodes:
-            for a in evidence[number].arguments(call):
-                if not isinstance(a.value, Free):
-                    spot = evidence[number].watch.code.source.numbers[a.expression], a.index
-                    found.values.setdefault(number, {}).setdefault(spot, a.value)
+    for number, call in calls:
+        for a in evidence[number].arguments(call):
+            if not isinstance(a.value, Free):
+                spot = evidence[number].watch.code.source.numbers[a.expression], a.index
+                found.values.setdefault(number, {}).setdefault(spot, a.value)
     return found
 
+
+Site = tuple[int, ast.AST]
+"""A watch, and what makes a call in its code."""
 
 Change = tuple[tuple[int, ...], int, int]
 
 
 def _claim(
-    found: Wanted, seen: Evidence, call: ast.AST, node: Node, prediction: Prediction, resized: list[Change]
+    found: Wanted,
+    seen: Evidence,
+    call: ast.AST,
+    nodes: Sequence[Node],
+    prediction: Prediction,
+    resized: Mapping[str, list[Change]],
 ) -> bool:
-    """Note what the arguments of one call have to be worth; say whether all that changes is among them."""
+    """Note what the arguments of one call in the code have to be worth; say whether all that changes is among them.
+
+    It may be made several times, with the same arguments and for values of different sizes.
+    """
     arguments = seen.arguments(call)
-    claims: dict[int, tuple[int, int]] = {}  # argument -> old, new
-    for at in dict.fromkeys(place[0] for place, _, _ in resized):
-        here = [(place, old, new) for place, old, new in resized if place[0] == at]
-        if len(here[0][0]) == 2:
-            start = _run(arguments, _sizes(node, at, prediction))
-            if start is not None:
-                news = {place[1]: (old, new) for place, old, new in here}
-                for i, size in enumerate(_sizes(node, at, prediction)):
-                    claims[start + i] = news.get(i, (size, size))
+    claims: list[tuple[int, int, int, bool]] = []  # argument, old, new, whether a -1 would do
+    lists = {place[0] for node in nodes for place, _, _ in resized[node.name] if len(place) == 2}
+    for node in nodes:
+        left = resized[node.name]
+        for at in lists:
+            if at >= len(node.args) or not isinstance(node.args[at], tuple):
                 continue
-        for _, old, new in here:
-            match = next((i for i, a in enumerate(arguments) if worth(a.value) == old and i not in claims), None)
+            sizes = _sizes(node, at, prediction)
+            start = _run(arguments, sizes)
+            if start is None:
+                continue
+            news = {place[1]: new for place, _, new in left if place[0] == at}
+            inferred = node.op in INFERRED and -1 not in sizes
+            claims += [(start + i, size, news.get(i, size), inferred) for i, size in enumerate(sizes)]
+            left = [change for change in left if change[0][0] != at]
+        for _, old, new in left:
+            taken = {i for i, *_ in claims}
+            match = next((i for i, a in enumerate(arguments) if worth(a.value) == old and i not in taken), None)
             if match is None:
                 return False
-            claims[match] = (old, new)
-    numbers = seen.watch.code.source.numbers
-    for i, (old, new) in claims.items():
-        a = arguments[i]
-        spot = numbers[a.expression], a.index
-        if isinstance(a.value, Free) and old == new:
+            claims.append((match, old, new, False))
+    values = found.values.setdefault(seen.watch.number, {})
+    changed = found.changed.setdefault(seen.watch.number, {})
+    inferred_ = False
+    for i, a in enumerate(arguments):
+        spot = seen.watch.code.source.numbers[a.expression], a.index
+        news_ = {new for j, _, new, _ in claims if j == i} | ({values[spot]} if spot in values else set())
+        if not news_ or (isinstance(a.value, Free) and news_ == {worth(a.value)}):
             continue
-        values = found.values.setdefault(seen.watch.number, {})
-        if values.setdefault(spot, new) != new:
-            found.failed.setdefault(seen.watch.module, f"{ast.unparse(a.expression)[:80]} has to be two sizes at once")
-        if old != new:
-            found.changed.setdefault(seen.watch.number, {})[spot] = (old, new)
+        if len(news_) == 1:
+            values[spot] = next(iter(news_))
+            if values[spot] != worth(a.value):
+                changed[spot] = (int(worth(a.value) or 0), int(values[spot]))
+        elif not inferred_ and all(inferred for j, _, _, inferred in claims if j == i):
+            values[spot], inferred_ = -1, True  # torch finds it out
+        else:
+            found.failed.setdefault(seen.watch.module, f"{_shown(a.expression)} has to be several sizes at once")
     return True
+
+
+def _shown(part: ast.AST) -> str:
+    return ast.unparse(part)[:80]
 
 
 def _sizes(node: Node, at: int, prediction: Prediction) -> list[int]:
