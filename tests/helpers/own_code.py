@@ -27,7 +27,12 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.q, self.k, self.v, self.o = (nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(16, 6))
+        self.q, self.k, self.v, self.o = (
+            nn.Linear(6, 16),
+            nn.Linear(6, 16),
+            nn.Linear(6, 16),
+            nn.Linear(16, 6),
+        )
         self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
         self.num_heads, self.dim, self.shape = 4, 4, (4, 4)
         self.last: Any = None
@@ -75,7 +80,9 @@ class FoldedHeads(Attention):
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
         both = n * self.num_heads
-        q, k, v = (p(x).view(n, t, 4, 4).transpose(1, 2).reshape(both, t, 4) for p in (self.q, self.k, self.v))
+        q, k, v = (
+            p(x).view(n, t, 4, 4).transpose(1, 2).reshape(both, t, 4) for p in (self.q, self.k, self.v)
+        )
         y = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
         return self.mlp(x + self.o(y.view(n, 4, t, 4).transpose(1, 2).reshape(n, t, 16)))
 

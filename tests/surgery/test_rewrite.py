@@ -1,6 +1,7 @@
 """Code that repeats sizes gets other numbers, and the module stays what it was: an ordinary one of its class."""
 
 import copy
+import inspect
 import io
 import json
 import pickle
@@ -9,13 +10,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import inspect
-
 import own_code
 import pytest
 import torch
 from models import randomise
-from own_code import FORMS, REGISTER, Attention, Hidden, Literals, Net, Private, Registered, Spatial, TorchAttention
+from own_code import (
+    FORMS,
+    REGISTER,
+    Attention,
+    Hidden,
+    Literals,
+    Net,
+    Private,
+    Registered,
+    Spatial,
+    TorchAttention,
+)
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -67,7 +77,9 @@ def test_every_form_of_code_keeps_its_own(form: type[Attention]) -> None:
     model = Net(form)
     plan, smaller, masked = pruned(model, torch.randn(2, 5, 6))
     assert not any(isinstance(edit, Retrace) for edit in plan.edits)
-    assert any(isinstance(edit, RewriteCode) or getattr(edit, "attribute", "") == "shape" for edit in plan.edits)
+    assert any(
+        isinstance(edit, RewriteCode) or getattr(edit, "attribute", "") == "shape" for edit in plan.edits
+    )
     assert isinstance(smaller.inner, form)
     assert (type(smaller.inner).__name__, type(smaller.inner).__module__) == (form.__name__, form.__module__)
     assert limits(plan) == ()
@@ -94,7 +106,11 @@ def test_it_pickles_and_copies(form: type[Attention]) -> None:
     x, file = torch.randn(2, 5, 6), io.BytesIO()
     torch.save(smaller, file)
     file.seek(0)
-    for back in (copy.deepcopy(smaller), pickle.loads(pickle.dumps(smaller)), torch.load(file, weights_only=False)):
+    for back in (
+        copy.deepcopy(smaller),
+        pickle.loads(pickle.dumps(smaller)),
+        torch.load(file, weights_only=False),
+    ):
         assert torch.equal(back(x), smaller(x))
         assert type(back.inner) is type(smaller.inner)
         assert back.inner.q.weight is not smaller.inner.q.weight
@@ -164,7 +180,11 @@ class LowRank(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.layer, self.a, self.b = layer, nn.Linear(6, 2, bias=False), nn.Linear(2, layer.out_features, bias=False)
+        self.layer, self.a, self.b = (
+            layer,
+            nn.Linear(6, 2, bias=False),
+            nn.Linear(2, layer.out_features, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layer(x) + self.b(self.a(x))
@@ -217,7 +237,9 @@ def test_attributes_stay_true_where_the_example_did_not_go() -> None:
     plan, smaller, masked = pruned(Net(Private), torch.randn(2, 5, 6))
     assert SetAttribute("inner", "num_heads", 4, 3) in plan.edits
     x = torch.randn(2, 5, 6)
-    torch.testing.assert_close(smaller.inner(x, often=True), masked.inner(x, often=True), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        smaller.inner(x, often=True), masked.inner(x, often=True), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -290,7 +312,9 @@ def test_another_version_of_the_code_is_told_apart() -> None:
             self.last = self.mix(q, k, v)
             return self.mlp(x - self.o(self.last.reshape(n, t, 16)))
 
-    with pytest.raises(SurgeryError, match=r"inner \(Changed\).*another function than when the plan was made"):
+    with pytest.raises(
+        SurgeryError, match=r"inner \(Changed\).*another function than when the plan was made"
+    ):
         apply(Net(Changed), plan)
 
 

@@ -37,7 +37,9 @@ def copied(model: M, memo: Mapping[int, Any] | None = None) -> M:
         with _Values():
             return copy.deepcopy(model, dict(memo or {}))
     except Exception as error:  # whatever the attributes' own code does
-        raise SurgeryError(f"{_culprit(model) or type(model).__name__} cannot be copied: {_said(error)}") from error
+        raise SurgeryError(
+            f"{_culprit(model) or type(model).__name__} cannot be copied: {_said(error)}"
+        ) from error
 
 
 def copyable(model: nn.Module) -> None:

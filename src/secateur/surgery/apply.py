@@ -24,6 +24,7 @@ from .traced import Traced
 
 __all__ = ["apply", "apply_in_place"]
 
+
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a smaller copy of a model; the model itself is left as it is.
 
@@ -51,7 +52,11 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
     """
     check(model, plan)
     forwards = _forwards(model, plan)  # of the dense model
-    classes = {e.module: class_for(model.get_submodule(e.module), e) for e in plan.edits if isinstance(e, RewriteCode)}
+    classes = {
+        e.module: class_for(model.get_submodule(e.module), e)
+        for e in plan.edits
+        if isinstance(e, RewriteCode)
+    }
     for edit in plan.edits:
         match edit:
             case SliceTensor(names, dim, index):

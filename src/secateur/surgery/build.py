@@ -1,8 +1,8 @@
 """Functions and methods made anew from a tree of their source: only their bodies are compiled, nothing of it is run."""
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import functools
 from collections.abc import Mapping
@@ -19,12 +19,16 @@ _FUTURE = functools.reduce(
 
 
 def built(
-    function: FunctionType, tree: ast.FunctionDef, names: Mapping[str, Any], file: str, called: str | None = None
+    function: FunctionType,
+    tree: ast.FunctionDef,
+    names: Mapping[str, Any],
+    file: str,
+    called: str | None = None,
 ) -> FunctionType:
     """Return a function like this one with the body of a tree: same globals, same closure, same defaults.
 
-    `names` are values, or cells of values, that its code finds under these names before it looks into globals. Decorators, defaults and
-    annotations of the tree are not evaluated. `called` is what tracebacks call the function.
+    `names` are values, or cells of values, that its code finds under these names before it looks into globals.
+    Decorators, defaults and annotations of the tree are not evaluated. `called` is what tracebacks call the function.
 
     Raises:
         SurgeryError: the tree does not make such a function.
@@ -48,7 +52,7 @@ def built(
 
 
 def is_its_source(function: FunctionType, tree: ast.FunctionDef) -> bool:
-    """Whether a function is what its source says, as far as names and constants tell: files change, and so may imports."""
+    """Whether a function is what its source says, as far as names and constants tell: files may have changed."""
     if any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
         return True  # which is compiled in several ways
     return _alike(function.__code__, _compiled(function, tree, {}, function.__code__.co_filename))
@@ -91,7 +95,11 @@ def in_place_of(raw: Any, old: FunctionType, new: FunctionType) -> Any:
             if not any(changed for _, changed in cells):
                 raise SurgeryError(f"a decorator of {old.__qualname__} hides it")
             copy = FunctionType(
-                raw.__code__, raw.__globals__, raw.__name__, raw.__defaults__, tuple(cell for cell, _ in cells)
+                raw.__code__,
+                raw.__globals__,
+                raw.__name__,
+                raw.__defaults__,
+                tuple(cell for cell, _ in cells),
             )
             copy.__kwdefaults__ = raw.__kwdefaults__
             functools.update_wrapper(copy, raw)
@@ -126,7 +134,8 @@ def _compiled(function: FunctionType, tree: ast.FunctionDef, names: Mapping[str,
     code = compile(module, file, "exec", flags=flags, dont_inherit=True)
     for name in ("around", *([owner] if owner.isidentifier() else []), tree.name):
         code = next(c for c in code.co_consts if isinstance(c, CodeType) and c.co_name == name)
-    return code
+    found: CodeType = code
+    return found
 
 
 def _typed(node: ast.ClassDef) -> ast.ClassDef:
@@ -142,7 +151,11 @@ def _called(code: CodeType, name: str) -> CodeType:
 
 def _alike(one: CodeType, other: CodeType) -> bool:
     # Not the instructions: the compiler chooses other ones for names that it saw imported.
-    if (one.co_names, one.co_varnames, len(one.co_consts)) != (other.co_names, other.co_varnames, len(other.co_consts)):
+    if (one.co_names, one.co_varnames, len(one.co_consts)) != (
+        other.co_names,
+        other.co_varnames,
+        len(other.co_consts),
+    ):
         return False
     return all(
         _alike(a, b) if isinstance(a, CodeType) and isinstance(b, CodeType) else type(a) is type(b) and a == b

@@ -1,4 +1,4 @@
-"""Which functions the code of a module reaches: its forward, its other methods, and functions that they call by name."""
+"""Which functions the code of a module reaches: its methods, and functions that they call by a name that is fixed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class Code:
     raw: Any  # as it stands in its class or module: perhaps decorated, a static method, a property
     source: Source
     owner: type | None  # the class whose method it is
-    calls: dict[str, Code] = field(default_factory=dict)  # by name in the code; not methods, which have paths of their own
+    calls: dict[str, Code] = field(
+        default_factory=dict
+    )  # by name in the code; not methods, which have paths of their own
 
     @cached_property
     def first(self) -> str:
@@ -73,14 +75,13 @@ class Code:
             short += "_"
         return short
 
-
     def target(self, name: str) -> str:
         """Return the text by which its code calls such a function."""
         return self.identifier(name) + (f".__get__({self.first})" if name.startswith(_SUPER) else "")
 
 
 def codes(cls: type[nn.Module], entries: Iterable[str] = ("forward",)) -> dict[Path, Code]:
-    """Return the code of a class that some of its methods reach, as far as it has a source and is called by a fixed name.
+    """Return the code that some methods of a class reach, as far as it has a source and is called by a fixed name.
 
     Raises:
         SurgeryError: one of the methods itself has no source.
@@ -123,7 +124,9 @@ class Written:
     names: Mapping[str, Any] = field(default_factory=dict)
 
 
-def methods(known: Mapping[Path, Code], written: Mapping[Path, Written], called: str | None = None) -> dict[str, Any]:
+def methods(
+    known: Mapping[Path, Code], written: Mapping[Path, Written], called: str | None = None
+) -> dict[str, Any]:
     """Return the methods of a class, made anew from trees, that call functions that are made anew.
 
     `written` has those that reach a function of it by a name as well. `called` is what tracebacks call them all.

@@ -20,7 +20,7 @@ from .arguments import INFERRED, SIZES
 from .branches import emptied, tail
 from .prediction import Prediction, predict
 
-__all__ = ["Match", "Mismatch", "compare"]
+__all__ = ["Match", "MismatchError", "compare"]
 
 _VIEWS = frozenset({
     "alias", "chunk", "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "movedim",
@@ -30,7 +30,7 @@ _VIEWS = frozenset({
 })  # fmt: skip
 
 
-class Mismatch(SurgeryError):
+class MismatchError(SurgeryError):
     """A call is not the one that was predicted; ``module`` is the path of the module that makes it."""
 
     def __init__(self, message: str, module: str) -> None:
@@ -52,7 +52,7 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     Calls on which no output depends are left out, and so are copies and what a removed branch was made of.
 
     Raises:
-        Mismatch: a call differs; the message names the first that does.
+        MismatchError: a call differs; the message names the first that does.
         TraceError: the smaller model cannot be exported.
     """
     prediction = predict(graph, kept)
@@ -71,7 +71,7 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     if len(dense) != len(small):
         longer = dense if len(dense) > len(small) else small
         extra = longer[min(len(dense), len(small))]
-        raise Mismatch(
+        raise MismatchError(
             f"the smaller model has {len(small)} calls, {len(dense)} were predicted; the first that has no "
             f"partner is {_where(extra)}",
             extra.module,
@@ -120,7 +120,10 @@ def _live(program: Program, ends: Iterable[str], behind: Iterable[str]) -> list[
     return [
         node
         for node in program.nodes
-        if node.name in left and node.name not in program.parameters and node.hint is None and not _is_copy(node)
+        if node.name in left
+        and node.name not in program.parameters
+        and node.hint is None
+        and not _is_copy(node)
     ]
 
 
@@ -138,16 +141,22 @@ def _memory(nodes: Mapping[str, Node], name: str) -> str:
 
 def _check(old: Node, new: Node, prediction: Prediction, names: _Names) -> None:
     if old.op != new.op:
-        raise Mismatch(f"{_where(new)} stands where {_where(old)} was predicted", new.module)
+        raise MismatchError(f"{_where(new)} stands where {_where(old)} was predicted", new.module)
     expected = prediction.after.get(old.name)
     if expected is not None and expected != new.shape:
-        raise Mismatch(f"{_where(new)} makes the shape {new.shape}, predicted was {expected}", new.module)
+        raise MismatchError(
+            f"{_where(new)} makes the shape {new.shape}, predicted was {expected}", new.module
+        )
     arguments = prediction.arguments(old)
     if not (
-        _same(_told(old, _found_out(old, arguments, expected)), _told(new, _found_out(new, new.args, new.shape)), names)
+        _same(
+            _told(old, _found_out(old, arguments, expected)),
+            _told(new, _found_out(new, new.args, new.shape)),
+            names,
+        )
         and _same(old.kwargs, new.kwargs, names)
     ):
-        raise Mismatch(
+        raise MismatchError(
             f"{_where(new)} has the arguments {_plain((*new.args, *new.kwargs.items()))}, "
             f"predicted were {_plain((*arguments, *old.kwargs.items()))}",
             new.module,

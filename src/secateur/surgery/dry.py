@@ -46,7 +46,7 @@ def _quiet() -> Iterator[None]:
 
 
 def larger(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield inputs of other sizes that a model may take: twice the batch, the same in twice the height, width, length."""
+    """Yield inputs that a model may take: of twice the batch, and of twice the height and width or the length too."""
     for inner in ((), (1,), (2,)):
 
         def scale(tensor: Tensor, inner: tuple[int, ...] = inner) -> Tensor:

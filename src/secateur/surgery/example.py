@@ -48,7 +48,9 @@ def rebuild(data: Any, device: torch.device) -> Any:
         SurgeryError: the data describe no inputs, or more than 2^28 elements in all.
     """
     if (total := _elements(data)) > MAX_ELEMENTS:
-        raise SurgeryError(f"the inputs described have {total:,} elements, at most {MAX_ELEMENTS:,} are allowed")
+        raise SurgeryError(
+            f"the inputs described have {total:,} elements, at most {MAX_ELEMENTS:,} are allowed"
+        )
     return _rebuilt(data, device)
 
 

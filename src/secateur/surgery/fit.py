@@ -14,6 +14,7 @@ from secateur.ground.tensors import tensor_names, tensors_of
 
 from .fingerprint import fingerprint
 from .modules import output_shape
+from .names import first_names
 from .plan import Edit, Plan, RemoveBranch, Retrace, RewriteCode, SetAttribute, SliceTensor, plain
 
 __all__ = ["OTHER_MODEL", "check", "lookup"]
@@ -50,7 +51,7 @@ def check(model: nn.Module, plan: Plan) -> None:
             f"{OTHER_MODEL}: both are a {found.model}, but the names or shapes of their tensors differ. "
             "Make the model with the same options as when the plan was made"
         )
-    _check_once(plan.edits, modules)
+    _check_once(plan.edits, first_names(model))
     _check_gone(plan.edits)
     _check_values(plan, tensors)
 
@@ -82,7 +83,9 @@ def _check_slice(
             )
     ascending = all(a < b for a, b in itertools.pairwise((-1, *edit.index, edit.size)))
     if not edit.index or not ascending:
-        raise SurgeryError(f"the plan keeps of {edit.names[0]} indices that are none of a dimension of {edit.size}")
+        raise SurgeryError(
+            f"the plan keeps of {edit.names[0]} indices that are none of a dimension of {edit.size}"
+        )
 
 
 def _check_attribute(edit: SetAttribute, module: nn.Module) -> None:
@@ -99,7 +102,9 @@ def _check_attribute(edit: SetAttribute, module: nn.Module) -> None:
         )
 
 
-def _check_branch(edit: RemoveBranch, modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+def _check_branch(
+    edit: RemoveBranch, modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
+) -> None:
     for path in edit.paths:
         if not path:
             raise SurgeryError("the plan removes the whole model as a branch of it")
@@ -111,7 +116,7 @@ def _check_branch(edit: RemoveBranch, modules: Mapping[str, nn.Module], tensors:
             raise SurgeryError(f"the plan removes a branch but has no tensor {name!r} for it")
 
 
-def _check_once(edits: Iterable[Edit], modules: Mapping[str, nn.Module]) -> None:
+def _check_once(edits: Iterable[Edit], first: Mapping[str, str]) -> None:
     """Refuse a plan that changes something twice: of the second time nobody could say what it is for."""
     changed: Counter[Any] = Counter()
     for edit in edits:
@@ -119,10 +124,11 @@ def _check_once(edits: Iterable[Edit], modules: Mapping[str, nn.Module]) -> None
             case SliceTensor(names, dim):
                 changed.update({f"dimension {dim} of {name}" for name in names})
             case SetAttribute(module, attribute):
-                changed[f"{module}.{attribute}"] += 1
-            case RewriteCode(module) | Retrace(module):
-                name = next(n for n, m in modules.items() if m is modules[module])
-                changed[f"the code of {name or 'the model'}"] += 1
+                changed[f"{first[module]}.{attribute}"] += 1
+            case RewriteCode(module):
+                changed[f"the code of {first[module] or 'the model'}"] += 1
+            case Retrace(module):  # under each of its names
+                changed[f"the calls of {module or 'the model'}"] += 1
             case RemoveBranch():
                 changed.update(edit.paths)
     for what, times in changed.items():
@@ -131,7 +137,7 @@ def _check_once(edits: Iterable[Edit], modules: Mapping[str, nn.Module]) -> None
 
 
 def _check_gone(edits: tuple[Edit, ...]) -> None:
-    """Refuse a plan that changes something in a module that it removes, or the code around a removed one by its trace."""
+    """Refuse a plan that changes something in a module that it removes, or traces the code around it."""
     gone = {path for e in edits if isinstance(e, RemoveBranch) for path in e.paths}
     for edit in edits:
         match edit:
@@ -144,11 +150,15 @@ def _check_gone(edits: tuple[Edit, ...]) -> None:
                     raise SurgeryError(f"the plan contradicts itself: it changes {module} and removes it")
             case Retrace(module):
                 if _in(module, gone) or any(_in(path, {module}) for path in gone):
-                    raise SurgeryError(f"the plan contradicts itself: it traces {module} and removes a part of it")
+                    raise SurgeryError(
+                        f"the plan contradicts itself: it traces {module} and removes a part of it"
+                    )
             case RemoveBranch():
                 for path in edit.paths:
                     if _in(path, gone - {path}):
-                        raise SurgeryError(f"the plan contradicts itself: it removes {path} and what is around it")
+                        raise SurgeryError(
+                            f"the plan contradicts itself: it removes {path} and what is around it"
+                        )
 
 
 def _in(path: str, modules: Iterable[str]) -> bool:

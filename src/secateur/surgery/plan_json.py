@@ -130,7 +130,11 @@ def _edit_to_json(edit: Edit) -> dict[str, Any]:
             }
         case RewriteCode(module, functions):
             written = [
-                {"path": list(f.path), "digest": f.digest, "literals": [[n.place, n.old, n.new] for n in f.literals]}
+                {
+                    "path": list(f.path),
+                    "digest": f.digest,
+                    "literals": [[n.place, n.old, n.new] for n in f.literals],
+                }
                 for f in functions
             ]
             return {"edit": "rewrite", "module": module, "functions": written}

@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
-from secateur.graph.program import Node
 from secateur.ground.errors import SurgeryError, TraceError
 
 from .apply import apply
 from .branches import constants
-from .compare import Mismatch, compare
+from .compare import MismatchError, compare
 from .edits import edits, owner_attributes
 from .example import describe
 from .fingerprint import fingerprint
+from .names import first_names
 from .plan import Edit, Plan, RemoveBranch, Retrace, SetAttribute
 from .prediction import Prediction, predict
 from .rewrites import owners, retraces
-from .rewriting import Astray, Seen, rewriting, see
+from .rewriting import AstrayError, rewriting
+from .seen import Seen, see
 
 __all__ = ["make_plan"]
 
@@ -33,7 +34,8 @@ def make_plan(
     """Return the plan that carries out a selection.
 
     Sizes that code outside of layers reads are attributes of its module, as a rule, and are set. Where the model
-    that comes out is not the predicted one, the modules concerned get their traced calls as a forward.
+    that comes out is not the predicted one, the modules concerned are watched while they run, and numbers in their code
+    become others; where that cannot be, they get their traced calls as a forward (`limits` says what they lose).
     ``tensors`` are repaired values in the smaller shapes; removed branches add the constant that the dense
     model gives them unless ``tensors`` has a better one.
 
@@ -49,11 +51,12 @@ def make_plan(
         return plan
     try:
         compare(apply(model, plan), graph, kept)
-    except (SurgeryError, TraceError):  # an attribute may equal a size and mean something else, or be a number in the code
+        return plan
+    except (SurgeryError, TraceError):
+        # An attribute may equal a size and mean something else: which are read for one is to be seen.
         by_value = frozenset(owner_attributes(model, prediction))
-        bare = replace(plan, edits=tuple(e for e in plan.edits if e not in by_value))
-        return _Attempts(model, prediction, bare).fitting(resized)
-    return plan
+    bare = replace(plan, edits=tuple(e for e in plan.edits if e not in by_value))
+    return _Search(model, prediction, bare).fitting(resized)
 
 
 class _Way(IntEnum):
@@ -65,21 +68,22 @@ class _Way(IntEnum):
 
 
 @dataclass
-class _Attempts:
+class _Search:
     """The search for edits with which a model is what was predicted."""
 
     model: nn.Module
     prediction: Prediction
     plan: Plan  # without edits of code
     ways: dict[type, _Way] = field(default_factory=dict)
-    calls: set[str] = field(default_factory=set)  # modules whose code cannot be edited though that of their class can
+    calls: set[str] = field(default_factory=set)  # modules whose code cannot be edited, whatever their class
 
     def _named(self, modules: Iterable[str]) -> dict[str, list[str]]:
-        """Return the modules by one of their names, with all those that are in question."""
-        names: dict[nn.Module, list[str]] = {}
-        for path in modules:
-            names.setdefault(self.model.get_submodule(path), []).append(path)
-        return {paths[0]: paths for paths in names.values()}
+        """Return the modules by the first of their names, with all those that are in question."""
+        first = first_names(self.model)
+        names: dict[str, list[str]] = {}
+        for path in dict.fromkeys(modules):
+            names.setdefault(first[path], []).append(path)
+        return names
 
     def fitting(self, resized: Iterable[str]) -> Plan:
         """Return a plan with edits of these modules' code.
@@ -94,14 +98,17 @@ class _Attempts:
             try:
                 compare(apply(self.model, plan), self.prediction.graph, self.prediction.kept)
             except (SurgeryError, TraceError) as error:
-                path = error.module if isinstance(error, Mismatch) else ""
-                module = next((m for m, names in modules.items() if path in names), path)
-                if isinstance(error, Mismatch) and module not in modules:
-                    modules = self._named([p for names in modules.values() for p in names] + [path])
-                    seen = see(self.model, self.prediction, modules)
-                    continue
-                culprits = {module} if module in modules else self._blamed(modules, error)
-                if not self._otherwise(culprits or set(modules)):
+                if isinstance(error, MismatchError):
+                    culprits = set(self._named([error.module]))
+                    if not culprits <= modules.keys():  # it asks a tensor for a size, say
+                        modules = self._named(
+                            [*(p for paths in modules.values() for p in paths), error.module]
+                        )
+                        seen = see(self.model, self.prediction, modules)
+                        continue
+                else:
+                    culprits = self._blamed(modules, error)
+                if not (self._otherwise(culprits) or self._otherwise(modules)):
                     raise
             else:
                 return plan
@@ -114,10 +121,14 @@ class _Attempts:
             plan = with_retraces(self.model, self.plan, self.prediction, paths) if traced else self.plan
             try:
                 found = rewriting(
-                    self.model, self.prediction, plan, seen.without(traced), lambda m: self._way(m) is _Way.NUMBERS
+                    self.model,
+                    self.prediction,
+                    plan,
+                    seen.without(traced),
+                    lambda m: self._way(m) is _Way.NUMBERS,
                 )
-            except Astray as error:
-                if not self._otherwise({error.module}):
+            except AstrayError as error:
+                if not self._otherwise(modules if error.module is None else {error.module}):
                     raise
                 continue
             if not found.failed:
@@ -137,7 +148,9 @@ class _Attempts:
     def _blamed(self, modules: Iterable[str], error: Exception) -> set[str]:
         """Return the modules that an error is about: of the class whose code stands where it was raised."""
         text = str(error)
-        sources = {n.source: n.module for n in self.prediction.graph.program.nodes if n.source and n.source in text}
+        sources = {
+            n.source: n.module for n in self.prediction.graph.program.nodes if n.source and n.source in text
+        }
         types = {type(self.model.get_submodule(path)) for path in sources.values()}
         return {path for path in modules if type(self.model.get_submodule(path)) in types}
 

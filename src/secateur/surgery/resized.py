@@ -40,7 +40,7 @@ class Resized:
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle and copy as the original class and its new numbers."""
         cls = type(self)
-        reduced = super().__reduce_ex__(protocol)
+        reduced: Any = super().__reduce_ex__(protocol)
         if "_resized" not in vars(cls):  # derived from such a class in turn, by a parametrization say
             return reduced
         origin, rewritten = cls._resized
@@ -61,9 +61,14 @@ def _made(origin: type, rewritten: tuple[Functions, ...], make: Any, args: tuple
 
 def subclass(cls: type[T], namespace: Mapping[str, Any]) -> type[T]:
     """Return a class that is this one but for some methods, and looks like it to people."""
-    own = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, **namespace}
+    own = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        **namespace,
+    }
     bases = (cls,) if issubclass(cls, Resized) else (Resized, cls)
-    made: type[T] = type(cls)(cls.__name__, bases, own)
+    made: type[T] = type(cls)(cls.__name__, bases, own)  # type: ignore[misc]
     return made
 
 
@@ -74,10 +79,10 @@ def class_for(module: nn.Module, edit: RewriteCode) -> type[nn.Module]:
         SurgeryError: the code of its class is another than when the plan was made.
     """
     where = f"{edit.module or 'the model'} ({type(module).__name__})"
-    if "forward" in vars(module):
-        raise SurgeryError(f"{where} has a forward of its own, not that of its class")
+    for entry in {function.path[0] for function in edit.functions} & vars(module).keys():
+        raise SurgeryError(f"{where} has a {entry} of its own, not that of its class")
     try:
-        made = resized(type(module), edit.functions)
+        made: type[nn.Module] = resized(type(module), edit.functions)  # type: ignore[arg-type]
     except SurgeryError as error:
         raise SurgeryError(f"the code of {where} cannot get other sizes: {error}") from None
     known = codes(type(module), dict.fromkeys(function.path[0] for function in edit.functions))
@@ -91,7 +96,7 @@ def class_for(module: nn.Module, edit: RewriteCode) -> type[nn.Module]:
     return made
 
 
-@functools.cache
+@functools.cache  # so that copies of a module are of one class
 def resized(cls: type[nn.Module], functions: Functions) -> type[nn.Module]:
     """Return a subclass with other numbers in its code; the same one whenever it is asked for.
 

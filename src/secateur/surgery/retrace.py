@@ -36,7 +36,9 @@ def retraced(region: Region, sizes: Iterable[Resize], device: torch.device) -> T
     for size in sizes:
         wanted.setdefault(size.call, []).append(size)
     if not wanted.keys() <= set(range(len(region.nodes))):
-        raise SurgeryError(f"{region.module or 'the model'} makes {len(region.nodes)} calls, the plan resizes others")
+        raise SurgeryError(
+            f"{region.module or 'the model'} makes {len(region.nodes)} calls, the plan resizes others"
+        )
     graph = FxGraph()
     flag, current = graph.placeholder(TRAINING), graph.placeholder("device")
     inputs = list(dict.fromkeys(leaf for leaf in region.leaves if isinstance(leaf, FxNode)))
@@ -142,7 +144,9 @@ def _resized(graph: FxGraph, args: tuple[Any, ...], size: Resize, node: FxNode) 
             return type(argument)((*argument[:i], put(argument[i], tuple(rest)), *argument[i + 1 :]))
         if isinstance(argument, FxNode):
             if min(size.old, size.new) < 1:
-                raise SurgeryError(f"argument {size.place} of {node.name} cannot go from {size.old} to {size.new}")
+                raise SurgeryError(
+                    f"argument {size.place} of {node.name} cannot go from {size.old} to {size.new}"
+                )
             common = math.gcd(size.old, size.new)
             return _scaled(graph, argument, size.new // common, size.old // common)
         if argument != size.old:

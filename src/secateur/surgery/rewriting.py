@@ -4,114 +4,50 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from secateur.graph.export import export_program
-from secateur.graph.program import Program
-from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
-from secateur.ground.tensors import tensors_of
 
 from .apply import apply
+from .attributes import attributes, pinned
 from .callees import Path
-from .dry import dry, larger
-from .plan import Edit, Function, Literal, Plan, RewriteCode, SetAttribute, plain
+from .dry import dry
+from .plan import Edit, Function, Literal, Plan, RewriteCode
 from .prediction import Prediction
+from .seen import Seen
 from .settle import Places, Reader
 from .values import worth
-from .wanted import Evidence, Wanted, wanted
-from .watch import Record, Watch, install, watches
+from .wanted import Evidence
+from .watch import Record, install
 
-__all__ = ["Astray", "Seen", "Rewriting", "rewriting", "see"]
+__all__ = ["AstrayError", "Rewriting", "rewriting"]
 
 _FILE = re.compile(r"secateur-watch-(\d+)$")
 _NATIVE = "torch.backends.mha.get_fastpath_enabled()"
 """Asks whether one native call may do what the code does: it reads sizes from other places."""
 
 
-class Astray(SurgeryError):
-    """The code of a module cannot run in the smaller model, even with the right arguments for all its calls."""
+class AstrayError(SurgeryError):
+    """The code of a module cannot run in the smaller model, even with the right arguments for all its calls.
 
-    def __init__(self, message: str, module: str) -> None:
+    ``module`` is its path; None if no code was running that is watched.
+    """
+
+    def __init__(self, message: str, module: str | None) -> None:
         super().__init__(message)
         self.module = module
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The code of some modules as it ran in the dense model, and what a selection wants of it."""
-
-    asked: frozenset[str]  # the modules
-    evidence: Mapping[int, Evidence]  # by watch
-    wanted: Wanted
-
-    @property
-    def modules(self) -> set[str]:
-        """The modules whose code was seen."""
-        return {e.watch.module for e in self.evidence.values()}
-
-    @property
-    def blind(self) -> set[str]:
-        """The modules of which nothing can be seen: their code has no source."""
-        return set(self.asked - self.modules)
-
-    def without(self, modules: Collection[str]) -> Seen:
-        """Leave out some modules, and parts of them that nothing else calls."""
-        left = {n: e for n, e in self.evidence.items() if not e.watch.callers <= set(modules)}
-        return replace(self, asked=self.asked - set(modules), evidence=left)
-
-    def callers(self, module: str) -> set[str]:
-        """Return the modules whose forward one is a part of."""
-        return {caller for e in self.of(module) for caller in e.watch.callers}
-
-    def of(self, module: str) -> list[Evidence]:
-        """Return what was seen of one module's functions."""
-        return [e for e in self.evidence.values() if e.watch.module == module]
-
-
-@dataclass(frozen=True)
 class Rewriting:
-    """Edits of code and of the attributes that it reads, and the modules whose code cannot be edited, with the reason."""
+    """Edits of code and of the attributes that it reads, and the modules whose code cannot be edited: why."""
 
     edits: tuple[Edit, ...]  # nothing where some failed
     failed: Mapping[str, str]
-
-
-def see(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -> Seen:
-    """Export the dense model again while the code of some modules is watched.
-
-    Raises:
-        SurgeryError: the model makes other calls than when it was traced.
-        TraceError: it cannot be exported.
-    """
-    args, kwargs = prediction.graph.program.exported.example_inputs
-    asked = frozenset(modules)
-    watching = watches(model, modules)
-
-    def twin() -> nn.Module:
-        for watch in watching:
-            watch.record = Record()
-        copy = copied(model, {id(t): t for t in tensors_of(model).values()})
-        install(copy, watching)
-        return copy
-
-    program = export_program(twin(), args, kwargs)
-    first = {w.number: w.record for w in watching}
-    others: dict[int, list[Record]] = {w.number: [] for w in watching}
-    for given, named in larger(args, kwargs):
-        try:
-            dry(twin(), given, named)
-        except Exception:  # the model's own code: it does not take these sizes
-            continue
-        for watch in watching:
-            others[watch.number].append(watch.record)
-    evidence = {w.number: Evidence(w, first[w.number], others[w.number]) for w in watching}
-    return Seen(asked, evidence, wanted(prediction, program, evidence, first_names(model)))
 
 
 def rewriting(
@@ -124,30 +60,17 @@ def rewriting(
     it all, and take the place of attributes that are set for others to read.
 
     Raises:
-        Astray: the code of a module runs into an error with these attributes.
+        AstrayError: the code of a module runs into an error with these attributes.
     """
-    attributes = _attributes(model, seen)
-    now = [edit for edit in attributes if not literal(edit.module)]
+    settings = attributes(model, seen)
+    now = [edit for edit in settings if not literal(edit.module)]
     records = _run(model, prediction, replace(plan, edits=(*plan.edits, *now)), seen)
-    reader = Reader(seen.evidence, records)
-    failed = {m: why for m, why in seen.wanted.failed.items() if seen.of(m)}
-    places: dict[str, Places] = {}
-    for number, record in records.items():
-        at = seen.evidence[number]
-        for (place, index), pairs in record.wrong.items():
-            part = at.watch.code.source.expressions[place]
-            own, want = next(iter(pairs))
-            found = reader.place(at, part, index, own, want) if len(pairs) == 1 else None
-            known = places.setdefault(at.watch.module, {})
-            if found is None or any(known.get(key, new) != new for key, new in found.items()):
-                failed.setdefault(at.watch.module, f"no number in {ast.unparse(part)[:80]} can be changed alone")
-            else:
-                known |= found
+    places, failed = _placed(seen, records)
     if failed:
         return Rewriting((), {caller: why for m, why in failed.items() for caller in seen.callers(m)})
     edits: list[Edit] = list(now)
-    for edit in attributes:
-        pins = _pinned(seen, edit) if literal(edit.module) else None
+    for edit in settings:
+        pins = pinned(seen, edit) if literal(edit.module) else None
         if pins is not None:
             places[edit.module] = pins | places.get(edit.module, {})
             edits.append(edit)
@@ -155,52 +78,26 @@ def rewriting(
     return Rewriting(tuple(edits), {})
 
 
-def first_names(model: nn.Module) -> dict[str, str]:
-    """Return for every name that a module has the first of its names."""
-    first: dict[nn.Module, str] = {}
-    return {path: first.setdefault(module, path) for path, module in model.named_modules(remove_duplicate=False)}
-
-
-def _attributes(model: nn.Module, seen: Seen) -> list[SetAttribute]:
-    """Return the attributes that arguments which change are read from, where all say the same."""
-    reader = Reader(seen.evidence, {number: e.record for number, e in seen.evidence.items()})
-    found: dict[tuple[str, str], dict[int | None, set[tuple[int, int]]]] = {}
-    for number, at in seen.evidence.items():
-        for (place, index), (old, new) in seen.wanted.changed.get(number, {}).items():
+def _placed(seen: Seen, records: Mapping[int, Record]) -> tuple[dict[str, Places], dict[str, str]]:
+    """Return by module the integers that make all arguments right, and of other modules why there are none."""
+    sizes = {pair for changed in seen.wanted.changed.values() for pair in changed.values()}
+    reader = Reader(seen.evidence, records, frozenset(sizes | {(new, old) for old, new in sizes}))
+    failed = {module: why for module, why in seen.wanted.failed.items() if seen.of(module)}
+    places: dict[str, Places] = {}
+    for number, record in records.items():
+        at = seen.evidence[number]
+        known = places.setdefault(at.watch.module, {})
+        for (place, index), pairs in record.wrong.items():
             part = at.watch.code.source.expressions[place]
-            for attribute, element in _read_from(reader, at, part, index, old):
-                elements = found.setdefault((at.watch.module, attribute), {})
-                elements.setdefault(element, set()).add((old, new))
-    edits = []
-    for (module, attribute), elements in found.items():
-        old = plain(vars(model.get_submodule(module)).get(attribute))
-        settled = {i: next(iter(pairs)) for i, pairs in elements.items() if len(pairs) == 1}
-        if old is None or len(settled) < len(elements) or attribute.startswith("_"):
-            continue
-        if isinstance(old, tuple) and None not in settled:
-            new = tuple(settled[i][1] if i in settled else n for i, n in enumerate(old))
-            edits.append(SetAttribute(module, attribute, old, new))
-        elif settled.keys() == {None} and settled[None][0] == old:
-            edits.append(SetAttribute(module, attribute, old, settled[None][1]))
-    return edits
-
-
-def _read_from(
-    reader: Reader, at: Evidence, part: ast.expr, index: int | None, own: int, depth: int = 0
-) -> Iterator[tuple[str, int | None]]:
-    """Yield the attributes, and elements of them, that an argument is read from and nothing else."""
-    match part:
-        case ast.Attribute() if at.watch.code.own(part):
-            yield at.watch.code.own(part), index
-        case ast.Subscript(ast.Attribute() as value, ast.Constant(int() as element)) if index is None and element >= 0:
-            yield from _read_from(reader, at, value, element, own, depth + 1)
-        case ast.Tuple(elements) | ast.List(elements) if (
-            index is not None and not any(isinstance(e, ast.Starred) for e in elements)
-        ):
-            yield from _read_from(reader, at, elements[index], None, own, depth + 1)
-        case ast.Name(name) if depth < 8:
-            for where, value, element in reader.definitions(at, name, index, own):
-                yield from _read_from(reader, where, value, element, own, depth + 1)
+            own, want = next(iter(pairs))
+            found = reader.place(at, part, index, own, want) if len(pairs) == 1 else None
+            if found is None or any(known.get(key, new) != new for key, new in found.items()):
+                failed.setdefault(
+                    at.watch.module, f"no number in {ast.unparse(part)[:80]} can be changed alone"
+                )
+            else:
+                known |= found
+    return places, failed
 
 
 def _run(model: nn.Module, prediction: Prediction, plan: Plan, seen: Seen) -> dict[int, Record]:
@@ -209,17 +106,21 @@ def _run(model: nn.Module, prediction: Prediction, plan: Plan, seen: Seen) -> di
     watching = [e.watch for e in seen.evidence.values()]
     for watch in watching:
         watch.record = Record(seen.wanted.values.get(watch.number, {}))
-    install(smaller, [w for w in watching if "forward" not in vars(smaller.get_submodule(w.module))])
+    types = {path: type(module) for path, module in smaller.named_modules(remove_duplicate=False)}
+    there = [w for w in watching if types.get(w.module) is type(model.get_submodule(w.module))]
+    install(smaller, [w for w in there if "forward" not in vars(smaller.get_submodule(w.module))])
     try:
         dry(smaller, *prediction.graph.program.exported.example_inputs)
     except Exception as error:  # the model's own code runs here
-        raise Astray(f"{type(error).__name__}: {str(error).strip()[:300]}", _place(error, seen)) from error
+        raise AstrayError(
+            f"{type(error).__name__}: {str(error).strip()[:300]}", _place(error, seen)
+        ) from error
     return {watch.number: watch.record for watch in watching}
 
 
-def _place(error: Exception, seen: Seen) -> str:
-    """Return the module whose watched code was running innermost, or of the first where none was."""
-    trace, module = error.__traceback__, next(iter(seen.modules), "")
+def _place(error: Exception, seen: Seen) -> str | None:
+    """Return the module whose watched code was running innermost."""
+    trace, module = error.__traceback__, None
     while trace is not None:
         match = _FILE.search(trace.tb_frame.f_code.co_filename)
         if match:
@@ -228,46 +129,36 @@ def _place(error: Exception, seen: Seen) -> str:
     return module
 
 
-def _pinned(seen: Seen, edit: SetAttribute) -> Places | None:
-    """Return what makes a module's code see an attribute as it was; None if it reads it where no number can stand."""
-    pins: Places = {}
-    for at in seen.of(edit.module):
-        source = at.watch.code.source
-        for number, node in enumerate(source.expressions):
-            if at.watch.code.own(node) == edit.attribute:
-                if number not in source.sizes or type(edit.old) is not int:
-                    return None
-                pins[at.watch.number, number] = edit.old
-    return pins
-
-
 def _edit(seen: Seen, module: str, places: Places) -> RewriteCode:
-    literals: dict[Path, list[Literal]] = {}
+    """Return the edit of one module's code, with the functions through which those with new numbers are reached."""
     of = {e.watch.code.path: e for e in seen.of(module)}
-    for at in of.values():
-        source = at.watch.code.source
+    literals: dict[Path, tuple[Literal, ...]] = {}
+    for path, at in of.items():
         own = {place: new for (number, place), new in places.items() if number == at.watch.number}
-        if own and not at.watch.code.path[-1] == "":
-            inside = {id(n) for place in own for n in ast.walk(source.expressions[place]) if n is not source.expressions[place]}
-            literals[at.watch.code.path] = [
-                Literal(place, _dense(at, source.expressions[place], new), new)
-                for place, new in sorted(own.items())
-                if id(source.expressions[place]) not in inside
-            ]
-    for at in of.values():
-        source = at.watch.code.source
-        native = [
-            Literal(i, 1, 0) for i, n in enumerate(source.expressions) if i in source.sizes and ast.unparse(n) == _NATIVE
-        ]
-        if native:
-            literals.setdefault(at.watch.code.path, []).extend(native)
-    for path in list(literals):
-        for i in range(1, len(path)):
-            literals.setdefault(path[:i], [])
-    return RewriteCode(
-        module,
-        tuple(Function(path, of[path].watch.code.source.digest, tuple(own)) for path, own in sorted(literals.items())),
+        found = (*_literals(at, own), *_slow(at))
+        if found:
+            literals |= {path[:i]: literals.get(path[:i], ()) for i in range(1, len(path))} | {path: found}
+    functions = (
+        Function(path, of[path].watch.code.source.digest, own) for path, own in sorted(literals.items())
     )
+    return RewriteCode(module, tuple(functions))
+
+
+def _literals(at: Evidence, news: Mapping[int, int]) -> tuple[Literal, ...]:
+    expressions = at.watch.code.source.expressions
+    inside = {n for place in news for n in ast.walk(expressions[place]) if n is not expressions[place]}
+    return tuple(
+        Literal(place, _dense(at, expressions[place], new), new)
+        for place, new in sorted(news.items())
+        if expressions[place] not in inside
+    )
+
+
+def _slow(at: Evidence) -> tuple[Literal, ...]:
+    """Let code that is rewritten never leave its work to a native call."""
+    source = at.watch.code.source
+    asked = (i for i, n in enumerate(source.expressions) if i in source.sizes and ast.unparse(n) == _NATIVE)
+    return tuple(Literal(i, 1, 0) for i in asked)
 
 
 def _dense(at: Evidence, part: ast.expr, new: int) -> int:

@@ -25,8 +25,11 @@ class Reader:
 
     dense: Mapping[int, Evidence]  # by watch
     smaller: Mapping[int, Record]
+    pairs: frozenset[tuple[int, int]] = frozenset()  # what single sizes were and are to be
 
-    def place(self, at: Evidence, part: ast.expr, index: int | None, own: Any, want: Any, depth: int = 0) -> Places | None:
+    def place(
+        self, at: Evidence, part: ast.expr, index: int | None, own: Any, want: Any, depth: int = 0
+    ) -> Places | None:
         """Return integers that make an expression (an element of it) worth what is wanted, not what it is on its own.
 
         None if there are none: the code computes the size in a way that is not understood.
@@ -35,22 +38,25 @@ class Reader:
             return None
         if index is not None:
             return self._element(at, part, index, own, want, depth + 1)
-        number = at.watch.code.source.numbers.get(part, -1)
-        if type(want) is int and want >= -1 and number in at.watch.code.source.sizes and not self._varies(at, part):
-            return {(at.watch.number, number): want}
         if type(want) is not int:
             return self._as_before(at, part, depth + 1)
+        if isinstance(part, ast.BinOp) and (found := self._operand(at, part, want, depth + 1, known=True)):
+            return found
+        number = at.watch.code.source.numbers.get(part, -1)
+        if number in at.watch.code.source.sizes and not self._varies(at, part):
+            return {(at.watch.number, number): want}
         match part:
             case ast.UnaryOp(ast.USub(), operand):
                 return self.place(at, operand, None, -own, -want, depth + 1)
             case ast.NamedExpr(_, value):
                 return self.place(at, value, None, own, want, depth + 1)
             case ast.IfExp(_, body, orelse):
-                return self._all((at, b, None) for b in (body, orelse) if self._own(at, b) == own)(own, want, depth)
+                sides = [(at, b, None) for b in (body, orelse) if self._own(at, b) == own]
+                return self._everywhere(sides, own, want, depth)
             case ast.BinOp():
-                return self._operand(at, part, want, depth + 1)
+                return self._operand(at, part, want, depth + 1, known=False)
             case ast.Name(name):
-                return self._all(self.definitions(at, name, None, own))(own, want, depth)
+                return self._everywhere(self.definitions(at, name, None, own), own, want, depth)
         return None
 
     def definitions(
@@ -65,7 +71,11 @@ class Reader:
                     for i, element in enumerate(elements):
                         if isinstance(element, ast.Starred):
                             break
-                        if isinstance(element, ast.Name) and element.id == name and self._own(at, value, i) == own:
+                        if (
+                            isinstance(element, ast.Name)
+                            and element.id == name
+                            and self._own(at, value, i) == own
+                        ):
                             yield at, value, i
         for caller, value in self._given(at, name):
             if self._own(caller, value, index) == own:
@@ -108,22 +118,21 @@ class Reader:
         value = at.value(part)
         return value is None or isinstance(value, Free)
 
-    def _all(self, places: Iterable[tuple[Evidence, ast.expr, int | None]]) -> Any:
-        """Return a function that puts the same size into all of some expressions."""
-        parts = list(places)
+    def _everywhere(
+        self, places: Iterable[tuple[Evidence, ast.expr, int | None]], own: Any, want: Any, depth: int
+    ) -> Places | None:
+        """Put the same size into all of some expressions, of which there is one at least."""
+        found: Places = {}
+        for at, part, index in places:
+            more = self.place(at, part, index, own, want, depth + 1)
+            if more is None or any(found.get(key, new) != new for key, new in more.items()):
+                return None
+            found |= more
+        return found or None
 
-        def put(own: Any, want: Any, depth: int) -> Places | None:
-            found: Places = {}
-            for at, part, index in parts:
-                more = self.place(at, part, index, own, want, depth + 1)
-                if more is None or any(found.get(key, new) != new for key, new in more.items()):
-                    return None
-                found |= more
-            return found or None
-
-        return put
-
-    def _element(self, at: Evidence, part: ast.expr, index: int, own: Any, want: Any, depth: int) -> Places | None:
+    def _element(
+        self, at: Evidence, part: ast.expr, index: int, own: Any, want: Any, depth: int
+    ) -> Places | None:
         match part:
             case ast.Tuple(elements) | ast.List(elements):
                 for element in elements:
@@ -149,19 +158,23 @@ class Reader:
             case ast.Call(ast.Name("tuple" | "list") | ast.Attribute(_, "Size"), [inner], []):
                 return self.place(at, inner, index, own, want, depth)
             case ast.Name(name):
-                return self._all(self.definitions(at, name, index, own))(own, want, depth)
+                return self._everywhere(self.definitions(at, name, index, own), own, want, depth)
         return None
 
-    def _operand(self, at: Evidence, part: ast.BinOp, want: int, depth: int) -> Places | None:
-        """Change one side of an operation: one that is to be what it was in the dense model, or the first that can."""
+    def _operand(self, at: Evidence, part: ast.BinOp, want: int, depth: int, *, known: bool) -> Places | None:
+        """Change one side of an operation, if `known` one that is a size by itself, so that the result is as wanted.
+
+        The other side may follow the sizes of inputs. What was something else in the dense model comes first.
+        """
         left, right = self._own(at, part.left), self._own(at, part.right)
         if type(left) is not int or type(right) is not int:
             return None
-        sides = list(_inverse(part.op, left, right, want))
-        options = [(part.left, left, sides[0]), (part.right, right, sides[1])] if sides else []
-        options = [(side, own, new) for side, own, new in options if new is not None and new != own]
+        news = _inverse(part.op, left, right, want)
+        options = [(side, own, new) for side, own, new in zip((part.left, part.right), (left, right), news)]
         options.sort(key=lambda option: worth(at.value(option[0])) != option[2])
         for side, own, new in options:
+            if new is None or new == own or (known and (own, new) not in self.pairs):
+                continue
             found = self.place(at, side, None, own, new, depth)
             if found is not None:
                 return found
@@ -191,19 +204,21 @@ class Reader:
         return found or None
 
 
-def _inverse(op: ast.operator, left: int, right: int, want: int) -> Iterator[int | None]:
-    """Yield what the left and the right side have to be, the other one left as it is, so that the result is as wanted."""
+def _inverse(op: ast.operator, left: int, right: int, want: int) -> tuple[int | None, int | None]:
+    """Return what the left or the right side has to be, the other one left as it is, for a result."""
     match op:
         case ast.Add():
-            yield from (want - right, want - left)
+            return want - right, want - left
         case ast.Sub():
-            yield from (want + right, left - want)
+            return want + right, left - want
         case ast.Mult():
-            yield want // right if right and want % right == 0 else None
-            yield want // left if left and want % left == 0 else None
+            return (
+                want // right if right and want % right == 0 else None,
+                want // left if left and want % left == 0 else None,
+            )
         case ast.FloorDiv():
-            yield want * right
-            yield left // want if want and left % want == 0 else None
+            return want * right, left // want if want and left % want == 0 else None
+    return None, None
 
 
 def _assignments(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:

@@ -72,7 +72,11 @@ class Source:
         found = set()
         for statement in self.tree.body:
             for node, parent, field in _inside(statement, None, ""):
-                if isinstance(node, _SIZES) and (type(parent), field) not in _NOT_A_SIZE and _is_read(node, parent):
+                if (
+                    isinstance(node, _SIZES)
+                    and (type(parent), field) not in _NOT_A_SIZE
+                    and _is_read(node, parent)
+                ):
                     found.add(self.numbers[node])
         return frozenset(found)
 
@@ -85,7 +89,7 @@ class Source:
         return hashlib.sha256(_written(parts).encode()).hexdigest()
 
     def with_numbers(self, numbers: Mapping[int, int], calls: Mapping[ast.expr, str]) -> str:
-        """Return the text with integers in place of the expressions of these numbers, and other names of what is called.
+        """Return the text with integers in place of the expressions of these numbers, and `calls` of other functions.
 
         Raises:
             SurgeryError: no integer may stand there, or two of the places overlap.
@@ -119,7 +123,9 @@ class Source:
         try:
             tree = ast.increment_lineno(parsed(text), code.co_firstlineno - 1)
         except SyntaxError as error:
-            raise SurgeryError(f"{self.function.__qualname__} cannot be written with other sizes: {error}") from None
+            raise SurgeryError(
+                f"{self.function.__qualname__} cannot be written with other sizes: {error}"
+            ) from None
         file = f"{code.co_filename.partition(' (resized ')[0]} (resized {mark})"
         lines = ["\n"] * (code.co_firstlineno - 1) + text.splitlines(keepends=True)
         linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
@@ -141,7 +147,9 @@ def parsed(text: str) -> ast.FunctionDef:
     return found
 
 
-def _inside(node: ast.AST, parent: ast.AST | None, field: str) -> Iterator[tuple[ast.expr, ast.AST | None, str]]:
+def _inside(
+    node: ast.AST, parent: ast.AST | None, field: str
+) -> Iterator[tuple[ast.expr, ast.AST | None, str]]:
     """Yield the expressions in a part of a tree, each with what it is a part of; nothing inside of texts."""
     if isinstance(node, ast.expr):
         yield node, parent, field
@@ -172,8 +180,9 @@ def _start(node: ast.expr) -> tuple[int, int]:
 
 def _written(part: Any) -> str:
     if isinstance(part, ast.AST):
-        fields = (f"{name}={_written(value)}" for name, value in ast.iter_fields(part) if name not in _SILENT and value not in (None, []))  # fmt: skip
-        return f"{type(part).__name__}({','.join(fields)})"
+        fields = [(name, value) for name, value in ast.iter_fields(part) if name not in _SILENT]
+        said = (f"{name}={_written(value)}" for name, value in fields if value not in (None, []))
+        return f"{type(part).__name__}({','.join(said)})"
     if isinstance(part, list):
         return f"[{','.join(map(_written, part))}]"
     return repr(part)

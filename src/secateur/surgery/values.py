@@ -34,7 +34,13 @@ def plain(value: Any) -> Value | None:
         return value  # type: ignore[no-any-return]
     if isinstance(value, torch.SymInt):
         known = value.node.maybe_as_int()
-        return known if known is not None else Free(int(value.node.hint)) if value.node.hint is not None else None
+        return (
+            known
+            if known is not None
+            else Free(int(value.node.hint))
+            if value.node.hint is not None
+            else None
+        )
     if isinstance(value, tuple | list) and len(value) <= _LONGEST:
         parts = tuple(map(plain, value))
         return parts if any(part is not None for part in parts) else None

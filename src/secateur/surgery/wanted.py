@@ -59,7 +59,9 @@ class Evidence:
             return
         value = self.value(part)
         if isinstance(value, tuple):
-            yield from (Argument(part, i, v) for i, v in enumerate(value) if isinstance(v, int | float | Free))
+            yield from (
+                Argument(part, i, v) for i, v in enumerate(value) if isinstance(v, int | float | Free)
+            )
         elif value is not None:
             yield Argument(part, None, value)
 
@@ -67,7 +69,10 @@ class Evidence:
 def _freed(value: Value, others: Iterable[Value]) -> Value:
     for other in others:
         if isinstance(value, tuple) and isinstance(other, tuple) and len(value) == len(other):
-            value = tuple(_freed(a, [b]) if a is not None and b is not None else a for a, b in zip(value, other, strict=True))
+            value = tuple(
+                _freed(a, [b]) if a is not None and b is not None else a
+                for a, b in zip(value, other, strict=True)
+            )
         elif type(value) is int and other != value:
             value = Free(value)
     return value
@@ -96,7 +101,9 @@ class Wanted:
     """What the arguments of calls have to be worth, by watch; and of which modules the code could not be read so."""
 
     values: dict[int, dict[Spot, int | float]] = field(default_factory=dict)
-    changed: dict[int, dict[Spot, tuple[int, int]]] = field(default_factory=dict)  # old and new: those that change
+    changed: dict[int, dict[Spot, tuple[int, int]]] = field(
+        default_factory=dict
+    )  # old and new: those that change
     failed: dict[str, str] = field(default_factory=dict)  # module -> why
 
 
@@ -159,44 +166,63 @@ def _claim(
     It may be made several times, with the same arguments and for values of different sizes.
     """
     arguments = seen.arguments(call)
-    claims: list[tuple[int, int, int, bool]] = []  # argument, old, new, whether a -1 would do
     lists = {place[0] for node in nodes for place, _, _ in resized[node.name] if len(place) == 2}
+    claims: dict[int, list[_Claim]] = {}
     for node in nodes:
         left = resized[node.name]
         for at in lists:
-            if at >= len(node.args) or not isinstance(node.args[at], tuple):
-                continue
-            sizes = _sizes(node, at, prediction)
-            start = _run(arguments, sizes)
-            if start is None:
-                continue
-            news = {place[1]: new for place, _, new in left if place[0] == at}
-            inferred = node.op in INFERRED and -1 not in sizes
-            claims += [(start + i, size, news.get(i, size), inferred) for i, size in enumerate(sizes)]
-            left = [change for change in left if change[0][0] != at]
+            more = _of_list(arguments, node, at, left, prediction)
+            for i, claim in more.items():
+                claims.setdefault(i, []).append(claim)
+            left = [change for change in left if not more or change[0][0] != at]
         for _, old, new in left:
-            taken = {i for i, *_ in claims}
-            match = next((i for i, a in enumerate(arguments) if worth(a.value) == old and i not in taken), None)
+            match = next((i for i, a in enumerate(arguments) if _size(a) == old and i not in claims), None)
             if match is None:
                 return False
-            claims.append((match, old, new, False))
+            claims[match] = [_Claim(new, False)]
     values = found.values.setdefault(seen.watch.number, {})
     changed = found.changed.setdefault(seen.watch.number, {})
-    inferred_ = False
-    for i, a in enumerate(arguments):
-        spot = seen.watch.code.source.numbers[a.expression], a.index
-        news_ = {new for j, _, new, _ in claims if j == i} | ({values[spot]} if spot in values else set())
-        if not news_ or (isinstance(a.value, Free) and news_ == {worth(a.value)}):
+    inferred = False
+    for i, own in claims.items():
+        a = arguments[i]
+        spot, old = (seen.watch.code.source.numbers[a.expression], a.index), _size(a) or 0
+        news = {claim.new for claim in own} | ({values[spot]} if spot in values else set())
+        if isinstance(a.value, Free) and news == {old}:
             continue
-        if len(news_) == 1:
-            values[spot] = next(iter(news_))
-            if values[spot] != worth(a.value):
-                changed[spot] = (int(worth(a.value) or 0), int(values[spot]))
-        elif not inferred_ and all(inferred for j, _, _, inferred in claims if j == i):
-            values[spot], inferred_ = -1, True  # torch finds it out
+        if len(news) == 1:
+            (values[spot],) = news
+            if news != {old}:
+                changed[spot] = (old, own[0].new)
+        elif not inferred and all(claim.inferred for claim in own):
+            values[spot], inferred = -1, True
         else:
-            found.failed.setdefault(seen.watch.module, f"{_shown(a.expression)} has to be several sizes at once")
+            found.failed.setdefault(
+                seen.watch.module, f"{_shown(a.expression)} has to be several sizes at once"
+            )
     return True
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What an argument has to be worth for one call, and whether torch finds it out, were it -1."""
+
+    new: int
+    inferred: bool
+
+
+def _of_list(
+    arguments: Sequence[Argument], node: Node, at: int, resized: Sequence[Change], prediction: Prediction
+) -> dict[int, _Claim]:
+    """Return what a list of sizes among the arguments of a call claims of the arguments in the code."""
+    if at >= len(node.args) or not isinstance(node.args[at], tuple):
+        return {}
+    sizes = _sizes(node, at, prediction)
+    start = _run(arguments, sizes)
+    if start is None:
+        return {}
+    news = {place[1]: new for place, _, new in resized if place[0] == at}
+    inferred = node.op in INFERRED and -1 not in sizes
+    return {start + i: _Claim(news.get(i, size), inferred) for i, size in enumerate(sizes)}
 
 
 def _shown(part: ast.AST) -> str:
@@ -213,9 +239,14 @@ def _sizes(node: Node, at: int, prediction: Prediction) -> list[int]:
     ]
 
 
+def _size(argument: Argument) -> int | None:
+    value = worth(argument.value)
+    return value if type(value) is int else None
+
+
 def _run(arguments: Sequence[Argument], sizes: list[int]) -> int | None:
     """Return where among the arguments these sizes stand one behind the other."""
-    values = [worth(a.value) for a in arguments]
+    values = [_size(a) for a in arguments]
     for start in range(len(values) - len(sizes) + 1):
         if values[start : start + len(sizes)] == sizes:
             return start

@@ -14,6 +14,7 @@ from torch import nn
 from secateur.ground.errors import SurgeryError
 
 from .callees import Code, Path, Written, asked_of_parts, codes, methods
+from .names import first_names
 from .resized import subclass
 from .values import Value, plain
 
@@ -22,7 +23,17 @@ __all__ = ["Record", "Spot", "Watch", "install", "places", "watches"]
 _FILE = "secateur-watch-{}"
 _FRAME = re.compile(r'File "secateur-watch-(?P<watch>\d+)", line (?P<line>\d+)')
 _PROBE = "_secateur_probe"
-_KINDS = (ast.Name, ast.Attribute, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Call, ast.IfExp, ast.Tuple, ast.List)
+_KINDS = (
+    ast.Name,
+    ast.Attribute,
+    ast.Subscript,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Call,
+    ast.IfExp,
+    ast.Tuple,
+    ast.List,
+)
 
 Spot = tuple[int, int | None]
 """The number of an expression, and which element of it where it is a sequence."""
@@ -34,7 +45,9 @@ class Record:
 
     wanted: Mapping[Spot, Value] = field(default_factory=dict)
     seen: dict[int, list[Value]] = field(default_factory=dict)  # by expression: its distinct values
-    wrong: dict[Spot, set[tuple[Value, Value]]] = field(default_factory=dict)  # where its own was another: (own, wanted)
+    wrong: dict[Spot, set[tuple[Value, Value]]] = field(
+        default_factory=dict
+    )  # where its own was another: (own, wanted)
 
     def look(self, number: int, value: Any) -> Any:
         """Note the value of an expression, and return it: or the one that is wanted in its place."""
@@ -58,7 +71,9 @@ class Watch:
     """One function of the code of one module, in a form that tells what it does."""
 
     module: str  # its path
-    callers: frozenset[str]  # the modules whose forward it is a part of: this one, or one around it that calls its method
+    callers: frozenset[
+        str
+    ]  # the modules whose forward it is a part of: this one, or one around it that calls its method
     code: Code
     number: int
     tree: ast.FunctionDef
@@ -77,8 +92,12 @@ class Watch:
             place.col_offset = place.end_col_offset = 0
         tree = _Probing(code, origin).visit(tree)
         # Python says of a call of a method that it is where the method's name stands.
-        calls = {node.func: node for node in ast.walk(code.source.tree) if isinstance(node, ast.Call)}
-        return Watch(module, callers, code, number, tree, tuple(calls.get(origin[n], origin[n]) for n in lines))  # type: ignore[call-overload]
+        calls: dict[ast.AST, ast.AST] = {
+            node.func: node for node in ast.walk(code.source.tree) if isinstance(node, ast.Call)
+        }
+        return Watch(
+            module, callers, code, number, tree, tuple(calls.get(origin[n], origin[n]) for n in lines)
+        )
 
     def look(self, number: int, value: Any) -> Any:
         """Hand a value to the record of the day."""
@@ -86,23 +105,32 @@ class Watch:
 
 
 def watches(model: nn.Module, modules: Iterable[str]) -> tuple[Watch, ...]:
-    """Return watches on all code that the forwards of some modules reach; modules without a source have none."""
+    """Return watches on all code that the forwards of some modules reach; modules without a source have none.
+
+    Modules go by the first of their names.
+    """
+    first = first_names(model)
     entries: dict[str, dict[str, None]] = {}
     callers: dict[str, set[str]] = {}
     for module in modules:
         waiting = [(module, {"forward": None})]
         while waiting:
             path, names = waiting.pop()
-            if module not in callers.setdefault(path, set()) or not names.keys() <= entries.get(path, {}).keys():
+            if (
+                module not in callers.setdefault(path, set())
+                or not names.keys() <= entries.get(path, {}).keys()
+            ):
                 callers[path].add(module)
                 entries[path] = {**entries.get(path, {}), **names}
                 target = model.get_submodule(path)
                 for part, asked in asked_of_parts(target, _codes(target, names).values()).items():
-                    waiting.append((f"{path}.{part}" if path else part, asked))
+                    waiting.append((first[f"{path}.{part}" if path else part], asked))
     found: list[Watch] = []
     for path, names in entries.items():
         code = _codes(model.get_submodule(path), names)
-        found += [Watch.on(path, frozenset(callers[path]), c, len(found) + i) for i, c in enumerate(code.values())]
+        found += [
+            Watch.on(path, frozenset(callers[path]), c, len(found) + i) for i, c in enumerate(code.values())
+        ]
     return tuple(found)
 
 
