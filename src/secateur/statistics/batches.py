@@ -64,6 +64,11 @@ class Calibration:
             for free, dim in zip(program.free, program.batch_dims, strict=True)
         ]
 
+    @staticmethod
+    def of(batches: Iterable[Any], program: Program) -> Calibration:
+        """Return batches as calibration data of a program; those that are so already stay as they are."""
+        return batches if isinstance(batches, Calibration) else Calibration(batches, program)
+
     def __iter__(self) -> Iterator[list[Any]]:
         return (flat for flat, _ in self.labelled())
 

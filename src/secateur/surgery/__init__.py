@@ -4,8 +4,21 @@ from .apply import apply
 from .edits import edits
 from .fingerprint import fingerprint
 from .fold import fold_weights
+from .limits import limits
 from .mask import mask
-from .plan import Edit, Fingerprint, Plan, RemoveBranch, Resize, Retrace, SetAttribute, SliceTensor
+from .plan import (
+    Edit,
+    Fingerprint,
+    Function,
+    Literal,
+    Plan,
+    RemoveBranch,
+    Resize,
+    Retrace,
+    RewriteCode,
+    SetAttribute,
+    SliceTensor,
+)
 from .plan_json import plan_from_json, plan_to_json
 from .planning import make_plan
 from .reparameterize import reparameterize
@@ -16,10 +29,13 @@ __all__ = [
     "Edit",
     "Editable",
     "Fingerprint",
+    "Function",
+    "Literal",
     "Plan",
     "RemoveBranch",
     "Resize",
     "Retrace",
+    "RewriteCode",
     "SetAttribute",
     "SliceTensor",
     "Verification",
@@ -28,6 +44,7 @@ __all__ = [
     "edits",
     "fingerprint",
     "fold_weights",
+    "limits",
     "make_plan",
     "mask",
     "plan_from_json",

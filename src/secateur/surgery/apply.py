@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from secateur.graph.program import Program
-from secateur.ground.errors import SurgeryError, TraceError, did_you_mean
-from secateur.ground.tensors import tensor_names, tensors_of
+from secateur.ground.copies import copied
+from secateur.ground.errors import SurgeryError, TraceError
+from secateur.ground.tensors import tensors_of
 
 from .example import rebuild
-from .fingerprint import fingerprint
+from .fit import OTHER_MODEL, check, lookup
 from .fused import unfuse
 from .modules import Constant, Removed, output_shape
-from .plan import Plan, RemoveBranch, Retrace, SetAttribute, SliceTensor, plain
+from .plan import Plan, RemoveBranch, Retrace, RewriteCode, SetAttribute, SliceTensor
 from .region import exports, find_region
+from .resized import class_for
 from .retrace import retraced
 from .traced import Traced
 
 __all__ = ["apply", "apply_in_place"]
-
-OTHER_MODEL = "the plan was made for another model"
-
-T = TypeVar("T")
 
 
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
@@ -39,13 +35,13 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         SurgeryError: the plan does not fit the model; the message names the tensor and its two shapes.
     """
-    _check(model, plan)
+    check(model, plan)
     # What is sliced is replaced, never written to: until then it may be the model's own.
     tensors = tensors_of(model)
     sliced = [
         tensors[name] for e in plan.edits if isinstance(e, SliceTensor) for name in e.names if name in tensors
     ]
-    return apply_in_place(copy.deepcopy(model, {id(t): t for t in sliced}), plan)
+    return apply_in_place(copied(model, {id(t): t for t in sliced}), plan)
 
 
 def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
@@ -54,8 +50,13 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         SurgeryError: as `apply`; nothing was changed if the plan was made for another model.
     """
-    _check(model, plan)
+    check(model, plan)
     forwards = _forwards(model, plan)  # of the dense model
+    classes = {
+        e.module: class_for(model.get_submodule(e.module), e)
+        for e in plan.edits
+        if isinstance(e, RewriteCode)
+    }
     for edit in plan.edits:
         match edit:
             case SliceTensor(names, dim, index):
@@ -68,27 +69,15 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
                 setattr(owner, attribute, list(new) if isinstance(getattr(owner, attribute), list) else new)  # type: ignore[arg-type]
             case RemoveBranch():
                 _remove(model, edit, plan.tensors)
+            case RewriteCode(path):
+                model.get_submodule(path).__class__ = classes[path]
             case Retrace(path):
                 forwards[path].install(model.get_submodule(path))
-    unfuse(model, forwards)
+    unfuse(model, {*forwards, *classes})
     tensors = tensors_of(model)
     for name, value in plan.tensors.items():
-        old = _lookup(tensors, name, "tensor")
-        if old.shape != value.shape:
-            raise SurgeryError(
-                f"the plan gives {name} the shape {tuple(value.shape)}, "
-                f"but after its edits the tensor has the shape {tuple(old.shape)}"
-            )
         with torch.no_grad():
-            old.copy_(value)
-    for name, pattern in plan.patterns.items():
-        shape = tuple(_lookup(tensors, name, "parameter").shape)
-        if shape != pattern.partition.shape:
-            raise SurgeryError(
-                f"{OTHER_MODEL}: its pattern of {name} is for the shape {pattern.partition.shape}, not {shape}"
-            )
-        if name in plan.tensors and not pattern.obeyed(plan.tensors[name]):
-            raise SurgeryError(f"the plan's values of {name} do not obey its own pattern of blocks")
+            lookup(tensors, name, "tensor").copy_(value)
     return model
 
 
@@ -120,65 +109,6 @@ def _forward(model: nn.Module, program: Program, edit: Retrace, device: torch.de
             f"{edit.module or type(model).__name__} makes other calls than when the plan was made"
         )
     return retraced(region, edit.sizes, device)
-
-
-def _check(model: nn.Module, plan: Plan) -> None:
-    """Refuse a model that the plan does not fit, with the first entry that differs."""
-    found = fingerprint(model)
-    if found.model != plan.made_for.model:
-        raise SurgeryError(f"{OTHER_MODEL}: for a {plan.made_for.model}, and this is a {found.model}")
-    tensors = tensors_of(model)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    tied = {name: group for group in tensor_names(model) for name in group}
-    for edit in plan.edits:
-        match edit:
-            case SliceTensor():
-                _check_slice(edit, tensors, tied)
-            case Retrace(path):
-                _lookup(modules, path, "module")
-            case SetAttribute():
-                _check_attribute(edit, _lookup(modules, edit.module, "module"))
-            case RemoveBranch():
-                for path in edit.paths:
-                    _lookup(modules, path, "module")
-                for name in (f"{path}.value" for path in edit.constants):
-                    if name not in plan.tensors:
-                        raise SurgeryError(f"the plan removes a branch but has no tensor {name!r} for it")
-    if found != plan.made_for:
-        raise SurgeryError(
-            f"{OTHER_MODEL}: both are a {found.model}, but the names or shapes of their tensors differ. "
-            "Make the model with the same options as when the plan was made"
-        )
-
-
-def _check_slice(
-    edit: SliceTensor, tensors: Mapping[str, Tensor], tied: Mapping[str, tuple[str, ...]]
-) -> None:
-    for name in edit.names:
-        tensor = _lookup(tensors, name, "parameter or buffer")
-        if tensor.ndim <= edit.dim or tensor.shape[edit.dim] != edit.size:
-            raise SurgeryError(
-                f"{OTHER_MODEL}: it expects size {edit.size} in dimension {edit.dim} of {name}, "
-                f"which has the shape {tuple(tensor.shape)}"
-            )
-        if set(tied[name]) != set(edit.names):
-            raise SurgeryError(
-                f"{OTHER_MODEL}: there {', '.join(edit.names)} are one tensor, here {', '.join(tied[name])}"
-            )
-
-
-def _check_attribute(edit: SetAttribute, module: nn.Module) -> None:
-    # Only the module's own attributes: never a property, a method or a class attribute.
-    if edit.attribute not in vars(module):
-        raise SurgeryError(
-            f"{OTHER_MODEL}: {edit.module} ({type(module).__name__}) has no attribute {edit.attribute!r}."
-            f"{did_you_mean(edit.attribute, vars(module))}"
-        )
-    found = vars(module)[edit.attribute]
-    if plain(found) != edit.old:
-        raise SurgeryError(
-            f"{OTHER_MODEL}: it expects {edit.module}.{edit.attribute} to be {edit.old}, not {found!r}"
-        )
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -228,9 +158,3 @@ def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
     owner, leaf = _owner(model, path)
     old = model.get_submodule(path)
     owner._modules[leaf] = new.train(old.training)
-
-
-def _lookup(known: Mapping[str, T], name: str, what: str) -> T:
-    if name not in known:
-        raise SurgeryError(f"{OTHER_MODEL}: this one has no {what} {name!r}.{did_you_mean(name, known)}")
-    return known[name]

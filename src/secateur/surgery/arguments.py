@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.graph.program import Node, Ref, Shape
 
-__all__ = ["SIZES", "predicted_arguments"]
+__all__ = ["INFERRED", "SIZES", "predicted_arguments"]
 
 Predicted = Mapping[str, Shape]
 Survivors = Callable[[str, int], tuple[int, ...]]
@@ -29,6 +29,9 @@ SIZES = {
     "view": 1,
     "zeros": 0,
 }
+INFERRED = frozenset({"_unsafe_view", "reshape", "unflatten", "view"})
+"""Operators that find out one of the sizes, if it is -1."""
+
 _CONVOLUTIONS = {f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)}
 
 

@@ -16,10 +16,11 @@ from secateur.graph.groups import Kept
 from secateur.graph.program import Node, Program, Ref, references
 from secateur.ground.errors import SurgeryError
 
+from .arguments import INFERRED, SIZES
 from .branches import emptied, tail
 from .prediction import Prediction, predict
 
-__all__ = ["Match", "compare"]
+__all__ = ["Match", "MismatchError", "compare"]
 
 _VIEWS = frozenset({
     "alias", "chunk", "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "movedim",
@@ -27,6 +28,14 @@ _VIEWS = frozenset({
     "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose", "unbind", "unflatten", "unfold",
     "unsqueeze", "view", "view_as",
 })  # fmt: skip
+
+
+class MismatchError(SurgeryError):
+    """A call is not the one that was predicted; ``module`` is the path of the module that makes it."""
+
+    def __init__(self, message: str, module: str) -> None:
+        super().__init__(message)
+        self.module = module
 
 
 @dataclass(frozen=True)
@@ -40,10 +49,10 @@ class Match:
 def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     """Export the smaller model and compare every call, shape and constant with the prediction.
 
-    Calls on which no output depends are left out, and so is what a removed branch was made of.
+    Calls on which no output depends are left out, and so are copies and what a removed branch was made of.
 
     Raises:
-        SurgeryError: a call differs; the message names the first that does.
+        MismatchError: a call differs; the message names the first that does.
         TraceError: the smaller model cannot be exported.
     """
     prediction = predict(graph, kept)
@@ -62,9 +71,10 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     if len(dense) != len(small):
         longer = dense if len(dense) > len(small) else small
         extra = longer[min(len(dense), len(small))]
-        raise SurgeryError(
+        raise MismatchError(
             f"the smaller model has {len(small)} calls, {len(dense)} were predicted; the first that has no "
-            f"partner is {_where(extra)}"
+            f"partner is {_where(extra)}",
+            extra.module,
         )
     return Match(program, tuple(zip(dense, small, strict=True)))
 
@@ -75,9 +85,14 @@ class _Names:
     def __init__(self, dense: Program, small: Program) -> None:
         self._dense = dense.parameters
         self._small = small.parameters
+        self._copies = [{n.name: n.args[0].name for n in p.nodes if _is_copy(n)} for p in (dense, small)]
         self.match: dict[str, str] = {}
 
     def same(self, old: str, new: str) -> bool:
+        while old in self._copies[0]:
+            old = self._copies[0][old]
+        while new in self._copies[1]:
+            new = self._copies[1][new]
         if old in self._dense or new in self._small:
             return self._dense.get(old, ("",))[0] == self._small.get(new, ("",))[0]
         # What was left out (a branch, symbolic sizes) has no partner to compare with.
@@ -101,11 +116,20 @@ def _live(program: Program, ends: Iterable[str], behind: Iterable[str]) -> list[
             if name not in ends:
                 waiting += references((by_name[name].args, by_name[name].kwargs))
                 waiting += writes[_memory(by_name, name)]
+    left = needed - ends - behind
     return [
         node
         for node in program.nodes
-        if node.name in needed - ends - behind and node.name not in program.parameters and node.hint is None
+        if node.name in left
+        and node.name not in program.parameters
+        and node.hint is None
+        and not _is_copy(node)
     ]
+
+
+def _is_copy(node: Node) -> bool:
+    """Whether a call changes the layout in memory at most: it is left out where there is nothing to change."""
+    return node.op == "contiguous" and isinstance(node.args[0], Ref)
 
 
 def _memory(nodes: Mapping[str, Node], name: str) -> str:
@@ -117,18 +141,35 @@ def _memory(nodes: Mapping[str, Node], name: str) -> str:
 
 def _check(old: Node, new: Node, prediction: Prediction, names: _Names) -> None:
     if old.op != new.op:
-        raise SurgeryError(f"{_where(new)} stands where {_where(old)} was predicted")
+        raise MismatchError(f"{_where(new)} stands where {_where(old)} was predicted", new.module)
     expected = prediction.after.get(old.name)
     if expected is not None and expected != new.shape:
-        raise SurgeryError(f"{_where(new)} makes the shape {new.shape}, predicted was {expected}")
+        raise MismatchError(
+            f"{_where(new)} makes the shape {new.shape}, predicted was {expected}", new.module
+        )
     arguments = prediction.arguments(old)
     if not (
-        _same(_told(old, arguments), _told(new, new.args), names) and _same(old.kwargs, new.kwargs, names)
-    ):
-        raise SurgeryError(
-            f"{_where(new)} has the arguments {_plain((*new.args, *new.kwargs.items()))}, "
-            f"predicted were {_plain((*arguments, *old.kwargs.items()))}"
+        _same(
+            _told(old, _found_out(old, arguments, expected)),
+            _told(new, _found_out(new, new.args, new.shape)),
+            names,
         )
+        and _same(old.kwargs, new.kwargs, names)
+    ):
+        raise MismatchError(
+            f"{_where(new)} has the arguments {_plain((*new.args, *new.kwargs.items()))}, "
+            f"predicted were {_plain((*arguments, *old.kwargs.items()))}",
+            new.module,
+        )
+
+
+def _found_out(node: Node, arguments: tuple[Any, ...], shape: Any) -> tuple[Any, ...]:
+    """Return the arguments with the size that torch finds out in place of a -1."""
+    at = SIZES.get(node.op)
+    if at is None or node.op not in INFERRED or at >= len(arguments) or shape is None:
+        return arguments
+    sizes = tuple(n if size == -1 else size for size, n in zip(arguments[at], shape, strict=True))
+    return (*arguments[:at], sizes, *arguments[at + 1 :])
 
 
 def _told(node: Node, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

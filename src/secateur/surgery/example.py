@@ -45,8 +45,27 @@ def rebuild(data: Any, device: torch.device) -> Any:
     """Return inputs of the described form; integers are ones, for a mask of zeros would hide everything.
 
     Raises:
-        SurgeryError: the data describe no inputs.
+        SurgeryError: the data describe no inputs, or more than 2^28 elements in all.
     """
+    if (total := _elements(data)) > MAX_ELEMENTS:
+        raise SurgeryError(
+            f"the inputs described have {total:,} elements, at most {MAX_ELEMENTS:,} are allowed"
+        )
+    return _rebuilt(data, device)
+
+
+def _elements(data: Any) -> int:
+    match data:
+        case {"tensor": list(shape)} if all(type(n) is int and n >= 0 for n in shape):
+            return math.prod(shape)
+        case {"list": list(entries)} | {"tuple": list(entries)}:
+            return sum(map(_elements, entries))
+        case {"dict": dict(entries)}:
+            return sum(map(_elements, entries.values()))
+    return 0
+
+
+def _rebuilt(data: Any, device: torch.device) -> Any:
     if data is None or isinstance(data, _PLAIN):
         return data
     match data:
@@ -57,9 +76,9 @@ def rebuild(data: Any, device: torch.device) -> Any:
         ):
             return torch.ones((), dtype=_DTYPES[dtype], device=device).expand(shape).contiguous()
         case {"list": list(entries)}:
-            return [rebuild(entry, device) for entry in entries]
+            return [_rebuilt(entry, device) for entry in entries]
         case {"tuple": list(entries)}:
-            return tuple(rebuild(entry, device) for entry in entries)
+            return tuple(_rebuilt(entry, device) for entry in entries)
         case {"dict": dict(entries)} if all(isinstance(key, str) for key in entries):
-            return {key: rebuild(entry, device) for key, entry in entries.items()}
+            return {key: _rebuilt(entry, device) for key, entry in entries.items()}
     raise SurgeryError(f"{str(data)[:60]} does not describe an input")

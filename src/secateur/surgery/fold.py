@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
 from secateur.ground.modes import evaluating
 
@@ -90,7 +90,7 @@ def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
       (2): Linear(in_features=8, out_features=2, bias=True)
     )
     """
-    folded = copy.deepcopy(model)
+    folded = copied(model)
     inputs: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, given: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:

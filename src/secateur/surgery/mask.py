@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.unread import read_by
+from secateur.ground.copies import copied
 from secateur.ground.tensors import tensors_of
 
 __all__ = ["mask"]
@@ -30,7 +29,7 @@ def mask(model: nn.Module, graph: Graph, kept: Kept) -> nn.Module:
     ]
     dense = tensors_of(model)
     written = {id(dense[owned.parameter]) for owned, _ in zeros}
-    masked = copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in written})
+    masked = copied(model, {id(p): p for p in model.parameters() if id(p) not in written})
     tensors = tensors_of(masked)
     for owned, index in zeros:
         tensor = tensors[owned.parameter]

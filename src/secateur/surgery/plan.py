@@ -14,10 +14,13 @@ from secateur.ground.checked import Setting
 __all__ = [
     "Edit",
     "Fingerprint",
+    "Function",
+    "Literal",
     "Plan",
     "RemoveBranch",
     "Resize",
     "Retrace",
+    "RewriteCode",
     "SetAttribute",
     "SliceTensor",
     "plain",
@@ -105,7 +108,45 @@ class Retrace:
     sizes: tuple[Resize, ...]
 
 
-Edit = SliceTensor | SetAttribute | RemoveBranch | Retrace
+@dataclass(frozen=True)
+class Literal:
+    """An integer in place of an expression of a function's code.
+
+    ``old`` is what the expression is worth in the dense model; ``new`` may be -1, for a size that torch finds out;
+    ``place`` is its number among the expressions of the
+    function, in the order of the syntax tree.
+    """
+
+    place: int
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of a module's code with other numbers in it.
+
+    ``path`` says how the code reaches it: a method by its name, a function by the method that calls it and the name
+    by which it does. ``digest`` is a hash over what the function does as it is in its source.
+    """
+
+    path: tuple[str, ...]
+    digest: str
+    literals: tuple[Literal, ...]
+
+
+@dataclass(frozen=True)
+class RewriteCode:
+    """A module whose code repeats sizes as numbers: it runs the code of its class with other numbers.
+
+    A module that stands under several names is one module: one of them is given.
+    """
+
+    module: str
+    functions: tuple[Function, ...]
+
+
+Edit = SliceTensor | SetAttribute | RemoveBranch | RewriteCode | Retrace
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,19 @@ from secateur.ground.errors import ArtefactError, SurgeryError
 
 from .example import rebuild
 from .pattern_json import pattern_from_json, pattern_to_json
-from .plan import Edit, Fingerprint, Plan, RemoveBranch, Resize, Retrace, SetAttribute, SliceTensor
+from .plan import (
+    Edit,
+    Fingerprint,
+    Function,
+    Literal,
+    Plan,
+    RemoveBranch,
+    Resize,
+    Retrace,
+    RewriteCode,
+    SetAttribute,
+    SliceTensor,
+)
 
 __all__ = ["PLAN_VERSION", "plan_from_json", "plan_to_json"]
 
@@ -116,6 +128,16 @@ def _edit_to_json(edit: Edit) -> dict[str, Any]:
                 "skipped": list(skipped),
                 "written_out": written_out,
             }
+        case RewriteCode(module, functions):
+            written = [
+                {
+                    "path": list(f.path),
+                    "digest": f.digest,
+                    "literals": [[n.place, n.old, n.new] for n in f.literals],
+                }
+                for f in functions
+            ]
+            return {"edit": "rewrite", "module": module, "functions": written}
         case Retrace(module, digest, sizes):
             rows = [[s.call, list(s.place), s.old, s.new] for s in sizes]
             return {"edit": "retrace", "module": module, "digest": digest, "sizes": rows}
@@ -156,6 +178,12 @@ def _edit_from_json(data: object, where: str) -> Edit:
             listed(entry["skipped"], f"{where}.skipped", named),
             entry["written_out"],
         )
+    if kind == "rewrite":
+        entry = keys(data, where, "edit", "module", "functions")
+        return RewriteCode(
+            module_path(entry["module"], f"{where}.module"),
+            listed(entry["functions"], f"{where}.functions", _function),
+        )
     if kind == "retrace":
         entry = keys(data, where, "edit", "module", "digest", "sizes")
         return Retrace(
@@ -163,8 +191,28 @@ def _edit_from_json(data: object, where: str) -> Edit:
             named(entry["digest"], f"{where}.digest"),
             listed(entry["sizes"], f"{where}.sizes", _resize),
         )
-    known = "'slice', 'set', 'remove_branch' and 'retrace'"
+    known = "'slice', 'set', 'remove_branch', 'rewrite' and 'retrace'"
     raise ArtefactError(f"{where}.edit is {short(kind)}; known are {known}")
+
+
+def _function(data: object, where: str) -> Function:
+    entry = keys(data, where, "path", "digest", "literals")
+    path = listed(entry["path"], f"{where}.path", named)
+    literals = listed(entry["literals"], f"{where}.literals", _literal)
+    if not 0 < len(path) <= MAX_DIMS:
+        raise ArtefactError(f"{where}.path has {len(path)} entries, 1 to {MAX_DIMS} are allowed")
+    return Function(path, named(entry["digest"], f"{where}.digest"), literals)
+
+
+def _literal(data: object, where: str) -> Literal:
+    if not isinstance(data, list) or len(data) != 3:
+        raise ArtefactError(f"{where} must be a list of place, old and new size, not {short(data)}")
+    place, old, new = data
+    return Literal(
+        integer(place, f"{where}[0]", 0),
+        integer(old, f"{where}[1]", -MAX_SIZE),
+        integer(new, f"{where}[2]", -1),
+    )
 
 
 def _resize(data: object, where: str) -> Resize:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
 from secateur.ground.modes import evaluating
 
@@ -54,7 +54,7 @@ def reparameterize(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
       (1): ReLU()
     )
     """
-    fused = copy.deepcopy(model).eval()
+    fused = copied(model).eval()
     with evaluating(model), torch.no_grad():
         wanted = list(floats(model(*args, **kwargs)))
         root, names = _fused(fused, "")

@@ -35,6 +35,10 @@ def retraced(region: Region, sizes: Iterable[Resize], device: torch.device) -> T
     wanted: dict[int, list[Resize]] = {}
     for size in sizes:
         wanted.setdefault(size.call, []).append(size)
+    if not wanted.keys() <= set(range(len(region.nodes))):
+        raise SurgeryError(
+            f"{region.module or 'the model'} makes {len(region.nodes)} calls, the plan resizes others"
+        )
     graph = FxGraph()
     flag, current = graph.placeholder(TRAINING), graph.placeholder("device")
     inputs = list(dict.fromkeys(leaf for leaf in region.leaves if isinstance(leaf, FxNode)))
@@ -63,6 +67,7 @@ def retraced(region: Region, sizes: Iterable[Resize], device: torch.device) -> T
     graph.output(tuple(own(result) for result in region.results))
     first = [next(i for i, leaf in enumerate(region.leaves) if leaf is source) for source in inputs]
     return Traced(
+        module=region.module,
         calls=GraphModule(nn.Module(), graph),
         tensors=tuple(region.tensors.values()),
         constants=tuple(region.constants.values()),
@@ -138,6 +143,10 @@ def _resized(graph: FxGraph, args: tuple[Any, ...], size: Resize, node: FxNode) 
                 raise SurgeryError(f"call {node.name} has no argument {size.place}")
             return type(argument)((*argument[:i], put(argument[i], tuple(rest)), *argument[i + 1 :]))
         if isinstance(argument, FxNode):
+            if min(size.old, size.new) < 1:
+                raise SurgeryError(
+                    f"argument {size.place} of {node.name} cannot go from {size.old} to {size.new}"
+                )
             common = math.gcd(size.old, size.new)
             return _scaled(graph, argument, size.new // common, size.old // common)
         if argument != size.old:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from secateur.graph.program import Node, Program, Ref
 from secateur.ground.errors import SurgeryError
@@ -15,18 +16,16 @@ from .plan import Resize, Retrace
 from .prediction import Prediction
 from .region import Region, exports, find_region
 
-__all__ = ["owners", "retraces"]
+__all__ = ["changes", "owners", "retraces", "same_calls"]
 
 
-def owners(prediction: Prediction) -> dict[str, list[Node]]:
+def owners(model: nn.Module, prediction: Prediction) -> dict[str, list[Node]]:
     """Return the modules that make calls with sizes that change, and these calls; not layers, which hold them."""
     found: dict[str, list[Node]] = {}
     for node in prediction.graph.program.nodes:
-        if (
-            node.op != "group_norm"
-            and not node.op.startswith("conv")
-            and next(_changes(node, prediction), None)
-        ):
+        if isinstance(model.get_submodule(node.module), _ConvNd | nn.GroupNorm):
+            continue
+        if next(changes(node, prediction), None):
             found.setdefault(node.module, []).append(node)
     return found
 
@@ -68,7 +67,7 @@ def _again(
     args, kwargs = program.exported.example_inputs
     for again in exports(model, args, kwargs, modules):
         try:
-            return again, _same_calls(program, again)
+            return again, same_calls(program, again)
         except SurgeryError as error:
             failed = error
     assert failed is not None
@@ -80,7 +79,7 @@ def _outermost(modules: Iterable[str]) -> list[str]:
     return [p for p in paths if not any(q != p and (not q or p.startswith(f"{q}.")) for q in paths)]
 
 
-def _same_calls(first: Program, again: Program) -> Mapping[str, Node]:
+def same_calls(first: Program, again: Program) -> Mapping[str, Node]:
     """Match the calls of two exports of one model: by name in the second, the node of the first."""
     old, new = (
         [n for n in p.nodes if n.hint is None and n.op not in ("placeholder", "output")]
@@ -97,11 +96,11 @@ def _retrace(region: Region, calls: Mapping[str, Node], prediction: Prediction) 
         node = calls.get(fx.name)
         if node is None:
             raise SurgeryError(f"{region.module} makes calls inside of a context ({fx.name})")
-        sizes += [Resize(i, place, old, new) for place, old, new in _changes(node, prediction)]
+        sizes += [Resize(i, place, old, new) for place, old, new in changes(node, prediction)]
     return Retrace(region.module, region.digest, tuple(sizes))
 
 
-def _changes(node: Node, prediction: Prediction) -> Iterator[tuple[tuple[int, ...], int, int]]:
+def changes(node: Node, prediction: Prediction) -> Iterator[tuple[tuple[int, ...], int, int]]:
     """Yield the place, old and new value of every size among the arguments of a call that changes."""
     yield from _differences(node.args, prediction.arguments(node), ())
     at = SIZES.get(node.op)

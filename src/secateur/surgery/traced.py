@@ -32,6 +32,7 @@ class Traced:
     is that of evaluation: none.
     """
 
+    module: str  # its path
     calls: GraphModule  # of the flag, the device, the tensors, the constants, and the inputs
     tensors: tuple[str, ...]  # parameters and buffers of the module, as the calls take them
     constants: tuple[Tensor, ...]
@@ -51,6 +52,21 @@ class Traced:
         vars(module)["traced"] = self
         # On the instance: the class, the names of the tensors and the hooks stay.
         vars(module)["forward"] = MethodType(forward, module)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Traced:
+        """Return the same one: it holds nothing that changes, and reads its module's tensors when it is called."""
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be pickled: the module would come back with the code of its class, and compute something else.
+
+        Raises:
+            SurgeryError: always.
+        """
+        raise SurgeryError(
+            f"{self.module or 'the model'} runs the calls of its code that were traced, which cannot be pickled. "
+            "Remedy: save an artefact (result.save, secateur.load), or the state_dict alone."
+        )
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the calls.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from secateur.graph.export import export_program
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.program import Program
+from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
 from secateur.ground.modes import evaluating, without_fastpath
 from secateur.ground.tensors import tensors_of
@@ -117,7 +117,7 @@ def _is_rounding(
         return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
     try:
-        old, new = copy.deepcopy(masked).double(), copy.deepcopy(smaller).double()
+        old, new = copied(masked).double(), copied(smaller).double()
         largest, scale, _ = _compared(old, new, *pytree.tree_map(double, (args, kwargs)))
     except (RuntimeError, SurgeryError):  # code that is for one type alone
         return False
