@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from secateur.blocks import BlockPattern
 from secateur.graph import Graph
 from secateur.graph.trace import traced
+from secateur.ground.copies import copyable
 from secateur.ground.errors import CalibrationError, UsageError
 from secateur.ground.inputs import Inputs
 from secateur.ground.models import module_of
@@ -86,12 +87,14 @@ class Case:
 
         Raises:
             UsageError: it is no model, or the dense model of a result is not known.
+            SurgeryError: something that the model holds cannot be copied.
         """
         # It is gone through more than once.
         calibration = list(calibration) if isinstance(calibration, Iterator) else calibration
         options["calibration"] = calibration
         if not isinstance(given, Result):
             model = module_of(given)
+            copyable(model)  # before any work: what cannot be copied is found at once
             return Case(model, model if dense is None else module_of(dense), inputs, **options)
         dense = given.dense if dense is None else dense
         if dense is None:

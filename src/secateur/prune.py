@@ -25,6 +25,7 @@ from secateur.report import Report, Scores
 from secateur.result import Result
 from secateur.runtime.timer import BlockTimer
 from secateur.selection import Budget, Limits
+from secateur.surgery.limits import limits as limits_of
 from secateur.training import Teacher, Training, Validation
 
 __all__ = ["prune"]
@@ -142,6 +143,7 @@ def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> 
             metric=case.metric,
             model=type(case.dense).__name__,
             recipe=_recipe(case, method, budget),
+            limits=limits_of(draft.plan),
             **vars(draft.evidence),
         )
     return report if case.earlier is None else _together(case.earlier.report, report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from secateur.ground.copies import copied
 from secateur.ground.errors import ArtefactError, SurgeryError, did_you_mean
 from secateur.ground.tensors import tensor_names, tensors_of
 from secateur.surgery.apply import apply_in_place
@@ -42,7 +42,7 @@ def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) 
             was made for another model. The message names the file or the tensor.
     """
     artefact = read(path)
-    model = copy.deepcopy(fresh) if isinstance(fresh, nn.Module) else fresh()
+    model = copied(fresh) if isinstance(fresh, nn.Module) else fresh()
     if not isinstance(model, nn.Module):
         raise ArtefactError(f"the callable made a {type(model).__name__}; it must make an nn.Module")
     try:

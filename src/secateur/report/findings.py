@@ -61,6 +61,7 @@ class Findings:
     model: str = ""  # what it is called
     curves: Mapping[str, LossCurve] = field(default_factory=dict)  # by group
     refused: Mapping[str, str] = field(default_factory=dict)  # group: why it was left whole
+    limits: tuple[str, ...] = ()  # what the smaller model cannot do that the dense one could
     frozen: tuple[FrozenPart, ...] = ()
     sparsity: Sparsity | None = None  # of methods that remove single weights
     structure: Structured | None = None  # of methods that make blocks zero or unify them

@@ -77,6 +77,7 @@ def as_text(found: Findings) -> Group:
     time = ", ".join(f"{name} {value:.1f} s" for name, value in found.seconds.items())
     said = [
         f"Masked and shrunk outputs differ by at most {found.max_masked_difference:.1e}.",
+        *(f"Limit: {limit}" for limit in found.limits),
         *([f"Time: {time}."] if time else []),
         f"secateur {e.secateur}{commit}, torch {e.torch}, Python {e.python}, {e.cpu}.",
     ]

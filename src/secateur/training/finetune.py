@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.ground.copies import copied
 from secateur.ground.errors import DataError, UsageError
 from secateur.ground.inputs import Inputs
 from secateur.ground.models import ModelLike, module_of
@@ -63,7 +63,7 @@ def finetune(
     """
     if epochs < 1 or not 0 <= weight <= 1:
         raise UsageError(f"epochs={epochs} must be at least 1, and weight={weight} lie in 0..1.")
-    student = copy.deepcopy(module_of(model))
+    student = copied(module_of(model))
     parameters = [p for p in student.parameters() if p.requires_grad]
     if not parameters:
         raise UsageError("No parameter of the model requires a gradient: call model.requires_grad_() first.")

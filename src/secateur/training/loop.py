@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.ground.copies import copied
 from secateur.ground.describe import describe, differences
 from secateur.ground.errors import BoundError, CheckpointError, DataError, TrainingError
 from secateur.ground.modes import evaluating
@@ -94,7 +94,7 @@ class _Run:
     ) -> None:
         self.given, self.method, self.training, self.seed = model, method, training, seed
         self.session = Session(training.bf16)
-        self.model = copy.deepcopy(model).to(self.session.device)
+        self.model = copied(model).to(self.session.device)
         require_same(digest(weights(self.model)), "weights", "load the same checkpoint in each of them")
         self.net = self.session.wrapped(self.model)
         self.loader = self.session.batches(training.loader)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.ground.copies import copied
 from secateur.ground.inputs import Inputs
 
 from .finetune import distillation_loss, logits
@@ -24,9 +24,7 @@ class Objective:
     def __init__(self, net: nn.Module, training: Training, session: Session) -> None:
         self._net, self._loss, self._session = net, training.loss, session
         self._options = teacher = training.teacher
-        self._teacher = (
-            copy.deepcopy(teacher.model).to(session.device).eval() if teacher is not None else None
-        )
+        self._teacher = copied(teacher.model).to(session.device).eval() if teacher is not None else None
 
     def __call__(self, inputs: Any, labels: Any) -> Tensor:
         """Return the loss."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from secateur.blocks.projection import check_shares
 from secateur.blocks.spread import EachLayer, Shares, Spread
 from secateur.case import Case
 from secateur.graph import Graph
+from secateur.ground.copies import copied
 from secateur.ground.errors import BudgetError, StructureError
 from secateur.ground.inputs import Inputs
 from secateur.ground.modes import evaluating
@@ -292,7 +292,7 @@ def _counted(graph: Graph, tensors: Mapping[str, Tensor], patterns: Mapping[str,
 
 def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of a model with other values."""
-    filled = copy.deepcopy(model)
+    filled = copied(model)
     known = tensors_of(filled)
     with torch.no_grad():
         for name, value in tensors.items():
