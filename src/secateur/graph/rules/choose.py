@@ -113,7 +113,11 @@ def scatter(
     """Freeze the dimension that is indexed; the others must be of full size."""
     dim %= x.ndim
     for value in (chosen, source):
-        if isinstance(value, Value) and value.ndim and _flattened(value.shape, dim) != _flattened(x.shape, dim):
+        if (
+            isinstance(value, Value)
+            and value.ndim
+            and _flattened(value.shape, dim) != _flattened(x.shape, dim)
+        ):
             raise Unsupported("scatter into a part of the other dimensions")
     return _written(ctx, x, dim, [chosen, source])
 
