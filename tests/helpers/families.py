@@ -18,9 +18,9 @@ Draw = Callable[[int, torch.Generator], tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Family:
-    """A network, the inputs of a batch, and the groups that a run may prune: id -> number of units.
+    """A network, the inputs of a batch, and the groups that a run prunes: id -> number of units.
 
-    `fold`: its weights are computed, and folded before it is pruned, as its users would.
+    `batch_dims` are those that a trace finds. `fold`: its weights are computed, and folded before it is pruned, as its users would.
     """
 
     name: str
@@ -431,21 +431,54 @@ def half_seen(batch: int, rng: torch.Generator) -> tuple[Any, ...]:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("detector", Detector, normal(3, 16, 16), {}),
-    Family("high_resolution", HighResolution, normal(3, 8, 8), {}),
-    Family("frozen_batch_norms", FrozenBatchNorms, normal(3, 8, 8), {}),
-    Family("tracker", Tracker, template, {}, (0, 0)),
-    Family("vocoder", Vocoder, normal(5, 6), {}, fold=True),
-    Family("denoiser", Denoiser, diffusion, {}, (0, 0, 0)),
-    Family("modulated", Modulated, normal(8), {}),
-    Family("conformer", Conformer, normal(9, 5), {}),
-    Family("reader", Reader, normal(1, 8, 12), {}),
-    Family("faces", Faces, normal(3, 8, 8), {}),
-    Family("points", Points, normal(11, 3), {}),
-    Family("sequence_first", SequenceFirst, sequence_first, {}, (1, None)),
-    Family("masked_autoencoder", MaskedAutoencoder, half_seen, {}, (0, 0)),
-    Family("graph", GraphConvolution, graph, {}, (None, None)),
-    Family("table", Table, table, {}, (0, 0)),
-    Family("experts", lambda: Experts(True), normal(5, 6), {}),
-    Family("routed_experts", lambda: Experts(False), normal(5, 6), {}),
+    Family(
+        "detector",
+        Detector,
+        normal(3, 16, 16),
+        {
+            "stem.0": 8,
+            "stage.first.0": 4,
+            "stage.a.0": 4,
+            "stage.last.0": 8,
+            "down.0": 12,
+            "pool.0": 12,
+            "join.0": 8,
+            "box.0.0.0": 8,
+            "cls.0.0.0": 6,
+            "box.1.0.0": 8,
+            "cls.1.0.0": 6,
+        },
+    ),
+    Family("high_resolution", HighResolution, normal(3, 8, 8), {"fine.0.0": 8, "coarse.0.0": 12}),
+    Family("frozen_batch_norms", FrozenBatchNorms, normal(3, 8, 8), {"a": 8, "b": 10}),
+    Family("tracker", Tracker, template, {"backbone.0": 10, "backbone.2": 6, "head.0": 12}, (0, 0)),
+    Family("vocoder", Vocoder, normal(5, 6), {"pre": 12}, fold=True),
+    Family("denoiser", Denoiser, diffusion, {"stem": 8, "step.0": 16, "a": 4, "q": 2, "up": 8}, (0, 0, 0)),
+    Family("modulated", Modulated, normal(8), {"map.0": 20, "map.2": 12, "a": 10}),
+    Family("conformer", Conformer, normal(9, 5), {"ff1.0": 14, "attention": 2, "expand": 10, "ff2.0": 14}),
+    Family("reader", Reader, normal(1, 8, 12), {"cnn.0.0": 8, "a": 18}),
+    Family("faces", Faces, normal(3, 8, 8), {"backbone.0.0": 8, "backbone.1.0": 10}),
+    Family("points", Points, normal(11, 3), {"t.0": 8, "a.0": 10, "a.3": 12, "b.0": 9}),
+    Family(
+        "sequence_first",
+        SequenceFirst,
+        sequence_first,
+        {"layer.self_attn": 2, "layer.linear1": 14},
+        (1, None),
+    ),
+    Family("masked_autoencoder", MaskedAutoencoder, half_seen, {"a": 14, "c": 10}, (0, 0)),
+    Family("graph", GraphConvolution, graph, {"a": 10, "b": 8, "up": 12}, (None, None)),
+    Family("table", Table, table, {"qkv": 2, "a": 12}, (0, 0)),
+    Family(
+        "experts",
+        lambda: Experts(True),
+        normal(5, 6),
+        {"experts.0.up": 12, "experts.1.up": 12, "experts.2.up": 12},
+    ),
+    Family(
+        "routed_experts",
+        lambda: Experts(False),
+        normal(5, 6),
+        {"experts.0.up": 12, "experts.1.up": 12, "experts.2.up": 12},
+    ),
 )
