@@ -162,6 +162,79 @@ class SliceWrite(nn.Module):
         return self.c(torch.relu(self.b(x)))
 
 
+class WrittenZeros(nn.Module):
+    """Halves that change places by writes into a tensor of zeros, a part of which stays zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = 5
+        self.a, self.b, self.c = nn.Linear(6, 10), nn.Linear(14, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        held = x.new_zeros(x.shape[0], 14)
+        held[:, : self.cut] = x[:, self.cut :]
+        held[:, self.cut : 10] = x[:, : self.cut]
+        return self.c(torch.tanh(self.b(held + 1)))
+
+
+class Chosen(nn.Module):
+    """Rows that a mask chooses from a sequence go through a layer and are added back where they came from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (
+            nn.Linear(6, 10),
+            nn.Linear(10, 12),
+            nn.Linear(12, 10),
+            nn.Linear(10, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x[..., 0] > 0
+        x = torch.tanh(self.a(x))
+        batch, place = torch.nonzero(mask, as_tuple=True)
+        y = torch.zeros_like(x)
+        y[batch, place] = self.c(torch.relu(self.b(x[mask])))
+        return self.d(torch.relu(x * 2 + y))
+
+
+class Neighbours(nn.Module):
+    """Sums over neighbours in every way that torch has: rows by number, by an index as wide as the rows, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(6, 8), nn.Linear(8, 9), nn.Linear(9, 10), nn.Linear(10, 3)
+        self.register_buffer("edges", torch.tensor([[0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 2]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        source, target = self.edges[0], self.edges[1]
+        x = torch.tanh(self.a(x))
+        x = x + torch.zeros_like(x).index_add(1, target, x.index_select(1, source))
+        x = torch.tanh(self.b(x))
+        wide = target[None, :, None].expand(x.shape[0], -1, x.shape[2])
+        x = x + x.new_zeros(x.shape).scatter_add(1, wide, x[:, source])
+        x = torch.tanh(self.c(x))
+        x = x.scatter_reduce(
+            1, target[None, :, None].expand(x.shape[0], -1, x.shape[2]), x[:, source], "amax"
+        )
+        return self.d(torch.gather(x, 1, torch.arange(5)[None, :, None].expand(x.shape[0], -1, x.shape[2])))
+
+
+class Contracted(nn.Module):
+    """Products that are written as tensordot and inner: cut right, never ranked, and the layers around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(6, 9), nn.Linear(9, 3)
+        self.first, self.second = nn.Parameter(torch.randn(8, 7) * 0.4), nn.Parameter(torch.randn(6, 7) * 0.4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tensordot(torch.relu(self.a(x)), self.first, dims=1)
+        x = torch.inner(torch.tanh(x), self.second)
+        return self.c(torch.relu(self.b(x)))
+
+
 def shuffled(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     return x.view(n, 3, c // 3, h, w).transpose(1, 2).reshape(n, c, h, w)
@@ -320,6 +393,16 @@ UNUSUAL = (
     Unusual("split", Split, (3, 6, 6), {"first": 4, "first#2": 8, "inner": 5}),
     Unusual("slices", Halves, (3, 6, 6), {"first": 6}),
     Unusual("slice_write", SliceWrite, (6,), {"a": 10, "b": 7}),
+    Unusual("written_zeros", WrittenZeros, (6,), {"a": 10, "b": 9, "b#2": 4}, whole=frozenset({"b#2"})),
+    Unusual("chosen", Chosen, (5, 6), {"a": 10, "b": 12}, whole=frozenset({"a"})),
+    Unusual("neighbours", Neighbours, (5, 6), {"a": 8, "b": 9, "c": 10}),
+    Unusual(
+        "contracted",
+        Contracted,
+        (6,),
+        {"a": 8, "first": 7, "second": 6, "b": 9},
+        whole=frozenset({"a", "first", "second"}),
+    ),
     Unusual("channel_shuffle", lambda: Between(shuffled), (3, 6, 6), {"first": 4}),
     Unusual(
         "pixel_shuffle",

@@ -64,6 +64,72 @@ def test_it_computes_the_same_with_plain_layers(seed: int) -> None:
     assert {n for n, _ in folded.named_parameters()} >= {"0.weight", "0.bias", "5.weight", "7.weight"}
 
 
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.ConvTranspose1d(4, 6, 4, 2, 1), torch.randn(3, 4, 7)),
+        (
+            nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1, dilation=2),
+            torch.randn(3, 4, 7),
+        ),
+        (nn.ConvTranspose2d(4, 6, (2, 3), (2, 1), (0, 1), groups=2, bias=False), torch.randn(3, 4, 5, 5)),
+        (nn.ConvTranspose3d(4, 2, 2, 2), torch.randn(2, 4, 3, 3, 3)),
+    ],
+)
+def test_transposed_convolutions_become_plain(layer: nn.Module, x: Tensor) -> None:
+    model = nn.Sequential(parametrizations.weight_norm(layer), nn.Tanh()).eval()
+    folded = sc.fold_weights(model, x)
+    plain = folded[0]
+    assert type(plain) is type(layer).__mro__[1]  # parametrizing made a class of its own
+    for name in (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "output_padding",
+        "dilation",
+        "groups",
+    ):
+        assert getattr(plain, name) == getattr(layer, name)
+    torch.testing.assert_close(folded(x), model(x))
+    y = x[:, :, :-1]
+    torch.testing.assert_close(folded(y), model(y))
+
+
+def test_a_vocoder_can_be_pruned_then() -> None:
+    norm = parametrizations.weight_norm
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        norm(nn.Conv1d(4, 24, 3, padding=1)), nn.LeakyReLU(0.1), norm(nn.ConvTranspose1d(24, 12, 4, 2, 1)),
+        nn.LeakyReLU(0.1), norm(nn.Conv1d(12, 1, 3, padding=1)), nn.Tanh(),
+    ).eval()  # fmt: skip
+    x = torch.randn(32, 4, 10)
+    graph = sc.trace(sc.fold_weights(model, x[:2]), x[:2])
+    assert {g.id: g.size for g in graph.groups} == {"0": 24, "2": 12}
+
+
+def test_what_is_parametrized_elsewhere_becomes_plain_in_place() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = parametrizations.spectral_norm(nn.Embedding(7, 4))
+            self.layer, self.out = (
+                parametrizations.weight_norm(nn.GRU(4, 5, batch_first=True), "weight_hh_l0"),
+                nn.Linear(5, 2),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.layer(self.embed(x))[0])
+
+    torch.manual_seed(0)
+    model, x = Recurrent().eval(), torch.randint(0, 7, (3, 6))
+    folded = sc.fold_weights(model, x)
+    assert (type(folded.embed), type(folded.layer)) == (nn.Embedding, nn.GRU)
+    assert {"embed.weight", "layer.weight_hh_l0"} <= {n for n, _ in folded.named_parameters()}
+    torch.testing.assert_close(folded(x), model(x))
+
+
 def test_what_is_plain_or_depends_on_the_input_stays() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(8, 8)), Dynamic(), nn.Linear(8, 2))
     folded = sc.fold_weights(model, torch.randn(3, 8))

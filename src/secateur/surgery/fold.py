@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -18,15 +19,19 @@ from secateur.ground.modes import evaluating
 
 __all__ = ["TOLERANCE", "floats", "fold_weights"]
 
-_LAYERS: Mapping[
-    Callable[..., Tensor], type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d] | type[nn.Linear]
-] = {
+_LAYERS: Mapping[Callable[..., Tensor], type[nn.Module]] = {
     torch.conv1d: nn.Conv1d,
     torch.conv2d: nn.Conv2d,
     torch.conv3d: nn.Conv3d,
+    torch.conv_transpose1d: nn.ConvTranspose1d,
+    torch.conv_transpose2d: nn.ConvTranspose2d,
+    torch.conv_transpose3d: nn.ConvTranspose3d,
     F.linear: nn.Linear,
 }
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED_NAMES = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+_OPTIONS = ("stride", "padding", "output_padding", "dilation")
 TOLERANCE = 1e-4  # of the largest output
 
 
@@ -41,15 +46,24 @@ class _Call:
     def plain(self) -> nn.Module:
         """Return a layer that has the weight that was computed."""
         weight, bias = self.arguments["weight"].detach(), self.arguments.get("bias")
+        first, second = weight.shape[:2]
         if self.kind is nn.Linear:
-            layer: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+            layer: nn.Module = nn.Linear(second, first, bias is not None, device="meta")
         else:
             groups = self.arguments.get("groups", 1)
-            options = {k: self.arguments[k] for k in ("stride", "padding", "dilation") if k in self.arguments}
+            inputs, outputs = (
+                (first, second * groups) if self.kind in _TRANSPOSED else (second * groups, first)
+            )
+            options = {k: self.arguments[k] for k in _OPTIONS if k in self.arguments}
             layer = self.kind(
-                weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), groups=groups,
-                bias=bias is not None, device="meta", **options,
-            )  # fmt: skip
+                inputs,
+                outputs,
+                tuple(weight.shape[2:]),
+                groups=groups,
+                bias=bias is not None,
+                device="meta",
+                **options,
+            )
         layer.register_parameter("weight", nn.Parameter(weight.clone()))
         layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
         return layer
@@ -65,18 +79,21 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         if function in _LAYERS:
-            self.found.append(_Call(_LAYERS[function], {**dict(zip(_NAMES, args)), **(kwargs or {})}, result))
+            kind = _LAYERS[function]
+            names = _TRANSPOSED_NAMES if kind in _TRANSPOSED else _NAMES
+            self.found.append(_Call(kind, {**dict(zip(names, args)), **(kwargs or {})}, result))
         return result
 
 
 def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-    """Return a copy in which layers with a computed weight are plain ``nn.Linear`` or ``nn.Conv1d`` to ``nn.Conv3d``.
+    """Return a copy in which layers with a computed weight are plain linear ones and convolutions, transposed or not.
 
     Weight-standardised convolutions, `torch.nn.utils.parametrize` and their like compute a weight from parameters at
     each call; as it depends on all inputs of a unit, none can be pruned. For inference the weight is a constant: every
     module of the model that does nothing but apply one layer function to its input with such a weight is replaced by
-    a plain layer, whose ``weight`` and ``bias`` take the place of its parameters. The model runs on the example inputs
-    in evaluation mode. Train on, if you like: the copy has parameters, but what made its weights is gone.
+    a plain layer, whose ``weight`` and ``bias`` take the place of its parameters. What is parametrized elsewhere keeps
+    its module and loses its parametrizations. The model runs on the example inputs in evaluation mode. Train on, if
+    you like: the copy has parameters, but what made its weights is gone.
 
     Raises:
         SurgeryError: the copy does not compute what the model does.
@@ -112,6 +129,7 @@ def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         names = {n: layers[m] for n, m in folded.named_modules(remove_duplicate=False) if m in layers}
         for name, layer in names.items():
             folded.set_submodule(name, layer)
+        _without_parametrizations(folded)
         given = list(floats(folded(*args, **kwargs)))
     for name, layer in names.items():
         layer.train(model.get_submodule(name).training)
@@ -122,6 +140,20 @@ def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
                 "these layers than what they return. Remedy: fold the submodules where it does not, one by one."
             )
     return folded
+
+
+def _without_parametrizations(model: nn.Module) -> None:
+    """Make plain what is parametrized and is no single layer: recurrent ones, embeddings, modules that do more.
+
+    torch's own removal takes the tensors from the class, which a copied module shares with the one it is from.
+    """
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            found = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
+            del module.parametrizations
+            module.__class__ = type(module).__mro__[1]
+            for name, value in found.items():
+                setattr(module, name, nn.Parameter(value))
 
 
 def _plain(module: nn.Module, x: Tensor | None) -> nn.Module | None:
