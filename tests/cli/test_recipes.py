@@ -45,6 +45,9 @@ def test_the_schema_is_that_of_recipes(here: Path, capsys: pytest.CaptureFixture
     offered = json.loads(capsys.readouterr().out)
     assert offered == run_json(capsys, "schema")
     assert offered["$schema"].startswith("https://json-schema.org")
+    assert run("schema", "-o", "recipe.schema.json") == 0
+    assert json.loads((here / "recipe.schema.json").read_text()) == offered
+    assert run_json(capsys, "schema", "-o", "recipe.schema.json") == {"output": "recipe.schema.json"}
     for name, text in shipped().items():
         assert list(faults_of(offered, parse_yaml(text, name))) == [], name
     for wrong in ("budgt: 1", "method: snpp", "method: {name: snp, ordr: zca}", "training: {epochs: x}"):

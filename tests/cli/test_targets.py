@@ -97,6 +97,17 @@ def test_what_an_artefact_may_not_say(zoo: Path, change: dict[str, Any], message
     dense_of(zoo, "zoo:lenet300", None)
 
 
+def test_hostile_names_in_a_recipe_are_not_obeyed(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe: Any = parse_yaml((zoo / "recipe.yaml").read_text(), "recipe.yaml")
+    for model in ("os:\x1b[2J", {"name": "zoo:lenet300", "kwargs": {"\x1b[2J": 1}}, "zoo:\x1b[2J"):
+        (zoo / "recipe.yaml").write_text(to_yaml(recipe | {"model": model}))
+        capsys.readouterr()
+        assert run("measure", "zoo", *TIMES) == (1 if model == "zoo:\x1b[2J" else 2)
+        error = capsys.readouterr().err
+        assert "\\x1b[2J" in error
+        assert "\x1b" not in error
+
+
 @pytest.mark.parametrize("example", [None, [], [0], [-1, 3], ["1"], [True], [2**20, 2**20], 3, {"a": 1}])
 def test_an_example_that_is_no_shape_is_passed_over(zoo: Path, example: Any) -> None:
     recipe: Any = parse_yaml((zoo / "recipe.yaml").read_text(), "recipe.yaml")

@@ -11,7 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["INPUT", "JSON", "THREADS", "numbers", "printable", "say", "show", "show_json", "silent", "sizes"]
+__all__ = [
+    "INPUT",
+    "JSON",
+    "THREADS",
+    "numbers",
+    "printable",
+    "refused",
+    "say",
+    "show",
+    "show_json",
+    "silent",
+    "sizes",
+]
 
 JSON = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")
@@ -59,6 +71,11 @@ def printable(text: str) -> str:
 
 
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, directions and halves of characters, breaks of lines
+
+
+def refused(message: str) -> typer.BadParameter:
+    """Return the error of wrong usage, whose message may have names from files in it."""
+    return typer.BadParameter(printable(message))
 
 
 def say(message: str) -> None:

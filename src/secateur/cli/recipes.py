@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -44,17 +45,30 @@ def recipes(
     return None
 
 
-def schema(as_json: JSON = False) -> dict[str, Any] | None:
+def schema(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The file to write; without it standard output.", show_default=False
+        ),
+    ] = None,
+    as_json: JSON = False,
+) -> dict[str, Any] | None:
     """Print the JSON schema of recipes, with which editors complete and check them.
+
+    A recipe that begins with "# yaml-language-server: $schema=recipe.schema.json" is checked by it.
 
     [bold]Examples[/bold]
 
-      secateur schema > recipe.schema.json
+      secateur schema --output recipe.schema.json
     """
     from secateur.recipes import schema as schema_of_recipes
 
     found = schema_of_recipes()
-    if as_json:
+    if output is None:
         return found
-    print(json.dumps(found, indent=2))
+    output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        return {"output": str(output)}
+    show(f"Wrote {output}.")
     return None

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
 from torch import Tensor, nn
 
 from secateur.artefact.load import document
@@ -17,7 +16,7 @@ from secateur.ground.documents import parse_yaml
 from secateur.recipes.models import SOURCES, example_input, resolve_model
 from secateur.recipes.recipe import ModelSpec
 
-from .common import say, sizes
+from .common import refused, say, sizes
 
 __all__ = ["dense_of", "model_of"]
 
@@ -62,22 +61,22 @@ def _spec(said: Any) -> ModelSpec:
     data = {"name": said} if isinstance(said, str) else said if isinstance(said, dict) else {}
     name, options = data.get("name"), data.get("kwargs") or {}
     if not isinstance(name, str) or not isinstance(options, dict):
-        raise typer.BadParameter(
+        raise refused(
             "an artefact is made anew from its dense model, which its recipe does not name: add --model NAME"
         )
     if name.partition(":")[0] not in SOURCES:
-        raise typer.BadParameter(
+        raise refused(
             f"an artefact is made anew from its dense model. Its recipe says {name}, but artefacts are not trusted to "
             f"run code: if you trust that, repeat it, --model {name}"
         )
     if data.get("weights") is not None:
-        raise typer.BadParameter(
+        raise refused(
             f"the dense model has weights of its own ({data['weights']}), which are not looked for because an artefact "
             "says so: write a function that returns the model with its weights, and name it, --model module:callable"
         )
     for key, value in options.items():
         if not isinstance(value, HARMLESS.get(key, ())) or not re.fullmatch(r"[\w.]*", str(value)):
-            raise typer.BadParameter(
+            raise refused(
                 f"the dense model is {name} with {key}={value!r}, which is not taken from an artefact: write a "
                 "function that returns it, and name that, --model module:callable"
             )
