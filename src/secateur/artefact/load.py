@@ -26,7 +26,7 @@ from .files import find, parse_json, parse_yaml, read_text, regular_file
 from .manifest import MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
 from .packed import PackedFile
 
-__all__ = ["document", "load", "read"]
+__all__ = ["document", "load", "onto", "read"]
 
 
 def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) -> nn.Module:
@@ -41,7 +41,13 @@ def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) 
         ArtefactError: a file is missing, truncated, changed, hostile or of a newer version, or the artefact
             was made for another model. The message names the file or the tensor.
     """
-    artefact = read(path)
+    return onto(read(path), fresh, path)
+
+
+def onto(
+    artefact: Artefact, fresh: nn.Module | Callable[[], nn.Module], path: str | PathLike[str]
+) -> nn.Module:
+    """Return the model of an artefact that was read from `path`, as `load` does."""
     model = copy.deepcopy(fresh) if isinstance(fresh, nn.Module) else fresh()
     if not isinstance(model, nn.Module):
         raise ArtefactError(f"the callable made a {type(model).__name__}; it must make an nn.Module")
