@@ -23,15 +23,16 @@ __all__ = [
     "plain",
 ]
 
-FAMILIES = frozenset(
+_NAMES = (
     "albert bart beit bert bert-generation bloom camembert clip clip_text_model clip_vision_model convbert convnext "
     "convnextv2 cvt data2vec-text data2vec-vision deberta deberta-v2 deit dinov2 distilbert efficientnet electra "
     "ernie falcon gemma gemma2 gemma3_text gpt2 gpt_bigcode gpt_neo gpt_neox gptj granite hubert levit llama "
     "mbart mistral mixtral mobilebert mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 modernbert mpnet mt5 olmo olmo2 "
     "opt persimmon phi phi3 poolformer pvt pvt_v2 qwen2 qwen2_moe qwen3 qwen3_moe regnet rembert resnet roberta "
     "roberta-prelayernorm roformer segformer siglip siglip_text_model siglip_vision_model smollm3 squeezebert stablelm "
-    "starcoder2 swin swinv2 t5 timm_wrapper vit vit_msn wav2vec2 whisper xglm xlm-roberta xlm-roberta-xl".split()
+    "starcoder2 swin swinv2 t5 timm_wrapper vit vit_msn wav2vec2 whisper xglm xlm-roberta xlm-roberta-xl"
 )
+FAMILIES = frozenset(_NAMES.split())
 """Model types whose configuration holds plain sizes and makes the whole model: no backbone, code or file by name."""
 
 ATTENTION = ("eager", "sdpa")  # transformers takes any other name for that of a kernel to download
@@ -52,10 +53,11 @@ _BASE = frozenset(
     )
 )
 _TIMM = frozenset(("num_classes", "label_names"))
-_TIMM_SIZES = frozenset(
+_TIMM_NAMES = (
     "depth depths dims drop_path_rate drop_rate embed_dim embed_dims img_size in_chans mlp_ratio num_classes num_heads "
-    "patch_size qkv_bias window_size".split()
+    "patch_size qkv_bias window_size"
 )
+_TIMM_SIZES = frozenset(_TIMM_NAMES.split())
 _WORD = re.compile(r"[\w.+\- ]{0,64}")
 _LABELS = ("id2label", "label2id", "label_names")
 _ROPE = ("rope_parameters", "rope_scaling")
@@ -179,7 +181,8 @@ def _check_keys(data: Mapping[str, Any], config: Any, where: str) -> None:
         raise ArtefactError(
             f"{where}: model_type is {data.get('model_type')!r:.60}, its class is for {family!r}"
         )
-    known = {*inspect.signature(config.__init__).parameters, *_BASE} - {"self", "kwargs", "args"}
+    # What a configuration makes of its entries, it writes into its file as well.
+    known = {*inspect.signature(config.__init__).parameters, *config().to_dict(), *_BASE} - {"self", "kwargs", "args"}
     if family == "timm_wrapper":
         known |= _TIMM
         sizes = data.get("model_args") or {}

@@ -75,8 +75,8 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
     """Return the pruned model of a folder that `save_pretrained` wrote, with bit-equal weights.
 
     The class is looked up by name in the installed transformers, nowhere else, and only families that are made from
-    plain sizes are let in (`configuration.FAMILIES`). Nothing is unpickled, downloaded or executed: every key is checked
-    against those of the class before a library sees it, and the dense model is made without values first.
+    plain sizes are let in (`configuration.FAMILIES`). Nothing is unpickled, downloaded or executed: every key is
+    checked against those of the class before a library sees it, and the dense model is made without values first.
 
     Raises:
         ArtefactError: a file is missing, changed, hostile, or made for another model or version of transformers.
