@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,11 +23,11 @@ from secateur.surgery.apply import apply_in_place
 from secateur.surgery.plan import Plan, RemoveBranch
 from secateur.surgery.plan_json import plan_from_json
 
-from .files import find, parse_json, parse_yaml, read_text, regular_file
-from .manifest import MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
+from .files import parse_json, parse_yaml, read_text, regular_file, steady, verified
+from .manifest import MANIFEST, MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
 from .packed import PackedFile
 
-__all__ = ["document", "load", "read"]
+__all__ = ["document", "load", "onto", "read"]
 
 
 def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) -> nn.Module:
@@ -41,7 +42,13 @@ def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) 
         ArtefactError: a file is missing, truncated, changed, hostile or of a newer version, or the artefact
             was made for another model. The message names the file or the tensor.
     """
-    artefact = read(path)
+    return onto(read(path), fresh, path)
+
+
+def onto(
+    artefact: Artefact, fresh: nn.Module | Callable[[], nn.Module], path: str | PathLike[str]
+) -> nn.Module:
+    """Return the model of an artefact that was read from `path`, as `load` does."""
     model = copied(fresh) if isinstance(fresh, nn.Module) else fresh()
     if not isinstance(model, nn.Module):
         raise ArtefactError(f"the callable made a {type(model).__name__}; it must make an nn.Module")
@@ -60,10 +67,14 @@ def read(path: str | PathLike[str]) -> Artefact:
         ArtefactError: as `load`.
     """
     path = Path(path)
-    if path.is_file():
-        return _read_packed(path)
-    folder = find(path)
+    return _read_packed(path) if os.path.isfile(path) else steady(path, _read_folder)
+
+
+def _read_folder(folder: Path) -> Artefact:
+    entries = verified(folder)
     manifest, plan = Manifest.from_json(parse_json(read_text(folder, PLAN), PLAN))
+    if (manifest.size, manifest.sha256) != (entries[MODEL].size, entries[MODEL].sha256):
+        raise ArtefactError(f"{folder / MANIFEST} and {PLAN} do not agree about {MODEL}")
     tensors = _tensors(folder, manifest)
     return _artefact(manifest, plan, tensors, read_text(folder, RECIPE), read_text(folder, REPORT))
 
@@ -75,8 +86,8 @@ def document(path: str | PathLike[str], name: str) -> str:
         ArtefactError: there is none, or it cannot be read.
     """
     path = Path(path)
-    if not path.is_file():
-        return read_text(find(path), name)
+    if not os.path.isfile(path):
+        return steady(path, lambda folder: read_text(folder, name))
     with PackedFile(path, limit=sys.maxsize) as file:
         return file.text(name)
 

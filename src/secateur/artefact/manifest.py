@@ -1,17 +1,35 @@
-"""The files of an artefact, and what its plan.json says besides the plan."""
+"""The files of an artefact, their sizes and hashes, and what its plan.json says besides the plan."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from secateur.ground import checked
 from secateur.ground.errors import ArtefactError, did_you_mean
 from secateur.surgery.plan import Plan
 
-__all__ = ["CONFIGS", "FILES", "MODEL", "PAGE", "PLAN", "RECIPE", "REPORT", "VERSION", "Artefact", "Manifest"]
+__all__ = [
+    "CARD",
+    "CONFIGS",
+    "FILES",
+    "MANIFEST",
+    "MODEL",
+    "PAGE",
+    "PLAN",
+    "RECIPE",
+    "REPORT",
+    "VERSION",
+    "Artefact",
+    "Entry",
+    "Manifest",
+    "entries_from_json",
+    "entries_to_json",
+]
 
 VERSION = 1
 MODEL = "model.safetensors"
@@ -20,9 +38,46 @@ RECIPE = "recipe.yaml"
 REPORT = "report.json"
 FILES = (MODEL, PLAN, RECIPE, REPORT)
 PAGE = "report.html"  # to look at; never read
+CARD = "README.md"  # the model card; never read
+MANIFEST = "manifest.json"  # size and hash of every other file
 CONFIGS = ("config.json", "generation_config.json")  # of a Hugging Face model, see secateur.export
 
 FORMAT = "secateur-artefact"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a file has to be."""
+
+    size: int  # in bytes
+    sha256: str  # of the content, in hexadecimal digits
+
+
+def entries_to_json(entries: Mapping[str, Entry]) -> dict[str, Any]:
+    """Return the content of manifest.json."""
+    files = {name: {"size": e.size, "sha256": e.sha256} for name, e in entries.items()}
+    return {"format": f"{FORMAT}-files", "version": VERSION, "files": files}
+
+
+def entries_from_json(data: object) -> dict[str, Entry]:
+    """Return what `entries_to_json` was given.
+
+    Raises:
+        ArtefactError: an entry is missing, unknown or of the wrong kind, or a name is not of an artefact's file.
+    """
+    found = checked.keys(data, MANIFEST, "format", "version", "files")
+    if found["format"] != f"{FORMAT}-files" or found["version"] is True or found["version"] != VERSION:
+        raise ArtefactError(f"{MANIFEST} must have the format {FORMAT}-files, version {VERSION}")
+    entries = {}
+    for name, value in checked.mapping(found["files"], MANIFEST).items():
+        if name not in (*FILES, PAGE, CARD, *CONFIGS):
+            raise ArtefactError(f"{MANIFEST} names {name!r:.60}, which is no file of an artefact")
+        entry = checked.keys(value, f"{MANIFEST}: {name}", "size", "sha256")
+        size = checked.integer(entry["size"], f"{MANIFEST}: size of {name}", 0, 2**62)
+        if not isinstance(entry["sha256"], str) or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
+            raise ArtefactError(f"{MANIFEST}: sha256 of {name} must be 64 hexadecimal digits")
+        entries[name] = Entry(size, entry["sha256"])
+    return entries
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,24 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.artefact import load, save
+from secateur.artefact import Artefact, read, save
 from secateur.artefact.files import find, parse_json, read_text
+from secateur.artefact.load import onto
+from secateur.artefact.manifest import MODEL, PLAN
 from secateur.ground.errors import ArtefactError, ExportError, did_you_mean
+from secateur.ground.tensors import tensors_of
 from secateur.report import page
 from secateur.result import Result
+from secateur.surgery.fingerprint import fingerprint
+
+from .configuration import (
+    check_generation,
+    check_plain,
+    configuration_class,
+    counted_modules,
+    model_class,
+    plain,
+)
 
 __all__ = ["example_of", "is_pretrained", "load_pretrained", "save_pretrained"]
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 OURS = "secateur"
 ATTENTION = ("eager", "sdpa")  # transformers takes any other name for that of a kernel to download
-REFUSED = (
-    "auto_map",
-    "quantization_config",
-    "custom_pipelines",
-    "trust_remote_code",
-    "base_model_name_or_path",
-)
+DENSE, LARGER = 2**24, 256  # a dense model has at most so many values, or so many for each that is saved
+MODULES = 10_000, 64  # the same of modules, for each tensor
 
 
 def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
@@ -40,18 +50,22 @@ def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
         ArtefactError: the folder holds something else, see `secateur.artefact.save`.
     """
     model = result.model
-    if type(model) is not _model_class(type(model).__name__):
+    if type(model) is not model_class(type(model).__name__):
         raise ExportError(
             f"{type(model).__module__}.{type(model).__name__} is not a model class of transformers: use "
             "Result.save and secateur.load, which take any class."
         )
     config: Any = model.config
-    data = json.loads(config.to_json_string(use_diff=False))
-    data = {k: v for k, v in data.items() if k not in REFUSED}
-    data |= {"architectures": [type(model).__name__], OURS: {"attention": config._attn_implementation}}
-    configs = {CONFIG: data}
+    data = plain(json.loads(config.to_json_string(use_diff=False)))
+    data["architectures"] = [type(model).__name__]
+    try:
+        check_plain(data, CONFIG)
+        configuration_class(data, type(model), CONFIG)
+    except ArtefactError as error:
+        raise ExportError(f"load_pretrained would not read it again: {error}") from None
+    configs = {CONFIG: data | {OURS: {"attention": config._attn_implementation}}}
     if (generation := getattr(model, "generation_config", None)) is not None:
-        configs[GENERATION] = json.loads(generation.to_json_string())
+        configs[GENERATION] = plain(json.loads(generation.to_json_string()))
     report = result.report
     html = page({report.model: report})
     return save(folder, model, result.plan, report.recipe, report.to_json(), html, configs)
@@ -60,8 +74,9 @@ def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
 def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
     """Return the pruned model of a folder that `save_pretrained` wrote, with bit-equal weights.
 
-    The class is looked up by name in the installed transformers, nowhere else. Nothing is unpickled, downloaded or
-    executed: a configuration that names code or weights from elsewhere is refused.
+    The class is looked up by name in the installed transformers, nowhere else, and only families that are made from
+    plain sizes are let in (`configuration.FAMILIES`). Nothing is unpickled, downloaded or executed: every key is
+    checked against those of the class before a library sees it, and the dense model is made without values first.
 
     Raises:
         ArtefactError: a file is missing, changed, hostile, or made for another model or version of transformers.
@@ -77,11 +92,11 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
             f"{CONFIG} has no entry {OURS!r} with an attention of {' or '.join(ATTENTION)}: was the folder written "
             "by secateur.export.save_pretrained?"
         )
-    _refuse_foreign(data, CONFIG)
+    check_plain(data, CONFIG)
     names = data.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise ArtefactError(f"{CONFIG} must name one class under architectures")
-    kind = _model_class(names[0])
+    kind = model_class(names[0])
     if kind is None:
         import transformers
 
@@ -89,14 +104,43 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
             f"{CONFIG} is for {names[0]!r:.80}, which transformers {transformers.__version__} does not have."
             f"{did_you_mean(names[0], dir(transformers))}"
         )
+    settings = configuration_class(data, kind, CONFIG)
+    generation = _generation(path) if (path / GENERATION).exists() else None
+    artefact = read(path)
+
+    def build() -> Any:
+        # Each time from data of its own: configurations are changed by those who read them.
+        return kind._from_config(
+            settings.from_dict(copy.deepcopy(data)), attn_implementation=own["attention"]
+        )
+
     try:
-        config = kind.config_class.from_dict(data)
-        fresh = kind._from_config(config, attn_implementation=own["attention"])
+        _check_size(build, artefact)
+        fresh = build()
+    except ArtefactError:
+        raise
     except Exception as error:  # configurations check themselves in many ways
-        raise ArtefactError(f"{CONFIG} does not make a {names[0]}: {str(error)[:300]}") from error
-    if getattr(fresh, "generation_config", None) is not None and (path / GENERATION).exists():
-        fresh.generation_config = _generation(path)
-    return load(path, lambda: fresh)
+        raise ArtefactError(f"{CONFIG} does not make a {names[0]}: {str(error)[:300]!r}") from error
+    if generation is not None and getattr(fresh, "generation_config", None) is not None:
+        fresh.generation_config = generation
+    return onto(artefact, lambda: fresh, path)
+
+
+def _check_size(build: Callable[[], nn.Module], artefact: Artefact) -> None:
+    """Make the dense model without values, and check that it is the plan's and of a size that fits the artefact's."""
+    most, each = MODULES
+    with torch.device("meta"), counted_modules(most + each * len(artefact.tensors), CONFIG):
+        sketch = build()
+    made_for, found = artefact.plan.made_for, fingerprint(sketch)
+    if found != made_for:
+        raise ArtefactError(
+            f"{PLAN} does not fit {CONFIG}: the plan was made for another {made_for.model!r:.80} than the "
+            f"{found.model} that the configuration makes"
+        )
+    dense = sum(t.numel() for t in {id(t): t for t in tensors_of(sketch).values()}.values())
+    saved = sum(t.numel() for t in artefact.tensors.values())
+    if dense > DENSE + LARGER * saved:
+        raise ArtefactError(f"{CONFIG} asks for {dense:,} values, far more than the {saved:,} of {MODEL}")
 
 
 def is_pretrained(folder: Path) -> bool:
@@ -135,34 +179,5 @@ def _generation(path: Path) -> Any:
     data = parse_json(read_text(path, GENERATION), GENERATION)
     if not isinstance(data, dict):
         raise ArtefactError(f"{GENERATION} must hold an object")
-    _refuse_foreign(data, GENERATION)
+    check_generation(data, GENERATION)
     return transformers.GenerationConfig.from_dict(data)
-
-
-def _model_class(name: str) -> Any:
-    """Return the class of that name in transformers, or None."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ExportError(
-            f"Hugging Face models need transformers, which cannot be imported ({error}): "
-            "pip install 'secateur[transformers]'"
-        ) from None
-    found = getattr(transformers, name, None) if name.isidentifier() and not name.startswith("_") else None
-    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-        return found
-    return None
-
-
-def _refuse_foreign(data: object, where: str) -> None:
-    """Refuse settings by which transformers fetches code, kernels or weights."""
-    entries: list[tuple[str, object]] = []
-    if isinstance(data, dict):
-        entries = [(str(k), v) for k, v in data.items()]
-    elif isinstance(data, list):
-        entries = [("", v) for v in data]
-    for key, value in entries:
-        foreign = key in REFUSED or key.endswith("_implementation") or key.startswith("use_pretrained")
-        if foreign and value:
-            raise ArtefactError(f"{where} sets {key!r}, which names code or weights from elsewhere: refused")
-        _refuse_foreign(value, where)
