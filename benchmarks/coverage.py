@@ -99,7 +99,7 @@ def macs_agree(graph: Graph, models: Mapping[str, tuple[nn.Module, Kept]]) -> st
     """Say whether what the trace counts for each model is what torch's kernels do in a run of one sample."""
     found, one = [], first_sample(graph)
     for name, (model, kept) in models.items():
-        traced, run = graph.total_macs(kept), macs_of_a_run(model, one)
+        traced, run = graph.total_macs(kept), macs_of_a_run(model, one, graph.program.held)
         if traced != run:
             found.append(f"{name}: {traced} traced, {run} run")
     return "; ".join(found) or "yes"

@@ -5,8 +5,10 @@ Each entry makes an untrained model in eval mode and the keyword or positional i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -297,8 +299,21 @@ def _hugging_face_models() -> list[Entry]:
     ]
 
 
+# ------------------------------------------------------------------------------------------------ other families
+
+
+def _families() -> Iterator[Entry]:
+    """Yield the small networks of tests/helpers/families.py: detectors, vocoders, graphs, tables, experts."""
+    sys.path.append(str(Path(__file__).parent.parent / "tests" / "helpers"))
+    from families import FAMILIES
+
+    for family in FAMILIES:
+        yield Entry("families", family.name, family.model, family.draw)
+
+
 MODELS: tuple[Entry, ...] = (
     *_torchvision_models(),
     *_timm_models(),
     *_hugging_face_models(),
+    *_families(),
 )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from models import Residual, Shared
 from torch import Tensor, nn
 
 from secateur.graph import Ref, trace
+from secateur.graph.interrupts import interrupts_held
 from secateur.ground.errors import TraceError
 from secateur.ground.tensors import tensor_names
 
@@ -226,3 +232,126 @@ def test_a_model_without_layers_or_inputs_with_a_batch() -> None:
     graph = trace(Scalar(), torch.tensor(2.0))
     assert graph.groups == ()
     assert graph.total_macs() == 0
+
+
+@dataclass
+class Out:
+    logits: Tensor
+
+
+class Unknown(nn.Module):
+    """Returns what torch's pytree does not know."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.a, self.b, self.kind = nn.Linear(4, 8), nn.Linear(8, 2), kind
+
+    def forward(self, x: Tensor) -> Any:
+        return self.kind(self.b(torch.relu(self.a(x))))
+
+
+def test_an_output_of_an_unknown_type_is_named_with_its_remedy() -> None:
+    class DynamicCache:
+        def __init__(self, value: Tensor) -> None:
+            self.value = value
+
+    with pytest.raises(TraceError, match=r"returns a \S+\.Out\. Remedy: .*register_dataclass\(Out\)"):
+        trace(Unknown(Out), torch.zeros(2, 4))
+    with pytest.raises(TraceError, match=r"returns a \S+DynamicCache\. Remedy: .*use_cache = False"):
+        trace(Unknown(DynamicCache), torch.zeros(2, 4))
+
+
+def test_a_decoder_is_traced_without_its_cache_and_keeps_it() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=96, **size)).eval()
+    tokens = torch.ones(2, 5, dtype=torch.long)
+    assert len(trace(model, input_ids=tokens).groups) == 2
+    assert model.config.use_cache
+    assert model(input_ids=tokens).past_key_values is not None
+
+
+class Remembers(nn.Module):
+    """Sets attributes in its forward: one that is there before, one that is not, a list, and a counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.rnn = nn.Linear(4, 8), nn.Linear(8, 2), nn.LSTM(8, 8, batch_first=True)
+        self.last, self.maps, self.calls = torch.zeros(1), list[Tensor](), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.features = torch.relu(self.a(x))
+        self.maps.append(self.features)
+        self.calls += 1
+        return self.b(self.rnn(self.features)[0])
+
+
+def test_attributes_that_a_forward_sets_are_as_they_were(recwarn: pytest.WarningsRecorder) -> None:
+    model = Remembers().eval()
+    last = model.last
+    graph = trace(model, torch.zeros(2, 3, 4))
+    assert graph.total_macs() == 3 * (4 * 8 + 2 * 4 * 8 * 8 + 8 * 2)
+    assert not hasattr(model, "features")
+    assert model.last is last
+    assert (model.maps, model.calls) == ([], 0)
+    assert not recwarn.list
+
+
+def test_tensors_with_a_history_may_be_held() -> None:
+    """After training, models hold what their last forward made; torch cannot copy it, and tracing need not."""
+    model = Remembers()
+    model(torch.zeros(2, 3, 4)).sum().backward()
+    features = model.features
+    assert trace(model, torch.zeros(2, 3, 4)).program.dynamic
+    assert model.features is features
+    masked = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    torch.nn.utils.prune.l1_unstructured(masked[0], "weight", 0.5)
+    masked(torch.zeros(2, 4)).sum().backward()
+    assert trace(masked, torch.zeros(2, 4)).program.dynamic
+
+
+class Interrupted(nn.Linear):
+    """Somebody presses Ctrl-C while it is traced, once or twice."""
+
+    times = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            signal.raise_signal(signal.SIGINT)
+        return super().forward(x)
+
+
+def test_an_interrupt_acts_behind_the_export() -> None:
+    model, before = Interrupted(4, 2), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trace(model, torch.zeros(2, 4))
+    assert model.training
+    assert signal.getsignal(signal.SIGINT) is before
+    seen: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        assert trace(model, torch.zeros(2, 4)).program.dynamic  # a handler of one's own decides what follows
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
+
+
+def test_a_second_interrupt_acts_at_once() -> None:
+    raised = []
+
+    def impatient() -> None:
+        with interrupts_held():
+            signal.raise_signal(signal.SIGINT)
+            raised.append("not yet")
+            signal.raise_signal(signal.SIGINT)
+            raised.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        impatient()
+    assert raised == ["not yet"]
+
+
+def test_other_threads_trace_as_well() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(trace, nn.Linear(4, 2), torch.zeros(2, 4)).result().program.dynamic

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from secateur.ground.errors import SurgeryError, UnknownNameError, did_you_mean
 
+from .adapters import Adapter, find_adapters
 from .analysis import Analysis
 from .branch import Branch
 from .grouping import Units
@@ -166,6 +167,11 @@ class Graph:
         """Return the parameters and buffers that only dropped calls read, by canonical name."""
         dropped = self.dropped(kept)
         return {name for name, readers in self._readers.items() if readers <= dropped} if dropped else set()
+
+    @cached_property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """Low-rank adapters beside layers, see `Adapter`."""
+        return find_adapters(self.program, self.layers, self._users)
 
     @cached_property
     def computed(self) -> frozenset[str]:

@@ -87,17 +87,17 @@ def macs(model: nn.Module, inputs: Example) -> int:
         return macs_of_a_run(model, given)
 
 
-def macs_of_a_run(model: nn.Module, inputs: Example) -> int:
+def macs_of_a_run(model: nn.Module, inputs: Example, samples: int | None = None) -> int:
     """Run a model on the inputs and count what torch's kernels multiply and add up, for one sample on average.
 
-    That is half of what ``torch.utils.flop_counter`` reports, which is told of the kernels that it does not know.
+    `samples` is how many the inputs hold, by default `Inputs.batch`. The count is half of what ``torch.utils.flop_counter`` reports, which is told of the kernels that it does not know.
     """
     # Not inference mode: there, composite operators such as linear reach the counter undecomposed.
     given = Inputs.of(inputs).detached()
     counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
     with evaluating(model), _leaves_without_gradients(model), without_fastpath(), torch.no_grad(), counter:
         given(model)
-    return int(counter.get_total_flops()) // 2 // given.batch
+    return int(counter.get_total_flops()) // 2 // (samples or given.batch)
 
 
 @contextmanager

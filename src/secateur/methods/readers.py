@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Group, Layer, Site
+from secateur.graph.adapters import Adapter
 from secateur.statistics.collect import Statistics
 from secateur.statistics.outlets import affine, outlet
 from secateur.statistics.sums import SiteStatistics
@@ -25,15 +27,24 @@ def readers(
 
     With `centred`, moments are about the mean: a constant that goes is repaired by an intercept. Whole patches are
     used where they were collected (and `patches` is true), else channel moments with the taps as further rows of
-    the weight. Consumers' weights are scaled by the BatchNorm behind them.
+    the weight. Consumers' weights are scaled by the BatchNorm behind them. A low-rank adapter that reads a value
+    beside a layer is no reader of its own: the layer reads with the sum of both.
     """
     layers = {layer.node: layer for layer in graph.layers}
+    read = {site.node for site in group.consumers}
+    adapters = [a for a in graph.adapters if {a.base.node, a.down.node} <= read]
+    beside = {a.down.node for a in adapters}
     found = []
     for site in group.consumers:
+        if site.node in beside:
+            continue
         layer, moments = layers[site.node], statistics.sites[site.node]
         columns = _unit_columns(group, site, layer)
         weight = outputs_first(layer, statistics.tensors[layer.weight].double())
-        scale = affine(outlet(graph, layer).batch_norm, graph, statistics.tensors)
+        for adapter in adapters:
+            if adapter.base.node == site.node:
+                weight = weight + _low_rank(adapter, statistics.tensors).view_as(weight)
+        scale = affine(outlet(graph, layer, with_adapters=True).batch_norm, graph, statistics.tensors)
         if scale is not None:
             weight = weight * scale.scale.double().view(-1, *[1] * (weight.ndim - 1))
         power = max(statistics.power[site.node], torch.finfo(torch.float64).tiny)
@@ -44,6 +55,12 @@ def readers(
             else _channel_reader(layer, moments, weight, columns, power, centred)
         )
     return found
+
+
+def _low_rank(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the weight that an adapter adds to its layer's, (outputs, inputs * taps)."""
+    up, down = (outputs_first(a, tensors[a.weight].double()).flatten(1) for a in (adapter.up, adapter.down))
+    return adapter.scale * up @ down
 
 
 def _unit_columns(group: Group, site: Site, layer: Layer) -> Tensor:

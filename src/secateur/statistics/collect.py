@@ -109,7 +109,7 @@ def collect(
     sites: dict[Any, Event[SiteSum]] = {}
     powers: dict[str, Event[PowerSum]] = {}
     keys = {layer.node: _key(layer) for layer in read}
-    outlets = {layer.node: outlet(graph, layer) for layer in read}
+    outlets = {layer.node: outlet(graph, layer, with_adapters=True) for layer in read}
     where = {node: found.end for node, found in outlets.items()}
     for layer in read:
         if keys[layer.node] not in sites:

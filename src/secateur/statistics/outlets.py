@@ -43,12 +43,14 @@ class Affine:
     shift: Tensor
 
 
-def outlet(graph: Graph, layer: Layer) -> Outlet:
+def outlet(graph: Graph, layer: Layer, *, with_adapters: bool = False) -> Outlet:
     """Follow the only user of a layer's output through BatchNorm and dropout to the sum that it enters.
 
     The sum counts only if the other value has the same shape, so that what the layer should make of it can be
-    said: the sum minus the other value.
+    said: the sum minus the other value. `with_adapters`: a layer and the low-rank adapters beside it are one layer,
+    whose output is their sum.
     """
+    sums = {adapter.join for adapter in graph.adapters} if with_adapters else set[str]()
     batch_norm: Node | None = None
     end = name = layer.node
     while True:
@@ -59,6 +61,8 @@ def outlet(graph: Graph, layer: Layer) -> Outlet:
         user = users[0]
         if user.op == "batch_norm" and batch_norm is None and user.args[0] == Ref(name):
             batch_norm, end = user, user.name
+        elif user.name in sums:
+            end = user.name
         elif user.op in {"add", "iadd"}:
             return _join(graph, own, user, name)
         elif user.op not in _PASSING:
