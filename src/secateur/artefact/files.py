@@ -1,4 +1,4 @@
-"""The files of an artefact: read without following links, bounded and held against the manifest; replaced as a whole."""
+"""The files of an artefact: read bounded, without following links, as the manifest says; replaced as a whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ from secateur.ground import files
 from secateur.ground.documents import parse_json, parse_yaml
 from secateur.ground.errors import ArtefactError
 
-from .manifest import CARD, CONFIGS, FILES, MANIFEST, MODEL, PAGE, PLAN, Entry, entries_from_json, entries_to_json
+from .manifest import (
+    CARD,
+    CONFIGS,
+    FILES,
+    MANIFEST,
+    MODEL,
+    PAGE,
+    PLAN,
+    Entry,
+    entries_from_json,
+    entries_to_json,
+)
 
 __all__ = [
     "check_output",

@@ -135,10 +135,12 @@ def check_generation(data: Mapping[str, Any], where: str) -> None:
     Raises:
         ArtefactError: a key or a value is not allowed.
     """
-    import transformers
+    from transformers import GenerationConfig
+
+    defaults: Any = GenerationConfig
 
     check_plain(data, where)
-    known = {k for k in transformers.GenerationConfig().to_dict() if not k.startswith("_")} | {
+    known = {k for k in defaults().to_dict() if not k.startswith("_")} | {
         "_from_model_config"
     }
     for key in data.keys() - known - _BASE:
@@ -182,7 +184,11 @@ def _check_keys(data: Mapping[str, Any], config: Any, where: str) -> None:
             f"{where}: model_type is {data.get('model_type')!r:.60}, its class is for {family!r}"
         )
     # What a configuration makes of its entries, it writes into its file as well.
-    known = {*inspect.signature(config.__init__).parameters, *config().to_dict(), *_BASE} - {"self", "kwargs", "args"}
+    known = {*inspect.signature(config.__init__).parameters, *config().to_dict(), *_BASE} - {
+        "self",
+        "kwargs",
+        "args",
+    }
     if family == "timm_wrapper":
         known |= _TIMM
         sizes = data.get("model_args") or {}
