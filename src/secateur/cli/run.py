@@ -114,6 +114,10 @@ def prune(
     parsed = load_recipe(path if path.is_file() else _shipped(recipe), settings)
     from secateur.recipes.run import run, write
 
+    if parsed.output is not None:
+        from secateur.artefact.files import check_output
+
+        check_output(parsed.output)
     result = run(parsed, progress=not (quiet or as_json), resume=resume)
     if not _first_process():
         return
