@@ -39,8 +39,8 @@ def save(
 
     ``model`` is the smaller model, ``plan`` the plan that made it, ``page`` the report as HTML (report.html, if given),
     ``card`` the model card (README.md, if given), ``configs`` the configurations of a Hugging Face model by file name.
-    Every parameter and buffer is saved, each tied tensor once. The folder appears as a whole or not at all, and an older
-    artefact there is replaced as a whole, also while others read it or save there.
+    Every parameter and buffer is saved, each tied tensor once. The folder appears as a whole or not at all, and an
+    older artefact there is replaced as a whole, also while others read it or save there.
 
     Raises:
         ArtefactError: the recipe or the report is not plain data, the model has state that is not a tensor,

@@ -98,7 +98,7 @@ def replacing(folder: Path, error: type[Exception]) -> Iterator[Path]:
 def interrupted(folder: Path) -> Path | None:
     """Return the older folder that a process was about to replace when it was killed, if there is none in its place."""
     folder = Path(os.path.realpath(folder))
-    if folder.exists():
+    if os.path.exists(folder):
         return None
     for older in _left(folder, OLDER):
         # Alone it is rubbish of a replacement that was done: the folder was deleted since, by somebody who meant it.
