@@ -42,14 +42,20 @@ class Result:
         return self.report.recipe
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write an artefact: safetensors, plan, recipe and report (data and page), without pickle; return its folder.
+        """Write an artefact: safetensors, plan, recipe, report and model card, without pickle; return its folder.
 
         Raises:
             ArtefactError: see `secateur.artefact.save`.
         """
         report = self.report
         return save(
-            folder, self.model, self.plan, report.recipe, report.to_json(), page({report.model: report})
+            folder,
+            self.model,
+            self.plan,
+            report.recipe,
+            report.to_json(),
+            page({report.model: report}),
+            report.to_card(),
         )
 
     def updated(self, model: nn.Module, finetuned: float | None = None) -> Result:

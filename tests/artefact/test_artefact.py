@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import secateur as sc
 import secateur.artefact.files as files
 import secateur.ground.files as whole
 from secateur.artefact import load, read, save
-from secateur.artefact.files import manifest_of
+from secateur.artefact.files import check_output, manifest_of
 from secateur.artefact.manifest import entries_from_json
 from secateur.ground.errors import ArtefactError
 from secateur.surgery.apply import apply
@@ -331,6 +333,141 @@ def test_nothing_but_an_artefact_is_overwritten(tmp_path: Path, small: tuple[nn.
     with pytest.raises(ArtefactError, match=r"holds 'notes\.txt'"):
         save(saved, *small, {}, {})
     assert (saved / "notes.txt").read_text() == "mine"
+
+
+def test_a_model_without_values_gets_the_saved_ones(saved: Path, small: tuple[nn.Module, Plan]) -> None:
+    with torch.device("meta"):
+        fresh = Net()
+    x = torch.randn(2, 3, 6, 6)
+    for source in (fresh, lambda: fresh):
+        model = load(saved, source)
+        assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"cpu"}
+        assert model.a.weight is model.b.weight
+        assert isinstance(model.a.weight, nn.Parameter)
+        assert torch.equal(model(x), small[0](x))
+
+
+def test_a_place_is_checked_before_anything_is_done(tmp_path: Path, saved: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    check_output(saved)
+    check_output(tmp_path / "deep" / "new")
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "new", tmp_path, tmp_path / ("o" * 300)):
+        with pytest.raises(ArtefactError, match=r"is a file|cannot be written|is not an artefact"):
+            check_output(place)
+
+
+def test_page_and_card_are_checked_and_replaced(tmp_path: Path, small: tuple[nn.Module, Plan]) -> None:
+    for _ in range(2):
+        folder = save(tmp_path / "a", *small, RECIPE, REPORT, page="<p>", card="# Net")
+    assert (folder / "README.md").read_text() == "# Net"
+    (folder / "README.md").write_text("# Not")
+    with pytest.raises(ArtefactError, match=r"README\.md was changed"):
+        read(folder)
+
+
+@pytest.mark.parametrize("place", ["model", "tensor", "kept", "file"])
+def test_messages_have_nothing_that_a_terminal_obeys(saved: Path, place: str) -> None:
+    from safetensors.torch import save as dump
+
+    evil = "\x1b]0;pwned\x07\x1b[31m\n"
+    if place == "tensor":
+        put_tensors(saved, dump({**read(saved).tensors, evil: torch.ones(1)}))
+    elif place == "file":
+        manifest = json.loads((saved / "manifest.json").read_text())
+        manifest["files"][evil] = {}
+        (saved / "manifest.json").write_text(json.dumps(manifest))
+    else:
+        edit_manifest(
+            saved,
+            lambda data: (
+                data["plan"]["made_for"].update(model=evil)
+                if place == "model"
+                else data["plan"]["edits"][0].update(names=[evil])
+            ),
+        )
+    with pytest.raises(ArtefactError) as caught:
+        load(saved, Net)
+    assert str(caught.value).isprintable()
+
+
+def _save_for_ever(folder: Path, count: int) -> None:
+    torch.manual_seed(0)
+    model = Net().eval()
+    made = plan(model)
+    small = apply(model, made)
+    for number in range(count):
+        save(folder, small, made, {"number": number}, {"number": number})
+
+
+def test_readers_and_writers_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    _save_for_ever(tmp_path / "a", 1)
+    writers = [context.Process(target=_save_for_ever, args=(tmp_path / "a", 25)) for _ in range(2)]
+    for process in writers:
+        process.start()
+    reads = 0
+    while any(process.is_alive() for process in writers):
+        artefact = read(tmp_path / "a")
+        assert artefact.recipe == artefact.report  # of one save
+        reads += 1
+    for process in writers:
+        process.join()
+    assert [process.exitcode for process in writers] == [0, 0]
+    assert reads
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_killed_save_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for delay in (0.0, 0.011, 0.023, 0.037):
+        _save_for_ever(tmp_path / "a", 1)
+        process = context.Process(target=_save_for_ever, args=(tmp_path / "a", 10_000))
+        process.start()
+        time.sleep(delay)
+        process.kill()
+        artefact = read(tmp_path / "a")
+        assert artefact.recipe == artefact.report
+        process.join()
+        _save_for_ever(tmp_path / "a", 1)
+        assert os.listdir(tmp_path) == ["a"]
+
+
+VALUES = st.one_of(
+    st.integers(-(2**70), 2**70),
+    st.sampled_from(["", "a", "a.weight", "norm", None, True, 1.5, [], {}, [0], [[0]], {"edit": "slice"}]),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_plan_changed_by_somebody_who_knows_the_format(saved: Path, data: st.DataObject) -> None:
+    """Digests are made anew: a typed error, or a model."""
+    contents = {path.name: path.read_bytes() for path in saved.iterdir()}
+
+    def change(content: dict[str, Any]) -> None:
+        place: Any = content
+        while True:
+            key = data.draw(
+                st.sampled_from(list(place) if isinstance(place, dict) else list(range(len(place))))
+            )
+            if isinstance(place[key], dict | list) and place[key] and data.draw(st.integers(0, 5)):
+                place = place[key]
+                continue
+            break
+        if data.draw(st.booleans()):
+            place[key] = data.draw(VALUES)
+        else:
+            del place[key]
+
+    edit_manifest(saved, change)
+    try:
+        with contextlib.suppress(ArtefactError):
+            load(saved, Net)
+    finally:
+        for name, content in contents.items():
+            (saved / name).write_bytes(content)
 
 
 def test_state_that_is_not_a_tensor_is_refused(tmp_path: Path, small: tuple[nn.Module, Plan]) -> None:

@@ -1,6 +1,9 @@
 """Pruned Hugging Face models: saved, loaded in a fresh process, exported, and hostile folders refused."""
 
 import json
+import resource
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from artefacts import resign
 from safetensors.torch import load_file, save_file
 from test_cli import run_json
 from torch import nn
@@ -17,6 +21,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 import secateur as sc
 from secateur.export import load_pretrained, save_pretrained
 from secateur.ground.errors import ArtefactError, ExportError
+from secateur.surgery.fingerprint import fingerprint
 
 
 def bert() -> BertModel:
@@ -57,10 +62,35 @@ def pruned(model: nn.Module) -> sc.Result:
     )  # fmt: skip
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    return save_pretrained(pruned(bert()), tmp_path / "small")
+    return save_pretrained(pruned(bert()), tmp_path_factory.mktemp("bert") / "small")
+
+
+@pytest.fixture
+def folder(once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(once, tmp_path / "small"))
+
+
+@pytest.fixture
+def sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and nothing unpickled."""
+
+    def refuse(*args: object, **_: object) -> None:
+        raise AssertionError(f"asked for {args[0]}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+
+
+def change_config(
+    folder: Path, change: dict[str, Any], name: str = "config.json", whole: bool = False
+) -> None:
+    path = folder / name
+    old = {"secateur": {"attention": "sdpa"}} if whole else json.loads(path.read_text())
+    path.write_text(json.dumps(old | change))
+    resign(folder)
 
 
 FRESH = """
@@ -148,8 +178,117 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
         ({"num_hidden_layers": 3}, "does not fit"),
     ],
 )
+@pytest.mark.usefixtures("sealed")
 def test_hostile_configurations_are_refused(folder: Path, change: dict[str, Any], message: str) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    change_config(folder, change)
     with pytest.raises(ArtefactError, match=message):
         load_pretrained(folder)
+
+
+TIMM = {
+    "architectures": ["TimmWrapperModel"],
+    "model_type": "timm_wrapper",
+    "architecture": "resnet18",
+    "num_classes": 1,
+    "label_names": ["a"],
+}
+
+
+@pytest.mark.usefixtures("sealed")
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TIMM | {"architecture": "hf-hub:evil/model"}, "no plain word"),
+        (TIMM | {"architecture": "local-dir:."}, "no plain word"),
+        (TIMM | {"architecture": "../weights"}, "no plain word"),
+        (TIMM | {"model_args": {"checkpoint_path": "small/weights.pth"}}, "checkpoint_path.*elsewhere"),
+        (TIMM | {"model_args": {"pretrained": True}}, "pretrained.*elsewhere"),
+        (TIMM | {"model_args": {"pretrained_cfg": {"url": "http://evil"}}}, "pretrained_cfg.*elsewhere"),
+        (TIMM | {"model_args": {"act_layer": "gelu"}}, "plain sizes only"),
+        (TIMM | {"model_args": {"scriptable": True}}, "plain sizes only"),
+        (TIMM | {"model_args": {"num_classes": 10**9}}, "more than the 65536"),
+        (TIMM, "does not fit config.json"),
+        ({"architectures": ["TimmBackbone"], "model_type": "timm_backbone", "backbone": "hf-hub:evil/m"}, "elsewhere"),
+        ({"architectures": ["TimmBackbone"], "model_type": "timm_backbone"}, "family 'timm_backbone'"),
+        ({"architectures": ["DetrModel"], "model_type": "detr"}, "family 'detr'"),
+        ({"architectures": ["BertModel"], "model_type": "timm_wrapper"}, "its class is for 'bert'"),
+        ({"architectures": ["CLIPModel"], "model_type": "clip", "text_config": {"model_type": "bert"}},
+         "its class is for"),
+        ({"architectures": ["BertModel"], "model_type": "bert", "id2label": {"0": {}}}, "names of classes"),
+    ],
+)  # fmt: skip
+def test_foreign_families_and_names_are_refused_before_a_library_is_called(
+    folder: Path, config: dict[str, Any], message: str
+) -> None:
+    change_config(folder, config, whole=True)
+    with pytest.raises(ArtefactError, match=message):
+        load_pretrained(folder)
+
+
+@pytest.mark.usefixtures("sealed")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": 2**30, "hidden_size": 2**15}, "does not fit config.json"),
+        ({"num_hidden_layers": 3000}, "more than .* modules"),
+        ({"num_hidden_layers": 10**9}, "more than the 65536"),
+        ({"intermediate_size": 10**30}, "more than the 2147483648"),
+        ({"id2label": None, "num_labels": 10**12}, "more than the 65536"),
+    ],
+)
+def test_huge_sizes_allocate_nothing(folder: Path, change: dict[str, Any], message: str) -> None:
+    change_config(folder, change)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ArtefactError, match=message):
+        load_pretrained(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+@pytest.mark.usefixtures("sealed")
+def test_a_dense_model_far_larger_than_the_artefact_is_not_made(folder: Path) -> None:
+    huge = {"intermediate_size": 2**28}
+    config = json.loads((folder / "config.json").read_text()) | huge
+    with torch.device("meta"):
+        print_of = fingerprint(BertModel(BertConfig(**{k: v for k, v in config.items() if k != "secateur"})))
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["plan"]["made_for"]["digest"] = print_of.digest
+    (folder / "plan.json").write_text(json.dumps(plan))
+    change_config(folder, huge)
+    with pytest.raises(ArtefactError, match=r"asks for [\d,]+ values, far more than"):
+        load_pretrained(folder)
+
+
+@pytest.mark.usefixtures("sealed")
+def test_settings_of_generation_are_checked(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    folder = save_pretrained(pruned(llama()), tmp_path / "small")
+    load_pretrained(folder)
+    for change in (
+        {"custom_generate": "evil/repository"},
+        {"surprise": 1},
+        {"cache_implementation": "evil/kernel"},
+    ):
+        content = (folder / "generation_config.json").read_bytes()
+        change_config(folder, change, "generation_config.json")
+        with pytest.raises(ArtefactError, match=next(iter(change))):
+            load_pretrained(folder)
+        (folder / "generation_config.json").write_bytes(content)
+
+
+def test_a_changed_configuration_is_seen(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+    with pytest.raises(ArtefactError, match=r"config\.json was changed"):
+        load_pretrained(folder)
+
+
+def test_where_a_model_came_from_is_not_saved(once: Path, tmp_path: Path) -> None:
+    model: Any = bert()
+    model.config._name_or_path = "somebody/bert"
+    folder = save_pretrained(pruned(model), tmp_path / "small")
+    assert "somebody" not in (folder / "config.json").read_text()
+    load_pretrained(folder)
+    change_config(folder, {"_name_or_path": "/etc"})
+    with pytest.raises(ArtefactError, match="_name_or_path"):
+        load_pretrained(folder)
+    assert (once / "README.md").read_text().startswith("---\ntags:")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from training_problems import Smallest, accuracy, data, loader, network
@@ -132,6 +133,80 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(CheckpointError):
             train(network(), Smallest(), options(tmp_path), share=0.5)
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_one_flipped_bit_is_always_seen(tmp_path: Path, at: float, bit: int) -> None:
+    path = tmp_path / "c"
+    write(path, {"model": {"a": torch.arange(24.0)}, "masks": {"a": torch.ones(24).bool()}}, {"step": [1, 2]})
+    content = bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"cannot be read|was changed"):
+        read(path)
+
+
+def test_tensors_come_back_with_their_checksum(tmp_path: Path) -> None:
+    tensors = {
+        "f": torch.randn(3, 4),
+        "b": torch.tensor([True]),
+        "e": torch.zeros(0, 2),
+        "h": torch.ones(2).bfloat16(),
+    }
+    write(tmp_path / "c", {"model": tensors}, {"step": 3, "text": '"secateur-sha256":"' + "0" * 64 + '"'})
+    found, data = read(tmp_path / "c")
+    assert data == {"step": 3, "text": '"secateur-sha256":"' + "0" * 64 + '"'}
+    assert found.keys() == {f"model/{name}" for name in tensors}
+    assert all(
+        torch.equal(found[f"model/{name}"], t) and found[f"model/{name}"].dtype == t.dtype
+        for name, t in tensors.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda tensors, data: tensors.pop("model/0.weight"),
+            "is not both in the model and in the checkpoint",
+        ),
+        (lambda tensors, data: tensors.update({"model/0.weight": torch.ones(1, 2, 3)}), "does not hold what"),
+        (lambda tensors, data: tensors.pop("random/numpy.rest"), "does not hold what"),
+        (lambda tensors, data: data["state"].update(surprise=1), "does not hold what"),
+        (lambda tensors, data: data["state"].update(rows=[{"step": 1}]), "does not hold what"),
+        (lambda tensors, data: data.pop("state"), "does not hold what"),
+        (lambda tensors, data: data.pop("recipe"), "another recipe"),
+        (lambda tensors, data: data["optimizer"].pop("groups"), "does not hold what"),
+    ],
+)
+def test_a_checkpoint_with_a_right_checksum_and_wrong_content_is_one_clear_error(
+    change: Callable[[dict[str, Any], dict[str, Any]], object], message: str, tmp_path: Path
+) -> None:
+    calls = iter(range(5))
+
+    class StopError(Exception):
+        pass
+
+    def loss(outputs: Any, labels: Any) -> Any:
+        if next(calls, None) is None:
+            raise StopError
+        return nn.functional.cross_entropy(outputs, labels)
+
+    stopped = options(tmp_path, checkpoints=sc.Checkpoints(tmp_path, resume=True, every=1), loss=loss)
+    with pytest.raises(StopError):
+        train(network(), Smallest(), stopped, share=0.5)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, data = read(path)
+    change(tensors, data)
+    families: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        family, _, rest = name.partition("/")
+        families.setdefault(family, {})[rest] = tensor
+    write(path, families, data)
+    calls = iter(range(1000))
+    with pytest.raises(CheckpointError, match=message):
+        train(network(), Smallest(), stopped, share=0.5)
 
 
 def test_a_file_that_is_left_half_written_does_not_matter(tmp_path: Path) -> None:

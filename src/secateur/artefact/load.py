@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from secateur.ground.copies import copied
-from secateur.ground.errors import ArtefactError, SurgeryError, did_you_mean
+from secateur.ground.errors import ArtefactError, did_you_mean
 from secateur.ground.tensors import tensor_names, tensors_of
 from secateur.surgery.apply import apply_in_place
 from secateur.surgery.plan import Plan, RemoveBranch
 from secateur.surgery.plan_json import plan_from_json
 
-from .files import parse_json, parse_yaml, read_text, regular_file, steady, verified
+from .files import parse_json, parse_yaml, printable, read_text, regular_file, steady, verified
 from .manifest import MANIFEST, MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
 from .packed import PackedFile
 
@@ -35,8 +35,8 @@ def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) 
 
     ``path`` is the folder of an artefact, or the file that `secateur.pack` made of one.
     ``fresh`` is a model of the class that was pruned, or a callable that makes one; a model that is given
-    stays as it is. Tensors come in the data type in which they were saved, on the fresh model's device; the
-    training flag is the saved one. Nothing is unpickled or executed.
+    stays as it is. Tensors come in the data type in which they were saved, on the fresh model's device (of one on the
+    meta device on the CPU); the training flag is the saved one. Nothing is unpickled or executed.
 
     Raises:
         ArtefactError: a file is missing, truncated, changed, hostile or of a newer version, or the artefact
@@ -54,8 +54,10 @@ def onto(
         raise ArtefactError(f"the callable made a {type(model).__name__}; it must make an nn.Module")
     try:
         apply_in_place(model, artefact.plan)
-    except SurgeryError as error:
-        raise ArtefactError(f"the artefact {path} does not fit a {type(model).__name__}: {error}") from error
+    except Exception as error:  # a hostile plan may ask of a model's own code what it has no answer to
+        raise ArtefactError(
+            f"the artefact {path} does not fit a {type(model).__name__}: {printable(str(error))}"
+        ) from error
     _fill(model, artefact)
     return model.train(artefact.manifest.training)
 
@@ -130,7 +132,9 @@ def _tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: a data type that torch does not have
-        raise ArtefactError(f"{path} is not a safetensors file that can be read: {error}") from None
+        raise ArtefactError(
+            f"{path} is not a safetensors file that can be read: {printable(str(error))}"
+        ) from None
     return tensors
 
 
@@ -151,7 +155,7 @@ def _check_patterns(plan: Plan, tensors: Mapping[str, Tensor], manifest: Manifes
                 f"{MODEL} has no tensor {name!r}, of which {PLAN} has a pattern.{did_you_mean(name, tensors)}"
             )
         if tuple(value.shape) != pattern.partition.shape or not pattern.obeyed(value):
-            raise ArtefactError(f"{MODEL}: {name} does not obey the pattern of blocks in {PLAN}")
+            raise ArtefactError(f"{MODEL}: {printable(name)} does not obey the pattern of blocks in {PLAN}")
 
 
 def _fill(model: nn.Module, artefact: Artefact) -> None:
@@ -162,7 +166,9 @@ def _fill(model: nn.Module, artefact: Artefact) -> None:
     for group in tensor_names(model):
         keys = {tied.get(name, name) for name in group}
         if len(keys) > 1:
-            raise ArtefactError(f"{', '.join(group)} are one tensor in the model, but not in the artefact")
+            raise ArtefactError(
+                f"{', '.join(map(printable, group))} are one tensor in the model, but not in the artefact"
+            )
         (key,) = keys
         if key not in stored:
             raise ArtefactError(
@@ -170,25 +176,43 @@ def _fill(model: nn.Module, artefact: Artefact) -> None:
             )
         old, new = found[group[0]], stored[key]
         if old.shape != new.shape and group[0] in passing:
-            _replace_buffer(model, group, new.to(old.device))
+            _replace_buffer(model, group, new if old.is_meta else new.to(old.device))
             continue
         if old.shape != new.shape:
             raise ArtefactError(
-                f"{MODEL}: {key} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
+                f"{MODEL}: {printable(key)} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
             )
         if old.is_floating_point() != new.is_floating_point() or old.is_complex() != new.is_complex():
-            raise ArtefactError(f"{MODEL}: {key} is {new.dtype}, the model needs {old.dtype}")
+            raise ArtefactError(f"{MODEL}: {printable(key)} is {new.dtype}, the model needs {old.dtype}")
         if key in artefact.manifest.channels_last and new.ndim == 4:
             new = new.contiguous(memory_format=torch.channels_last)
         elif old.ndim == 4:
             new = new.contiguous()
+        if old.is_meta:
+            _give_values(model, group, new)
+            continue
         # The parameter object stays, so that names, ties and requires_grad do.
         old.data = new.to(old.device)
     for name in (*stored, *tied):
         if name not in found:
             raise ArtefactError(
-                f"{MODEL} has a tensor {name!r} that the model lacks.{did_you_mean(name, found)}"
+                f"{MODEL} has a tensor {name!r:.200} that the model lacks.{did_you_mean(name, found)}"
             )
+
+
+def _give_values(model: nn.Module, names: tuple[str, ...], value: Tensor) -> None:
+    """Put a tensor with values in the place of one without, under all of its names."""
+    given: nn.Parameter | None = None
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        if leaf in owner._buffers:
+            owner._buffers[leaf] = value
+            continue
+        old = owner._parameters[leaf]
+        if given is None:
+            given = nn.Parameter(value, requires_grad=bool(old is not None and old.requires_grad))
+        owner._parameters[leaf] = given
 
 
 def _replace_buffer(model: nn.Module, names: tuple[str, ...], value: Tensor) -> None:

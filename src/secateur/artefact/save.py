@@ -20,7 +20,7 @@ from secateur.surgery.plan import Plan
 from secateur.surgery.plan_json import plan_to_json
 
 from .files import replacing, write
-from .manifest import CONFIGS, MODEL, PAGE, PLAN, RECIPE, REPORT, Manifest
+from .manifest import CARD, CONFIGS, MODEL, PAGE, PLAN, RECIPE, REPORT, Manifest
 
 __all__ = ["save"]
 
@@ -32,18 +32,19 @@ def save(
     recipe: Mapping[str, Any],
     report: Mapping[str, Any],
     page: str | None = None,
+    card: str | None = None,
     configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write an artefact and return its folder: model.safetensors, plan.json, recipe.yaml and report.json.
+    """Write an artefact: model.safetensors, plan.json, recipe.yaml, report.json and their manifest; return its folder.
 
-    ``model`` is the smaller model, ``plan`` the plan that made it, ``page`` the report as HTML (report.html, if
-    given), ``configs`` the configurations of a Hugging Face model by file name. Every parameter and buffer is saved,
-    each tied tensor once. The folder appears as a whole or not at all, and an older artefact there is replaced as a
-    whole.
+    ``model`` is the smaller model, ``plan`` the plan that made it, ``page`` the report as HTML (report.html, if given),
+    ``card`` the model card (README.md, if given), ``configs`` the configurations of a Hugging Face model by file name.
+    Every parameter and buffer is saved, each tied tensor once. The folder appears as a whole or not at all, and an
+    older artefact there is replaced as a whole, also while others read it or save there.
 
     Raises:
         ArtefactError: the recipe or the report is not plain data, the model has state that is not a tensor,
-            or the folder holds something else than an artefact.
+            the folder holds something else than an artefact, or cannot be written.
     """
     texts = {RECIPE: _yaml(recipe), REPORT: _json(report, REPORT)}
     tensors, tied, channels_last = _state(model)
@@ -52,8 +53,7 @@ def save(
         model.training, tied, channels_last, size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
     texts[PLAN] = _json(manifest.to_json(plan_to_json(plan)), PLAN)
-    if page is not None:
-        texts[PAGE] = page.encode()
+    texts |= {name: text.encode() for name, text in ((PAGE, page), (CARD, card)) if text is not None}
     texts |= {name: _json(config, name) for name, config in (configs or {}).items() if name in CONFIGS}
     with replacing(Path(folder)) as fresh:
         write(fresh / MODEL, data)

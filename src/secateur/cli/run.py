@@ -104,6 +104,7 @@ def prune(
 
       secateur prune resnet20-cifar10-blocks --set then.1.method.unify=0.3
     """
+    from secateur.artefact.files import check_output
     from secateur.recipes import load_recipe, parse_text, text_of
     from secateur.recipes.run import run, write
 
@@ -113,6 +114,8 @@ def prune(
         settings = [*settings, f"output={json.dumps(str(output))}"]
     with modules_of(path.resolve().parent) if path.is_file() else nullcontext():
         parsed = load_recipe(path, settings) if path.is_file() else parse_text(text_of(recipe), settings)
+        if parsed.output is not None:
+            check_output(parsed.output)  # before hours of work
         result = run(parsed, progress=not (quiet or as_json), resume=resume)
     if not _first_process():
         return None

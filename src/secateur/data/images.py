@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.ground.errors import DataError, UnknownNameError, did_you_mean
+from secateur.ground.files import replacing_files
 from secateur.ground.progress import working
 
 from .decode import Arrays, Decoder, cifar_archive, cifar_sheets, idx_files
@@ -235,13 +236,9 @@ def _cached(path: Path) -> Arrays | None:
 
 
 def _store(path: Path, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as f:
-        values = (arrays.train_x, arrays.train_y, arrays.test_x, arrays.test_y)
+    values = (arrays.train_x, arrays.train_y, arrays.test_x, arrays.test_y)
+    with replacing_files(path, DataError) as fresh, fresh.open("wb") as f:
         np.savez(f, allow_pickle=False, **dict(zip(_KEYS, values, strict=True)))
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(f.name, path)
 
 
 def _from_folder(name: str, source: Source, folder: Path) -> Arrays:

@@ -138,9 +138,8 @@ def check_generation(data: Mapping[str, Any], where: str) -> None:
     import transformers
 
     check_plain(data, where)
-    known = {k for k in transformers.GenerationConfig().to_dict() if not k.startswith("_")} | {
-        "_from_model_config"
-    }
+    defaults: Any = transformers.GenerationConfig
+    known = {k for k in defaults().to_dict() if not k.startswith("_")} | {"_from_model_config"}
     for key in data.keys() - known - _BASE:
         raise ArtefactError(f"{where} has an unknown entry {key!r:.60}.{did_you_mean(key, known)}")
 

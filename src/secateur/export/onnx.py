@@ -16,11 +16,11 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from secateur.ground.errors import ExportError
+from secateur.ground.files import replacing_files
 from secateur.ground.inputs import Example
 from secateur.ground.models import ModelLike, module_of
 
 from .check import TOLERANCE, Export, check, example_sizes
-from .files import replacing_file
 from .program import Portable, portable
 
 __all__ = ["session", "to_onnx"]
@@ -63,7 +63,7 @@ def to_onnx(
     program = portable(model, example_inputs, tuple(free))
     written = _translated(model, program, opset)
     path = Path(file)
-    with replacing_file(path) as fresh:
+    with replacing_files(path, ExportError) as fresh:
         tensors = sum(t.numel() * t.element_size() for t in program.exported.state_dict.values())
         written.save(fresh, external_data=tensors > EXTERNAL)
         run = session(fresh)

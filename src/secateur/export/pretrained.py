@@ -68,7 +68,7 @@ def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
         configs[GENERATION] = plain(json.loads(generation.to_json_string()))
     report = result.report
     html = page({report.model: report})
-    return save(folder, model, result.plan, report.recipe, report.to_json(), html, configs)
+    return save(folder, model, result.plan, report.recipe, report.to_json(), html, report.to_card(), configs)
 
 
 def load_pretrained(folder: str | PathLike[str]) -> nn.Module:

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.ground.errors import ExportError
+from secateur.ground.files import replacing_files
 from secateur.ground.inputs import Example
 from secateur.ground.models import ModelLike, module_of
 
 from .check import TOLERANCE, Export, check, example_sizes
-from .files import replacing_file
 from .program import portable
 
 __all__ = ["to_exported_program"]
@@ -50,7 +50,7 @@ def to_exported_program(
     model = module_of(model)
     program = portable(model, example_inputs, tuple(free))
     path = Path(file)
-    with replacing_file(path) as fresh:
+    with replacing_files(path, ExportError) as fresh:
         # torch insists on its own suffix.
         written = fresh.with_suffix(".pt2")
         try:

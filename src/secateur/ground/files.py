@@ -1,8 +1,8 @@
 """Files and folders that appear as a whole or not at all, whoever is killed, and however many write at once.
 
-What is not finished lies beside its place as ``.NAME.PROCESS-RANDOM.partial``; the next write to that place removes what
-processes left that are no more. Every failure of the system becomes an error of the caller's kind that says what cannot
-be written, and why.
+What is not finished lies beside its place as ``.NAME.PROCESS-RANDOM.partial``; the next write to that place removes
+what processes left that are no more. Every failure of the system becomes an error of the caller's kind that says what
+cannot be written, and why.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import SecateurError
-
 __all__ = ["check_writable", "interrupted", "replacing", "replacing_files", "write_whole"]
 
 PARTIAL, OLDER = "partial", "older"
@@ -33,7 +31,7 @@ OLD = 86_400.0  # seconds; where processes cannot be asked for, what is older th
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
 
 
-def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], error: type[SecateurError]) -> None:
+def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], error: type[Exception]) -> None:
     """Write a file: a reader finds the old one or the new one, on the disk, never half of one.
 
     Raises:
@@ -51,7 +49,7 @@ def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], error: t
 
 
 @contextmanager
-def replacing_files(path: Path, error: type[SecateurError]) -> Iterator[Path]:
+def replacing_files(path: Path, error: type[Exception]) -> Iterator[Path]:
     """Give the path of a file to write in a folder of its own; at the end all files there are moved into place.
 
     The named file moves last: files beside it (external data) are then there already. If anything fails, what was
@@ -72,7 +70,7 @@ def replacing_files(path: Path, error: type[SecateurError]) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing(folder: Path, error: type[SecateurError]) -> Iterator[Path]:
+def replacing(folder: Path, error: type[Exception]) -> Iterator[Path]:
     """Give an empty folder to write into; at the end it takes the place of `folder` as a whole.
 
     If anything fails, or the process is killed, the older folder is as it was (`interrupted` finds it where the system
@@ -100,7 +98,7 @@ def replacing(folder: Path, error: type[SecateurError]) -> Iterator[Path]:
 def interrupted(folder: Path) -> Path | None:
     """Return the older folder that a process was about to replace when it was killed, if there is none in its place."""
     folder = Path(os.path.realpath(folder))
-    if folder.exists():
+    if os.path.exists(folder):
         return None
     for older in _left(folder, OLDER):
         # Alone it is rubbish of a replacement that was done: the folder was deleted since, by somebody who meant it.
@@ -109,7 +107,7 @@ def interrupted(folder: Path) -> Path | None:
     return None
 
 
-def check_writable(path: Path, error: type[SecateurError]) -> None:
+def check_writable(path: Path, error: type[Exception]) -> None:
     """Check before hours of work that a file or folder can be made at a path; nothing is left there.
 
     Raises:
@@ -124,7 +122,7 @@ def check_writable(path: Path, error: type[SecateurError]) -> None:
         trial.rmdir()
 
 
-def _place(path: Path, error: type[SecateurError]) -> Path:
+def _place(path: Path, error: type[Exception]) -> Path:
     """Return where the file is in truth, with a folder around it."""
     with _spoken(path, error):
         path = Path(os.path.realpath(path))
@@ -135,7 +133,7 @@ def _place(path: Path, error: type[SecateurError]) -> Path:
 
 
 @contextmanager
-def _spoken(path: Path, error: type[SecateurError]) -> Iterator[None]:
+def _spoken(path: Path, error: type[Exception]) -> Iterator[None]:
     try:
         yield
     except OSError as fault:

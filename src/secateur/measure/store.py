@@ -6,10 +6,11 @@ import hashlib
 import json
 import math
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from secateur.ground.files import write_whole
 
 __all__ = ["Conditions", "cache_folder", "read_times", "write_times"]
 
@@ -60,15 +61,6 @@ def write_times(folder: Path, conditions: Conditions, times: Mapping[str, float]
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     merged = read_times(folder, conditions) | dict(times)
     text = json.dumps({"version": VERSION, "conditions": asdict(conditions), "ms": merged}, indent=1)
-    fresh = folder / f".{conditions.file_name}.{uuid.uuid4().hex}"
-    try:
-        with fresh.open("w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        fresh.replace(folder / conditions.file_name)
-    finally:
-        fresh.unlink(missing_ok=True)
+    write_whole(folder / conditions.file_name, text.encode(), OSError)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from secateur.ground.errors import ArtefactError
+from secateur.ground.files import write_whole
 
 from . import charts, rows, text, units, view
 from .findings import Findings
@@ -58,18 +57,8 @@ def write_page(path: str | PathLike[str], html: str) -> Path:
     Raises:
         ArtefactError: the file cannot be written there.
     """
-    path = Path(path)
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(html)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise ArtefactError(f"the report cannot be written to {path}: {error.strerror or error}") from None
-    return path
+    write_whole(Path(path), html.encode(), ArtefactError)
+    return Path(path)
 
 
 @cache

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,15 @@ class Compiled(nn.Module):
             )
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        return Compiled(copy.deepcopy(self.program, memo), self.choices, self.reason)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise KernelError(
+            "A compiled network cannot be pickled, nor sent to another process: it is made for this processor. Remedy: "
+            "save or send the model that it was made from, and call secateur.runtime.compile where it shall run."
+        )
+
     def __repr__(self) -> str:
         lines = [self.reason] if self.reason else []
         wide = max([5, *(len(c.layer) for c in self.choices)])
@@ -93,7 +102,9 @@ def compile(
     kernels where these are faster on inputs of the example's size, and so does max pooling; all else runs in torch.
     `example_inputs` is one tensor, or the positional or the keyword inputs; the batch stays free where the model allows
     it. Times of layers are kept in `folder` (default: the user's cache) and not taken again. The result computes the
-    same as the model, within 1e-4 of the largest output: that is checked on the example.
+    same as the model, within 1e-4 of the largest output: that is checked on the example. Weights that are zero are
+    skipped: a NaN or an infinity in the inputs that only such weights meet is not in the outputs, where torch has
+    NaN times zero.
 
     Raises:
         TraceError: the model cannot be exported.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from secateur.ground.errors import CheckpointError
+from secateur.ground.files import write_whole
 
 __all__ = ["Log", "Row"]
 
@@ -31,17 +34,15 @@ class Log:
     """Writes rows into a folder; made again by a resumed run, it goes on behind the rows of its checkpoint."""
 
     def __init__(self, folder: Path, rows: Iterable[Row]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "log.csv"
-        fresh = path.with_name(".log.csv.partial")
-        with fresh.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(Row)])
-            writer.writeheader()
-            last = -1
-            for row in rows:
-                writer.writerow(asdict(row))
-                last = row.step
-        os.replace(fresh, path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [f.name for f in fields(Row)])
+        writer.writeheader()
+        last = -1
+        for row in rows:
+            writer.writerow(asdict(row))
+            last = row.step
+        write_whole(path, text.getvalue().encode(), CheckpointError)
         self._file = path.open("a", newline="")
         self._events = _events(folder / "tensorboard", last + 1)
 

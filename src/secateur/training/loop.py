@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.ground.copies import copied
-from secateur.ground.describe import describe, differences
+from secateur.ground.describe import describe
 from secateur.ground.errors import BoundError, CheckpointError, DataError, TrainingError
 from secateur.ground.modes import evaluating
 from secateur.ground.modes import training as training_mode
@@ -23,7 +23,17 @@ from secateur.ground.processes import digest, require_same
 from secateur.ground.progress import counting
 
 from . import randomness
-from .checkpoint import load_optimizer, load_weights, optimizer_state, read, under, weights, write
+from .checkpoint import (
+    fitting,
+    kept_in,
+    load_optimizer,
+    load_weights,
+    optimizer_state,
+    resumed,
+    under,
+    weights,
+    write,
+)
 from .finetune import pairs
 from .hooks import attach
 from .judge import Judge
@@ -156,10 +166,12 @@ class _Run:
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]
         tensors, data = self.found or ({}, {})
         if data.get("optimizer") is not None:
-            load_optimizer(optimizer, under(tensors, "optimizer"), data["optimizer"])
+            with fitting(self.folder):
+                load_optimizer(optimizer, under(tensors, "optimizer"), data["optimizer"])
         with self._attached(stage, optimizer) as attachment:
             if data.get("optimizer") is not None:
-                attachment.load_state_dict(under(tensors, "attachment"))
+                with fitting(self.folder):
+                    attachment.load_state_dict(under(tensors, "attachment"))
             while state.epoch < stage.epochs and not self._tired():
                 self._epoch(stage, optimizer, attachment)
         self.found = None
@@ -194,7 +206,8 @@ class _Run:
                 raise CheckpointError(
                     f"The loader yields {done} batches, the checkpoint has seen {state.batch} in this epoch."
                 )
-            randomness.restore(under(self.found[0], "random"), loader)
+            with fitting(self.folder):
+                randomness.restore(under(self.found[0], "random"), loader)
         self.found = None
         where = f"round {state.stage + 1} of {len(self.stages)}, epoch {state.epoch + 1} of {stage.epochs}"
         while group := list(islice(batches, self.training.accumulate)):
@@ -363,7 +376,7 @@ class _Run:
                 **self.state.tensors(),
             }
             write(
-                _path(self.folder),
+                kept_in(self.folder),
                 families,
                 {"recipe": self.recipe, "state": self.state.to_json(), "optimizer": numbers},
             )
@@ -372,28 +385,16 @@ class _Run:
     def _restored(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Go on from the folder's checkpoint, if there is one."""
         kept = self.training.checkpoints
-        if kept is None or self.folder is None or not _path(self.folder).exists():
+        if kept is None or self.folder is None or not kept_in(self.folder).exists():
             return None
-        if not kept.resume:
-            raise CheckpointError(
-                f"{self.folder} holds the checkpoint of a run: go on with resume=True (--resume), or choose another."
-            )
-        tensors, data = read(_path(self.folder))
-        if changed := list(differences(data["recipe"], self.recipe)):
-            raise CheckpointError(
-                f"{self.folder} holds a run with another recipe: {'; '.join(changed)}. Resume with the old one, or "
-                "choose another folder."
-            )
-        load_weights(self.model, under(tensors, "model"))
-        restored = State.restored(tensors, data["state"])
-        for field in fields(State):
-            setattr(self.state, field.name, getattr(restored, field.name))
+        tensors, data = resumed(self.folder, kept.resume, self.recipe)
+        with fitting(self.folder):
+            load_weights(self.model, under(tensors, "model"))
+            restored = State.restored(tensors, data["state"])
+            for field in fields(State):
+                setattr(self.state, field.name, getattr(restored, field.name))
         return tensors, data
 
     def _remedy(self) -> str:
         kept = f"The checkpoint in {self.folder} is from before. " if self.folder is not None else ""
         return f"{kept}Lower the learning rate, clip gradients, or look for bad samples."
-
-
-def _path(folder: Path) -> Path:
-    return folder / "checkpoint.safetensors"
