@@ -127,9 +127,9 @@ def read_csr(path: Path) -> Tensors:
     return tensors
 
 
-def packer(bits: int | None = None, smallest: bool = False) -> Callable[[Tensors, Path], None]:
+def packer(bits: int | None = None) -> Callable[[Tensors, Path], None]:
     def write(tensors: Tensors, path: Path) -> None:
-        sc.pack(tensors, path, quantise=None if bits is None else sc.Quantise(bits), smallest=smallest)
+        sc.pack(tensors, path, quantise=None if bits is None else sc.Quantise(bits))
 
     return write
 
@@ -140,7 +140,6 @@ FORMATS: Mapping[str, tuple[Callable[[Tensors, Path], None], Callable[[Path], Te
     "zstd-19": (write_zstd, read_zstd),
     "csr": (write_csr, read_csr),
     "packed": (packer(), sc.unpack),
-    "packed-smallest": (packer(smallest=True), sc.unpack),
     "packed-8bit": (packer(8), sc.unpack),
     "packed-4bit": (packer(4), sc.unpack),
 }

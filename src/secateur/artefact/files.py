@@ -7,8 +7,9 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,10 +19,21 @@ from secateur.ground.errors import ArtefactError
 
 from .manifest import CONFIGS, FILES, MODEL, PAGE, PLAN
 
-__all__ = ["find", "parse_json", "parse_yaml", "read_text", "regular_file", "replacing", "write"]
+__all__ = [
+    "find",
+    "parse_json",
+    "parse_yaml",
+    "printable",
+    "read_text",
+    "regular_file",
+    "replacing",
+    "write",
+    "write_whole",
+]
 
 MAX_TEXT = 64 * 2**20
 MAX_DEPTH = 64
+BUFFER = 1 << 17  # bytes: chunks are small, calls of the system are not
 
 
 def find(folder: Path) -> Path:
@@ -134,6 +146,40 @@ def _check_depth(data: object, name: str) -> None:
             elif isinstance(entry, list):
                 inner.extend(v for v in entry if isinstance(v, dict | list))
         level, depth = inner, depth + 1
+
+
+def printable(text: str) -> str:
+    """Return a text with everything escaped that a terminal would obey, such as colours and line ends.
+
+    >>> print(printable("a\\x1b[2J\\nb"))
+    a\\x1b[2J\\nb
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def write_whole(path: str | PathLike[str], chunks: Iterable[bytes | memoryview]) -> None:
+    """Write a file that appears whole or not at all.
+
+    Raises:
+        ArtefactError: the path is a folder, or it cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise ArtefactError(f"{path} is a folder: choose another name")
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb", buffering=BUFFER) as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
 
 
 def write(path: Path, data: bytes) -> None:

@@ -91,7 +91,7 @@ def unpack(
 
       secateur unpack half.sec -o half
     """
-    from secateur.artefact.packed import describe, unpack_to
+    from secateur.artefact import describe, unpack_to
 
     packed = describe(file)
     where = None if output is None else unpack_to(file, output)
