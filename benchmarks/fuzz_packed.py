@@ -82,6 +82,7 @@ GRAFTS: tuple[tuple[str, Any], ...] = (
     ("blocks", {"rows": 8, "columns": 3, "taps_first": True}),
     ("blocks", {"rows": 1 << 16, "columns": 1 << 16}),
     ("nonzero", 1),
+    ("negative", 3),
     ("unified", 2),
     ("signs", 5),
     ("magnitudes", PLANES),
@@ -119,6 +120,13 @@ def seeds(folder: Path) -> list[Seed]:
         ({"zeros": zeros, "dense": values}, {"quantise": sc.Quantise(8)}),
         ({"zeros": zeros}, {"quantise": sc.Quantise(16)}),
         ({"whole": torch.arange(2000) % 7, "complex": torch.randn(40, 30, dtype=torch.complex64)}, {}),
+        (
+            {
+                "taps": torch.randn(16, 8, 3, 3)
+                * (torch.rand(16, 2, 1, 3, 3) < 0.4).repeat(1, 1, 4, 1, 1).reshape(16, 8, 3, 3)
+            },
+            {},
+        ),
         ({"empty": torch.zeros(0, 3), "one": torch.tensor(1.5), "double": zeros.double()}, {}),
         ({"tied": zeros, "again": zeros}, {"texts": {"plan.json": "{}" * 50, "note": ""}}),
     ]
@@ -226,7 +234,7 @@ def resign(header: Any, body: bytearray) -> None:
 def stored(record: Any) -> int:
     """Return the bytes of a record, from its JSON."""
     planes = (record["values"], record.get("magnitudes"), record.get("quantised", {}).get("scales"))
-    bits = sum(record.get(name, 0) for name in ("nonzero", "unified", "signs"))
+    bits = sum(record.get(name, 0) for name in ("nonzero", "negative", "unified", "signs"))
     return int(bits + sum(sum(p["sizes"]) for p in planes if p))
 
 

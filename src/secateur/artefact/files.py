@@ -164,7 +164,7 @@ def write_whole(path: str | PathLike[str], chunks: Iterable[bytes | memoryview])
         ArtefactError: the path is a folder, or it cannot be written.
     """
     path = Path(os.path.realpath(path))
-    if path.is_dir():
+    if os.path.isdir(path):  # False, not an error, where the name is too long
         raise ArtefactError(f"{path} is a folder: choose another name")
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:

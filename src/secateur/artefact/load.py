@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
@@ -22,7 +21,7 @@ from secateur.surgery.apply import apply_in_place
 from secateur.surgery.plan import Plan, RemoveBranch
 from secateur.surgery.plan_json import plan_from_json
 
-from .files import find, parse_json, parse_yaml, read_text, regular_file
+from .files import find, parse_json, parse_yaml, printable, read_text, regular_file
 from .manifest import MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
 from .packed import PackedFile
 from .packed.read import ALLOWANCE, EXPANSION
@@ -49,7 +48,10 @@ def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) 
     try:
         apply_in_place(model, artefact.plan)
     except SurgeryError as error:
-        raise ArtefactError(f"the artefact {path} does not fit a {type(model).__name__}: {error}") from error
+        problem = printable(str(error))
+        raise ArtefactError(
+            f"the artefact {path} does not fit a {type(model).__name__}: {problem}"
+        ) from error
     _fill(model, artefact)
     return model.train(artefact.manifest.training)
 
@@ -78,7 +80,7 @@ def document(path: str | PathLike[str], name: str) -> str:
     path = Path(path)
     if not path.is_file():
         return read_text(find(path), name)
-    with PackedFile(path, limit=sys.maxsize) as file:
+    with PackedFile(path) as file:
         return file.text(name)
 
 
@@ -127,7 +129,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         ArtefactError: it is not such a file, was changed, or is nearly all holes.
     """
     try:
-        with safe_open(path, framework="pt"):  # maps it, and checks its header
+        with safe_open(path, framework="numpy"):  # maps it, and checks its header
             status = path.stat()
         on_disk = 512 * getattr(status, "st_blocks", 0)  # 0: not known
         if on_disk and status.st_size > EXPANSION * on_disk + ALLOWANCE:
@@ -159,7 +161,7 @@ def _check_patterns(plan: Plan, tensors: Mapping[str, Tensor], manifest: Manifes
                 f"{MODEL} has no tensor {name!r}, of which {PLAN} has a pattern.{did_you_mean(name, tensors)}"
             )
         if tuple(value.shape) != pattern.partition.shape or not pattern.obeyed(value):
-            raise ArtefactError(f"{MODEL}: {name} does not obey the pattern of blocks in {PLAN}")
+            raise ArtefactError(f"{MODEL}: {printable(name)} does not obey the pattern of blocks in {PLAN}")
 
 
 def _fill(model: nn.Module, artefact: Artefact) -> None:
@@ -182,10 +184,10 @@ def _fill(model: nn.Module, artefact: Artefact) -> None:
             continue
         if old.shape != new.shape:
             raise ArtefactError(
-                f"{MODEL}: {key} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
+                f"{MODEL}: {printable(key)} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
             )
         if old.is_floating_point() != new.is_floating_point() or old.is_complex() != new.is_complex():
-            raise ArtefactError(f"{MODEL}: {key} is {new.dtype}, the model needs {old.dtype}")
+            raise ArtefactError(f"{MODEL}: {printable(key)} is {new.dtype}, the model needs {old.dtype}")
         if key in artefact.manifest.channels_last and new.ndim == 4:
             new = new.contiguous(memory_format=torch.channels_last)
         elif old.ndim == 4:

@@ -113,12 +113,18 @@ def pack_nonzero(nonzero: Nonzero, bias: Tensor | None = None, *, groups: int = 
     if not inputs or taps > 1 << TAP_BITS or rows % groups or (groups > 1 and rows // groups % height):
         return None
     width, there = inputs * taps, nonzero.values != 0
-    row, column = np.divmod(nonzero.places[there], width)
-    block, within = np.divmod(row, height)
-    # Columns of a block that are zero in all of its rows are dropped; the others go by block, then by column.
-    entries, entry = np.unique(block * width + column, return_inverse=True)
+    places = nonzero.places[there]
+    within = (places // width % height).astype(np.uint8)
+    places = places // (width * height) * width + places % width  # by block, then by column
+    # Columns of a block that are zero in all of its rows are dropped.
+    used = np.zeros(-(-rows // height) * width, np.bool_)
+    used[places] = True
+    entries = np.flatnonzero(used)
     values = np.zeros((len(entries), height), np.float32)
-    values[entry, within] = nonzero.values[there]
+    at = np.searchsorted(entries, places)
+    at *= height
+    at += within
+    values.reshape(-1)[at] = nonzero.values[there]
     of, column = np.divmod(entries, width)
     first = torch.arange(0, rows, height, dtype=torch.int32)
     count = (rows - first).clamp(max=height)

@@ -35,7 +35,7 @@ class Nonzero:
 
     blocks: Blocks
     shape: tuple[int, ...]
-    places: NDArray[np.int64]
+    places: NDArray[np.signedinteger[Any]]
     values: NDArray[np.float32]
 
 
@@ -65,13 +65,15 @@ def encode(
     if found is not None:
         matrix = found.matrix(words)
         flat, (high, unified) = matrix.reshape(-1), _states(matrix, found, bits, kind.signed)
-        kept = nonzero = high != 0
+        one = high.dtype.type(1)
+        kept = nonzero = high > one if kind.signed else high != 0
         fields |= {"blocks": found, "nonzero": out.bits(nonzero)}
+        if kind.signed and (high == one).any():
+            fields["negative"] = out.bits((flat[found.places(~nonzero, shape)] & one).astype(np.bool_))
         if unified is not None:
-            kept, one = nonzero & ~unified, high.dtype.type(1)
-            signs = flat[found.places(unified, shape)] & one
+            kept = nonzero & ~unified
             fields["unified"] = out.bits(unified.reshape(-1)[np.flatnonzero(nonzero)])
-            fields["signs"] = out.bits(signs.astype(np.bool_))
+            fields["signs"] = out.bits((flat[found.places(unified, shape)] & one).astype(np.bool_))
             fields["magnitudes"] = out.words(high.reshape(-1)[np.flatnonzero(unified)] & ~one, kind.signed)
         values = flat[found.places(kept, shape)]
     if (
@@ -83,16 +85,14 @@ def encode(
 
 
 def _states(matrix: Words, blocks: Blocks, bits: float, signed: bool) -> tuple[Words, Chosen | None]:
-    """Return the largest word of each block, and which of those not zero have one magnitude, if it saves enough."""
+    """Return the largest word of each block, and which have one magnitude that is not 0, if to say so saves enough."""
     high, one = blocks.fold(np.maximum, matrix), matrix.dtype.type(1)
-    if not signed:
+    if not signed or blocks.size == 1:
         return high, None
-    # A single element has one magnitude anyway; here it means -0.0, which then takes a bit.
-    same = high == 1 if blocks.size == 1 else blocks.fold(np.minimum, matrix) >> one == high >> one
-    unified: Chosen = same & (high != 0)
-    number, of = int(np.count_nonzero(unified)), int(np.count_nonzero(high))
+    unified: Chosen = (blocks.fold(np.minimum, matrix) >> one == high >> one) & (high > one)
+    number, of = int(np.count_nonzero(unified)), int(np.count_nonzero(high > one))
     states = of * entropy(number / max(1, of))
-    return high, unified if number * max(1, blocks.size - 1) * (bits - 1) > states + STATES else None
+    return high, unified if number * (blocks.size - 1) * (bits - 1) > states + STATES else None
 
 
 def decode(record: Record, streams: Reader) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def decode(record: Record, streams: Reader) -> dict[str, Tensor]:
         words = rotate(words, -1) if turned else words
     else:
         flat = np.zeros(prod(shape), dtype)
-        for places, some in _elements(record, record.blocks, shape, dtype, streams):
+        for places, some in _elements(record, record.blocks, shape, dtype, streams, zeros=True):
             flat[places] = rotate(some, -1) if turned else some
         words = record.blocks.tensor(flat, shape)
     streams.finish()
@@ -127,9 +127,10 @@ def decode_nonzero(record: Record, streams: Reader) -> Nonzero | None:
     if record.type != "F32" or blocks is None:
         return None
     scales, dtype, turned = _scales(record, streams)
-    places, words = map(np.concatenate, zip(*_elements(record, blocks, shape, dtype, streams), strict=True))
+    elements = _elements(record, blocks, shape, dtype, streams, zeros=False)
+    places, words = map(np.concatenate, zip(*elements, strict=True))
     streams.finish()
-    places = blocks.natural(places, shape)
+    places = blocks.natural(places, shape).astype(np.int32 if prod(shape) < 1 << 31 else np.int64)
     if turned:
         return Nonzero(blocks, shape, places, rotate(words, -1).view(np.float32))
     of = None if scales is None else scales[places // prod(shape[1:])]
@@ -137,11 +138,16 @@ def decode_nonzero(record: Record, streams: Reader) -> Nonzero | None:
 
 
 def _elements(
-    record: Record, blocks: Blocks, shape: tuple[int, ...], dtype: np.dtype[Any], streams: Reader
+    record: Record, blocks: Blocks, shape: tuple[int, ...], dtype: np.dtype[Any], streams: Reader, zeros: bool
 ) -> Iterator[tuple[NDArray[np.int64], Words]]:
-    """Yield the elements of unified and of kept blocks: places in the flattened matrix, and words."""
+    """Yield the elements of blocks of -0.0 (``zeros``), unified and kept ones: places in the matrix, and words."""
     grid = blocks.grid(shape)
     kept = nonzero = streams.bits(record.nonzero, prod(grid)).reshape(grid)
+    if record.negative and zeros:
+        places = blocks.places(~nonzero, shape)
+        yield places, streams.bits(record.negative, len(places)).astype(dtype)
+    else:
+        streams.skip(record.negative)
     if record.magnitudes is not None:
         unified = np.zeros_like(nonzero)
         unified[nonzero] = streams.bits(record.unified, int(np.count_nonzero(nonzero)))

@@ -50,7 +50,7 @@ class Record:
     """What is stored, checked and read as one: a tensor, or several small ones of one type behind each other.
 
     ``tensors`` have all of their names, and a shape; a text is a tensor of bytes. The rest says how many bytes each
-    stream has: those of scales, `nonzero`, `unified`, `signs`, `magnitudes` and `values`, in this order.
+    stream has: those of scales, `nonzero`, `negative`, `unified`, `signs`, `magnitudes` and `values`, in this order.
     """
 
     type: Annotated[str, Field(pattern="^(" + "|".join(KINDS) + ")$")]
@@ -59,6 +59,7 @@ class Record:
     values: Planes
     blocks: Blocks | None = None
     nonzero: Size = 0
+    negative: Size = 0
     unified: Size = 0
     signs: Size = 0
     magnitudes: Planes | None = None
@@ -73,7 +74,9 @@ class Record:
     def size(self) -> int:
         """Stored bytes."""
         planes = (self.values, self.magnitudes, self.quantised and self.quantised.scales)
-        return self.nonzero + self.unified + self.signs + sum(sum(p.sizes) for p in planes if p)
+        return (
+            self.nonzero + self.negative + self.unified + self.signs + sum(sum(p.sizes) for p in planes if p)
+        )
 
     @property
     def elements(self) -> int:
@@ -91,7 +94,7 @@ def memory(records: Records) -> int:
     for record in records:
         kind, elements = record.kind, record.elements
         total += elements * (PARSED if kind is TEXT else kind.dtype.itemsize)
-        work = max(work, elements * kind.words * (4 * kind.width + 16))
+        work = max(work, elements * kind.words * (4 * kind.width + 36))
     return total + work
 
 

@@ -60,13 +60,13 @@ class Writer:
 
     def bits(self, bits: Bits) -> int:
         """Write bits, as they are or as the gaps between ones; return how many bytes are stored."""
-        packed, compress = np.packbits(bits, bitorder="little"), self._quick.compress
+        packed = np.packbits(bits, bitorder="little")
         if 0 < 4 * np.count_nonzero(bits) <= bits.size:
             gaps = _gaps(bits)
-            stored = b"" if len(compress(packed.data)) < len(compress(gaps.data)) else self._stored(gaps)
-            # A reader tells gaps by the size of a frame's content: it must be a frame, and of another size.
-            if 0 < len(stored) < len(gaps) != len(packed):
-                return self._add(stored)
+            least = min(len(packed), len(self._frame(packed, True)))
+            # A reader tells gaps by the size of a frame's content: it must be another one.
+            if len(gaps) != len(packed) and len(self._frame(gaps, True)) < least:
+                return self._add(self._frame(gaps))
         return self._add(self._stored(packed))
 
     def words(self, words: Words, noisy: bool) -> Planes:
@@ -86,10 +86,14 @@ class Writer:
         return len(stored)
 
     def _stored(self, data: Bytes, noisy: bool = False) -> bytes | memoryview:
-        forms: list[bytes | memoryview] = [data.data, self._quick.compress(data.data)]
-        if len(forms[1]) < 32 + len(data) // 1024 and not data.any():
+        frame = self._frame(data, noisy)
+        if len(frame) < 32 + len(data) // 1024 and not data.any():
             return b""
-        return min(forms if noisy else [*forms, self._thorough.compress(data.data)], key=len)
+        return frame if len(frame) < len(data) else data.data
+
+    def _frame(self, data: Bytes, noisy: bool = False) -> bytes:
+        frame: bytes = self._quick.compress(data.data)
+        return frame if noisy else min(frame, self._thorough.compress(data.data), key=len)
 
 
 class Reader:
@@ -121,6 +125,10 @@ class Reader:
         if planes.base and width > 1:
             words += dtype.type(planes.base << 8 * width - 16)
         return words
+
+    def skip(self, size: int) -> None:
+        """Leave a stream out."""
+        self._at += size
 
     def finish(self) -> None:
         """See that every byte was taken."""
