@@ -84,8 +84,8 @@ def read_text(folder: Path, name: str) -> str:
         raise ArtefactError(f"{path} is not UTF-8 text: {error}") from None
 
 
-def parse_json(text: str, name: str) -> object:
-    """Parse strict JSON: each key once, no NaN or infinity, at most 64 levels.
+def parse_json(text: str | bytes, name: str) -> object:
+    """Parse strict JSON, in UTF-8: each key once, no NaN or infinity, at most 64 levels.
 
     Raises:
         ArtefactError: it is not that.
@@ -101,6 +101,7 @@ def parse_json(text: str, name: str) -> object:
         raise ArtefactError(f"{name} holds {constant}, which is not JSON")
 
     try:
+        text = text if isinstance(text, str) else text.decode()
         data: object = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
     except RecursionError:
         raise ArtefactError(f"{name} is nested more than {MAX_DEPTH} levels deep") from None

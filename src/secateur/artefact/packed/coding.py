@@ -14,8 +14,7 @@ from torch import Tensor
 
 from secateur.ground.errors import ArtefactError
 
-from .blocks import Blocks
-from .detect import detect, entropy
+from .blocks import Blocks, detect, entropy
 from .header import Record
 from .quantise import CODE, Quantise, dequantise, quantise
 from .streams import Reader, Writer
@@ -76,9 +75,7 @@ def encode(
             fields["signs"] = out.bits((flat[found.places(unified, shape)] & one).astype(np.bool_))
             fields["magnitudes"] = out.words(high.reshape(-1)[np.flatnonzero(unified)] & ~one, kind.signed)
         values = flat[found.places(kept, shape)]
-    if (
-        rounded is not None and bits == 3
-    ):  # codes of four bits: two to a byte, as one symbol they are coded better
+    if rounded is not None and bits == 3:  # codes of four bits: as one symbol two are coded better
         values = np.append(values, np.zeros(len(values) % 2, CODE))
         values = values[0::2] | values[1::2] << CODE.type(4)
     return fields | {"values": out.words(values, kind.signed)}
@@ -170,7 +167,7 @@ def _values(record: Record, count: int, dtype: np.dtype[Any], streams: Reader) -
 def _scales(record: Record, streams: Reader) -> tuple[NDArray[np.float32] | None, np.dtype[Any], bool]:
     """Return a scale for each first index, if there are any; the type of the words; whether they have to be turned."""
     if record.quantised is None:
-        return None, record.kind.word_type, record.kind.signed
+        return None, np.dtype(f"<u{record.kind.width}"), record.kind.signed
     if record.quantised.scales is None:
         return None, HALF, False
     (_, (first, *_)), *_ = record.tensors

@@ -11,20 +11,19 @@ from pydantic.dataclasses import dataclass
 
 from secateur.ground.errors import ArtefactError
 
-from ..files import parse_json, printable
+from ..files import printable
 from .blocks import Blocks
 from .streams import DIGEST, MAX_BYTES, Planes, Size
 from .words import KINDS, TEXT, Kind
 
-__all__ = ["PARSED", "Quantised", "Record", "Records", "checked", "from_json", "memory", "to_json"]
+__all__ = ["PARSED", "Quantised", "Record", "Records", "checked", "memory", "to_json"]
 
 MAX_NAMES = 1 << 16
 PARSED = 40  # bytes of memory that a byte of JSON or YAML may take when it is read, about
 
 CONFIG = ConfigDict(extra="forbid")
-Names = Annotated[
-    tuple[Annotated[str, Field(max_length=1024)], ...], Field(min_length=1, max_length=MAX_NAMES), FailFast()
-]
+Name = Annotated[str, Field(max_length=1024)]
+Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_NAMES), FailFast()]
 Shape = Annotated[tuple[Size, ...], Field(max_length=16), FailFast()]
 Tensors = Annotated[tuple[tuple[Names, Shape], ...], Field(min_length=1, max_length=MAX_NAMES), FailFast()]
 Loss = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -32,11 +31,7 @@ Loss = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, config=CONFIG)
 class Quantised:
-    """How the values of a tensor were rounded, and what that cost.
-
-    With 16 bits values are float16. With fewer they are integers times one scale for each ``rows`` indices of the
-    first dimension.
-    """
+    """How values were rounded (to float16, or integers times a scale of ``rows`` first indices), and what that cost."""
 
     bits: StrictInt
     relative_error: Loss  # Euclidean norm of the differences over that of the values, four digits
@@ -74,9 +69,8 @@ class Record:
     def size(self) -> int:
         """Stored bytes."""
         planes = (self.values, self.magnitudes, self.quantised and self.quantised.scales)
-        return (
-            self.nonzero + self.negative + self.unified + self.signs + sum(sum(p.sizes) for p in planes if p)
-        )
+        bits = self.nonzero + self.negative + self.unified + self.signs
+        return bits + sum(sum(p.sizes) for p in planes if p)
 
     @property
     def elements(self) -> int:
@@ -103,14 +97,6 @@ def to_json(records: Records) -> bytes:
     return _RECORDS.dump_json(records, exclude_defaults=True)
 
 
-def from_json(text: bytes) -> Records:
-    """Return the records of a header, checked; an `ArtefactError` names the entry that is wrong."""
-    try:
-        return checked(parse_json(text.decode(), "the header"))
-    except UnicodeDecodeError as error:
-        raise ArtefactError(f"the header is not UTF-8 text: {error}") from None
-
-
 def checked(data: object) -> Records:
     """Return the records of plain data, checked one by one and against each other; else an `ArtefactError`."""
     try:
@@ -122,12 +108,11 @@ def checked(data: object) -> Records:
     names = list(chain.from_iterable(of for record in records for of, _ in record.tensors))
     if len(names) > MAX_NAMES or len(set(names)) < len(names):
         raise ArtefactError(f"two tensors have one name, or they have more than {MAX_NAMES} names")
-    total = 0
     for record in records:
         _check(record, *record.tensors[0])
-        # Empty ones as well: their other dimensions are multiplied somewhere.
-        elements = sum(prod(max(1, n) for n in shape) for _, shape in record.tensors)
-        total += elements * record.kind.dtype.itemsize
+    every = ((record.kind.dtype.itemsize, *shape) for record in records for _, shape in record.tensors)
+    # Empty ones as well: their other dimensions are multiplied somewhere.
+    total = sum(prod(max(1, n) for n in sizes) for sizes in every)
     if total > MAX_BYTES:
         raise ArtefactError(f"the tensors have more than {MAX_BYTES} bytes")
     return records

@@ -54,14 +54,12 @@ def quantise(tensor: Tensor, bits: int, rows: int) -> tuple[Words, Floats | None
     else:
         scales, words = _fit(exact.contiguous().numpy(), (1 << (bits - 1)) - 1, rows)
     back = dequantise(words, None if scales is None else np.repeat(scales, rows)[: len(words)])
-    rounded, original = (
-        torch.from_numpy(back).to(tensor.dtype).double(),
-        tensor.detach().to("cpu", torch.float64),
-    )
+    rounded = torch.from_numpy(back).to(tensor.dtype).double()
     if not bool(rounded.isfinite().all()):
         return None
-    lost, norm = rounded - original, float(original.norm())
-    relative, largest = float(lost.norm()) / norm if norm else 0.0, float(lost.abs().max())
+    lost = (rounded - tensor.detach().to("cpu")).abs()
+    norm, largest = float(tensor.detach().double().norm()), float(lost.max())
+    relative = float(lost.norm()) / norm if norm else 0.0
     return words, scales, Quantised(bits, float(f"{relative:.4g}"), float(f"{largest:.4g}"), rows)
 
 

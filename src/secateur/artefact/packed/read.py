@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import struct
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from secateur.ground.errors import ArtefactError, did_you_mean
 
+from ..files import parse_json
 from .coding import Nonzero, decode, decode_nonzero
-from .header import PARSED, Record, Records, from_json, memory
+from .header import PARSED, Record, Records, checked, memory
 from .streams import DIGEST, Reader, unframed
 from .words import TEXT
 
@@ -46,8 +46,9 @@ class PackedFile(Mapping[str, Tensor]):
     def __init__(self, path: str | PathLike[str], limit: int | None = None) -> None:
         self.path = Path(path)
         self._lock, self._decompressor = threading.Lock(), zstandard.ZstdDecompressor()
-        self._file, size = _open(self.path)
+        self._file = _open(self.path)
         try:
+            size = os.fstat(self._file.fileno()).st_size
             self.records, start = self._header(size)
             self._check_limit(memory(self.records), EXPANSION * size + ALLOWANCE if limit is None else limit)
         except BaseException:
@@ -141,7 +142,7 @@ class PackedFile(Mapping[str, Tensor]):
         if hashlib.sha256(bytes(prefix[:-32]) + frame).digest() != expected:
             raise ArtefactError(f"{self.path}: its header was changed or damaged")
         try:
-            records = from_json(unframed(frame, plain, plain, self._decompressor))
+            records = checked(parse_json(unframed(frame, plain, plain, self._decompressor), "the header"))
         except ArtefactError as error:
             raise ArtefactError(f"{self.path}: {error}") from None
         whole = end + sum(record.size for record in records)
@@ -152,10 +153,8 @@ class PackedFile(Mapping[str, Tensor]):
 
     def _check_limit(self, needed: int, limit: int) -> None:
         if needed > limit:
-            raise ArtefactError(
-                f"{self.path} declares what takes up to {needed} bytes of memory, more than the limit of {limit}; "
-                "if you trust it, give a higher limit"
-            )
+            what = f"{needed} bytes of memory, more than the limit of {limit}"
+            raise ArtefactError(f"{self.path} declares up to {what}; if you trust it, give a higher limit")
 
 
 def unpack(path: str | PathLike[str], *, limit: int | None = None) -> dict[str, Tensor]:
@@ -168,13 +167,10 @@ def unpack(path: str | PathLike[str], *, limit: int | None = None) -> dict[str, 
         return file.all()
 
 
-def _open(path: Path) -> tuple[BinaryIO, int]:
+def _open(path: Path) -> BinaryIO:
+    if not os.path.isfile(path):  # to open a pipe would wait for a writer
+        raise ArtefactError(f"there is no packed file at {path}" + ", but a folder" * os.path.isdir(path))
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for a writer
-            raise ArtefactError(f"{path} is a folder or a device, not a packed file")
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise ArtefactError(f"there is no packed file at {path}") from None
+        return path.open("rb")
     except OSError as error:
         raise ArtefactError(f"{path} cannot be read: {error.strerror}") from None
-    return file, os.fstat(file.fileno()).st_size

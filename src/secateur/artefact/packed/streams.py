@@ -29,10 +29,10 @@ Bits = NDArray[np.bool_]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Planes:
-    """Stored words: how large each plane is, the bytes of one place, the lowest first, of ``(word - base) << shift``.
+    """Stored words: the sizes of their planes, one for each byte of ``(word - base) << shift``, the lowest first.
 
-    ``base`` is in units of a word's upper 16 bits. Weights have few exponents: shifted, the upper plane holds some of
-    the mantissa as well, which is not uniform either, least of all where the small ones were pruned.
+    ``base`` counts in a word's upper 16 bits. Weights have few exponents: shifted, their upper plane holds some of the
+    mantissa as well, which is not uniform either, least of all where small ones were pruned.
     """
 
     sizes: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
@@ -148,19 +148,12 @@ def unframed(stored: memoryview, least: int, most: int, decompressor: zstandard.
     """Return the content of one zstandard frame, ``least`` to ``most`` bytes, as checked before they are allocated."""
     try:
         stated: Any = zstandard.get_frame_parameters(stored)
-        if (
-            not least <= stated.content_size <= most
-            or stated.window_size > max(most, 1 << 10)
-            or stated.dict_id
-        ):
-            raise ArtefactError(
-                f"a zstandard frame has not {least} to {most} bytes, or asks for more than that"
-            )
+        fits = least <= stated.content_size <= most and stated.window_size <= max(most, 1 << 10)
+        if not fits or stated.dict_id:
+            raise ArtefactError(f"a zstandard frame has not {least} to {most} bytes, or asks for more")
         content: bytes = decompressor.decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ArtefactError(f"a zstandard frame cannot be read: {error}") from None
-    if len(content) != stated.content_size:
-        raise ArtefactError("a zstandard frame is shorter than it states")
     return content
 
 

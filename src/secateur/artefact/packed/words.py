@@ -35,11 +35,6 @@ class Kind:
         """Bytes of a word."""
         return self.dtype.itemsize // self.words
 
-    @property
-    def word_type(self) -> np.dtype[Any]:
-        """The type of a word."""
-        return np.dtype(f"<u{self.width}")
-
     def word_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a tensor's words: one more dimension where an element has two."""
         return (*shape, self.words) if self.words > 1 else shape
@@ -69,15 +64,11 @@ def kind_of(tensor: Tensor, name: str) -> Kind:
         ArtefactError: it is not an ordinary tensor with values, or its data type is not known.
     """
     if not isinstance(tensor, Tensor):
-        raise ArtefactError(
-            f"{name!r:.60} is a {type(tensor).__name__}; only tensors can be packed without pickle"
-        )
+        raise ArtefactError(f"{name!r:.60} is a {type(tensor).__name__}; only tensors can be packed")
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
         raise ArtefactError(f"{name!r:.60} is not an ordinary tensor with values, and cannot be packed")
     if tensor.dtype not in _BY_DTYPE:
-        raise ArtefactError(
-            f"{name!r:.60} is {tensor.dtype}, which cannot be packed; known are {', '.join(KINDS)}"
-        )
+        raise ArtefactError(f"{name!r:.60} is {tensor.dtype}; known types are {', '.join(KINDS)}")
     return _BY_DTYPE[tensor.dtype]
 
 
@@ -88,7 +79,9 @@ def to_words(tensor: Tensor, kind: Kind) -> Words:
     array([2130706432, 2130706433], dtype=uint32)
     """
     flat = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous().reshape(-1)
-    words = flat.view(torch.uint8).numpy().view(kind.word_type).reshape(kind.word_shape(tuple(tensor.shape)))
+    words = (
+        flat.view(torch.uint8).numpy().view(f"<u{kind.width}").reshape(kind.word_shape(tuple(tensor.shape)))
+    )
     return rotate(words, 1) if kind.signed else words
 
 

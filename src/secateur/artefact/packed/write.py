@@ -20,7 +20,7 @@ from secateur.ground.tensors import identity
 
 from ..files import write_whole
 from .blocks import Blocks
-from .coding import Fields, encode
+from .coding import encode
 from .header import Records, checked, to_json
 from .quantise import Quantise
 from .read import MAGIC, PREFIX, VERSION
@@ -56,24 +56,22 @@ def write_packed(
         if not layout.fit(kinds[name].word_shape(tuple(tensors[name].shape))):
             raise ArtefactError(f"{layout} do not fit {name!r}, whose shape is {tuple(tensors[name].shape)}")
     rounded = {name for name in tensors if quantise and _taken(quantise, name, tensors[name], kinds[name])}
+    out, text_out = Writer(), Writer(LEVEL)
+    work = [(kinds[next(iter(group))[0]], group, out) for group in _groups(tensors, {*blocks, *rounded})]
+    for name, text in (texts or {}).items():
+        data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
+        work.append((TEXT, {(name,): data}, text_out))
     records: list[dict[str, Any]] = []
     stored: list[bytes | memoryview] = []
-    out, text_out = Writer(), Writer(LEVEL)
-
-    def add(kind: Kind, group: Group, fields: Fields, digest: str, streams: list[bytes | memoryview]) -> None:
-        named = [(names, tuple(tensor.shape)) for names, tensor in group.items()]
-        records.append(fields | {"type": kind.name, "tensors": named, "digest": digest})
-        stored.extend(streams)
-
-    for group in track(list(_groups(tensors, {*blocks, *rounded})), "packing"):
+    for kind, group, to in track(work, "packing"):
         names = next(iter(group))
         wanted = quantise if rounded.issuperset(names) else None
         known = next((blocks[name] for name in names if name in blocks), None)
-        fields = encode(list(group.values()), kinds[names[0]], out, wanted, known)
-        add(kinds[names[0]], group, fields, *out.take())
-    for name, text in (texts or {}).items():
-        data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
-        add(TEXT, {(name,): data}, encode([data], TEXT, text_out, None, None), *text_out.take())
+        fields = encode(list(group.values()), kind, to, wanted, known)
+        digest, streams = to.take()
+        named = [(names, tuple(tensor.shape)) for names, tensor in group.items()]
+        records.append(fields | {"type": kind.name, "tensors": named, "digest": digest})
+        stored += streams
     header = checked(records)
     write_whole(path, [sealed(to_json(header)), *stored])
     return header
