@@ -14,8 +14,8 @@ from format_reader import raw
 from torch import nn
 
 import secateur as sc
-from secateur.artefact.packed import Blocks, read, write_packed
 from secateur.artefact.files import parse_json
+from secateur.artefact.packed import Blocks, read, write_packed
 from secateur.artefact.packed.header import checked, memory, to_json
 from secateur.artefact.packed.write import sealed
 from secateur.ground.errors import ArtefactError
@@ -94,7 +94,7 @@ def test_texts_stand_beside_tensors(tmp_path: Path) -> None:
     write_packed(tmp_path / "x.sec", {"w": torch.full((9,), 255, dtype=torch.uint8)})
     data = (tmp_path / "x.sec").read_bytes()
     rewrite(tmp_path / "y.sec", data, lambda records: records[0].update(type="TEXT"))
-    with sc.PackedFile(tmp_path / "y.sec") as file, pytest.raises(ArtefactError, match="'w' is not UTF-8"):
+    with sc.PackedFile(tmp_path / "y.sec") as file, pytest.raises(ArtefactError, match="'w': 'utf-8' codec"):
         file.text("w")
 
 
@@ -159,7 +159,7 @@ def test_files_that_cannot_be_written_or_read_say_so(packed: Path, tmp_path: Pat
     for path in (packed / "below a file", tmp_path / ("x" * 300)):
         with pytest.raises(ArtefactError, match="cannot be written"):
             sc.pack({"w": torch.ones(3)}, path)
-        with pytest.raises(ArtefactError, match="cannot be read"):
+        with pytest.raises(ArtefactError, match="no packed file at"):
             sc.unpack(path)
     with pytest.raises(ArtefactError, match="is a folder"):
         sc.pack({"w": torch.ones(3)}, tmp_path)
@@ -198,7 +198,7 @@ def test_foreign_and_damaged_files(packed: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ArtefactError, match=message):
             sc.unpack(tmp_path / name)
-    with pytest.raises(ArtefactError, match="no packed file at .*, but a folder"):
+    with pytest.raises(ArtefactError, match=r"no packed file at .*, but a folder"):
         sc.unpack(tmp_path)
     with pytest.raises(ArtefactError, match="no packed file at"):
         sc.unpack(tmp_path / "none")

@@ -50,9 +50,8 @@ class Blocks:
 
     def fit(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of this shape can be cut: it has elements, and is no smaller than a block."""
-        if not shape or not prod(shape) or (self.taps_first and len(shape) < 3):
-            return False
-        return self.rows <= shape[0] and self.columns <= prod(shape[1:])
+        there = bool(shape) and 0 not in shape and (len(shape) > 2 or not self.taps_first)
+        return there and self.rows <= shape[0] and self.columns <= prod(shape[1:])
 
     def grid(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return how many blocks there are along rows and columns."""
@@ -158,8 +157,7 @@ def detect(words: Words, value: float, signed: bool) -> Blocks | None:
     if words.size < SMALL or not words.ndim:
         return None
     cube = _sample(words.reshape(len(words), words.shape[1] if words.ndim > 1 else 1, -1))
-    if signed:
-        cube = cube >> cube.dtype.type(1)
+    cube = cube >> cube.dtype.type(signed)
     tall = _Level(cube, np.iinfo(cube.dtype).max, value, signed).grown(0, 2)
     found = [dataclasses.replace(tall, blocks=tall.blocks.reshape(len(tall.blocks), 1, -1)).grown(2, 2)]
     if cube.shape[2] > 1:

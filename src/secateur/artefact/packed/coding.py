@@ -41,16 +41,13 @@ class Nonzero:
 def encode(
     tensors: Sequence[Tensor], kind: Kind, out: Writer, wanted: Quantise | None, blocks: Blocks | None
 ) -> Fields:
-    """Write a tensor, exactly or as ``wanted`` where that can be, or small ones together; return the record's fields.
-
-    ``blocks`` is the structure that it is known to have; otherwise structure is looked for.
-    """
+    """Write a tensor, exactly or as ``wanted`` where that can be, or small ones together; return fields of a record."""
     if len(tensors) > 1:
         joined = torch.cat([tensor.detach().to("cpu").reshape(-1) for tensor in tensors])
         return {"values": out.words(to_words(joined, kind), kind.signed)}
     words, fields, rounded = to_words(tensors[0], kind), Fields(), None
     bits = 8 * kind.width - (5 if kind.signed and kind.width > 1 else 0)  # of a trained weight, about
-    found = blocks or detect(words, bits, kind.signed)
+    found = blocks or detect(words, bits, kind.signed)  # structure that is known, or looked for
     if wanted is not None:
         # Unified blocks stay so where their rows share a scale.
         one = found and wanted.bits < 16 and _states(found.matrix(words), found, bits, True)[1] is not None
@@ -62,9 +59,8 @@ def encode(
         found = blocks or detect(words, bits, True)
     values, shape = words.reshape(-1), words.shape
     if found is not None:
-        matrix = found.matrix(words)
+        matrix, one = found.matrix(words), words.dtype.type(1)
         flat, (high, unified) = matrix.reshape(-1), _states(matrix, found, bits, kind.signed)
-        one = high.dtype.type(1)
         kept = nonzero = high > one if kind.signed else high != 0
         fields |= {"blocks": found, "nonzero": out.bits(nonzero)}
         if kind.signed and (high == one).any():

@@ -16,8 +16,7 @@ __all__ = ["CODE", "Quantise", "dequantise", "quantise"]
 
 Floats = NDArray[np.float32]
 CODE = np.dtype("u1")
-CLIPS = tuple(1 - 0.04 * i for i in range(13))
-"""Shares of the largest magnitude that the largest code may stand for."""
+CLIPS = tuple(1 - 0.04 * i for i in range(13))  # of the largest magnitude: what the largest code stands for
 
 
 @dataclass(frozen=True)

@@ -91,11 +91,9 @@ class PackedFile(Mapping[str, Tensor]):
         """Return a text; where there is none of that name, or it is damaged, that is an `ArtefactError`."""
         if name not in self.texts:
             raise ArtefactError(f"{self.path} has no text {name!r}.{did_you_mean(name, self.texts)}")
-        data = self._decoded(name, *self.texts[name], decode)[name]
-        try:
-            return data.numpy().tobytes().decode()
-        except UnicodeDecodeError as error:
-            raise ArtefactError(f"{self.path}: {name!r} is not UTF-8 text: {error}") from None
+        return self._decoded(
+            name, *self.texts[name], lambda *of: decode(*of)[name].numpy().tobytes().decode()
+        )
 
     def close(self) -> None:
         """Let go of the file; tensors that were read stay."""
@@ -114,7 +112,7 @@ class PackedFile(Mapping[str, Tensor]):
                 if hashlib.sha256(stored).hexdigest()[:DIGEST] != record.digest:
                     raise ArtefactError("it was changed or damaged: its bytes have another digest")
                 return decoder(record, Reader(stored, self._decompressor))
-            except ArtefactError as error:
+            except (ArtefactError, UnicodeDecodeError) as error:  # a text that is none
                 raise ArtefactError(f"{self.path}: {name!r}: {error}") from None
 
     def _bytes(self, start: int, size: int) -> memoryview:

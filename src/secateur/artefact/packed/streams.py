@@ -44,8 +44,7 @@ class Writer:
     """Collects streams, each in the smallest of its forms; ``level`` is zstandard's. Not for two threads at once."""
 
     def __init__(self, level: int = 1) -> None:
-        # Weights repeat by chance only, and to write that down costs more than it saves: the first compressor hardly
-        # seeks repetitions, and is the quickest. The other one is for tables, masks and texts.
+        # Weights repeat by chance: to write that down costs more than it saves, so the first one hardly looks for it.
         noise = zstandard.ZstdCompressionParameters.from_level(1, min_match=7, hash_log=6, window_log=17)
         self._quick: Any = zstandard.ZstdCompressor(compression_params=noise)
         self._thorough: Any = zstandard.ZstdCompressor(level=level)
