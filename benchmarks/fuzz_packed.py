@@ -77,6 +77,7 @@ NUMBERS: tuple[Any, ...] = (
 
 
 PLANES = {"sizes": [0, 0, 0, 0], "base": 7, "shift": 2}
+PAIRS = {"sizes": [0], "pairs": True}
 GRAFTS: tuple[tuple[str, Any], ...] = (
     ("blocks", {"rows": 2}),
     ("blocks", {"rows": 8, "columns": 3, "taps_first": True}),
@@ -87,6 +88,8 @@ GRAFTS: tuple[tuple[str, Any], ...] = (
     ("signs", 5),
     ("magnitudes", PLANES),
     ("values", PLANES),
+    ("values", PAIRS),
+    ("magnitudes", PAIRS),
     ("quantised", {"bits": 16, "relative_error": 0, "max_error": 0}),
     ("quantised", {"bits": 4, "relative_error": 0, "max_error": 0, "rows": 8, "scales": PLANES}),
     ("quantised", {"bits": 12, "relative_error": 0, "max_error": 0, "scales": PLANES}),

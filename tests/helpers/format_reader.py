@@ -39,6 +39,9 @@ class Streams:
         return bits + [0] * (count - len(bits))
 
     def words(self, planes: dict[str, Any], count: int, width: int) -> list[int]:
+        if planes.get("pairs", False):
+            pairs = self.words(planes | {"pairs": False}, -(-count // 2), width)
+            return [code for pair in pairs for code in (pair % 16, pair // 16)][:count]
         assert len(planes["sizes"]) == width
         parts = [self.content(size, count) for size in planes["sizes"]]
         words = [sum(part[i] << 8 * place for place, part in enumerate(parts)) for i in range(count)]
@@ -48,16 +51,9 @@ class Streams:
 
 def array(record: dict[str, Any], shape: list[int], width: int, streams: Streams) -> list[int]:
     """Return the words of an array, in its own order."""
-    count, four = prod(shape), record.get("quantised", {}).get("bits") == 4
-
-    def values(count: int) -> list[int]:
-        if not four:
-            return streams.words(record["values"], count, width)
-        pairs = streams.words(record["values"], -(-count // 2), 1)
-        return [code for pair in pairs for code in (pair % 16, pair // 16)][:count]
-
+    count = prod(shape)
     if "blocks" not in record:
-        return values(count)
+        return streams.words(record["values"], count, width)
     blocks = record["blocks"]
     rows, columns = blocks["rows"], blocks.get("columns", 1)
     places = np.arange(count).reshape(shape)
@@ -76,7 +72,7 @@ def array(record: dict[str, Any], shape: list[int], width: int, streams: Streams
         state = [s and 1 + next(unified) for s in state]
         signs = streams.bits(record.get("signs", 0), sum(state[b] == 2 for b in block_of.values()))
         magnitudes = streams.words(record["magnitudes"], sum(s == 2 for s in state), width)
-    kept = iter(values(sum(state[b] == 1 for b in block_of.values())))
+    kept = iter(streams.words(record["values"], sum(state[b] == 1 for b in block_of.values()), width))
     sign, magnitude = iter(signs), iter(magnitudes)
     of = [next(magnitude) if s == 2 else 0 for s in state]
     words = [0] * count

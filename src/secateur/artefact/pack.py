@@ -161,14 +161,15 @@ def unpack_to(path: str | PathLike[str], target: str | PathLike[str], *, limit: 
 def _described(path: Path, records: Records) -> Packed:
     tensors = []
     for record in records:
-        sizes = [prod(shape) for _, shape in record.tensors]
+        sizes, width = [prod(shape) for _, shape in record.tensors], record.kind.dtype.itemsize
         total, stored, lost, coding = sum(sizes), record.size, record.quantised, _coding(record)
+        if record.kind is TEXT:
+            continue
         losses = (None, None, None) if lost is None else (lost.bits, lost.relative_error, lost.max_error)
         for (names, shape), size in zip(record.tensors, sizes, strict=True):
             share = size / total if total else 1 / len(sizes)
-            dense, packed = size * record.kind.dtype.itemsize, stored * share
-            if record.kind is not TEXT:
-                tensors.append(PackedTensor(names[0], record.type, shape, coding, dense, packed, *losses))
+            dense, packed = size * width, stored * share
+            tensors.append(PackedTensor(names[0], record.type, shape, coding, dense, packed, *losses))
     return Packed(path, tuple(tensors), sum(t.dense_bytes for t in tensors), path.stat().st_size)
 
 

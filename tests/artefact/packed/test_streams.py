@@ -64,7 +64,8 @@ ARRAYS: dict[str, NDArray[np.unsignedinteger]] = {
     "largest": np.full(40, (1 << 32) - 1, np.uint32),
     "few exponents": np.random.default_rng(0).integers(120 << 24, 128 << 24, 2000).astype(np.uint32),
     "from zero": np.arange(3000, dtype=np.uint64) * 12345678901,
-    "bytes": np.random.default_rng(1).integers(3, 7, 5000).astype(np.uint8),
+    "codes": np.random.default_rng(1).integers(0, 16, 4999).astype(np.uint8),
+    "bytes": np.random.default_rng(1).integers(13, 17, 5000).astype(np.uint8),
 }
 
 
@@ -78,7 +79,7 @@ def test_words_come_back(name: str, noisy: bool) -> None:
     streams, data = reader(out)
     assert sum(planes.sizes) == len(data) <= words.nbytes
     assert np.array_equal(streams.words(planes, words.size, words.dtype), words)
-    as_json = {"sizes": planes.sizes, "base": planes.base, "shift": planes.shift}
+    as_json = {"sizes": planes.sizes, "base": planes.base, "shift": planes.shift, "pairs": planes.pairs}
     assert Streams(data).words(as_json, words.size, words.itemsize) == words.tolist()
 
 

@@ -71,9 +71,6 @@ def encode(
             fields["signs"] = out.bits((flat[found.places(unified, shape)] & one).astype(np.bool_))
             fields["magnitudes"] = out.words(high.reshape(-1)[np.flatnonzero(unified)] & ~one, kind.signed)
         values = flat[found.places(kept, shape)]
-    if rounded is not None and bits == 3:  # codes of four bits: as one symbol two are coded better
-        values = np.append(values, np.zeros(len(values) % 2, CODE))
-        values = values[0::2] | values[1::2] << CODE.type(4)
     return fields | {"values": out.words(values, kind.signed)}
 
 
@@ -94,7 +91,7 @@ def decode(record: Record, streams: Reader) -> dict[str, Tensor]:
     scales, dtype, turned = _scales(record, streams)
     shape = kind.word_shape(shapes[0]) if len(shapes) == 1 else (record.elements * kind.words,)
     if record.blocks is None:
-        words = _values(record, prod(shape), dtype, streams).reshape(shape)
+        words = streams.words(record.values, prod(shape), dtype).reshape(shape)
         words = rotate(words, -1) if turned else words
     else:
         flat = np.zeros(prod(shape), dtype)
@@ -150,14 +147,7 @@ def _elements(
         yield places, words[blocks.block_of(places, shape)] | signs
         kept = nonzero & ~unified
     places = blocks.places(kept, shape)
-    yield places, _values(record, len(places), dtype, streams)
-
-
-def _values(record: Record, count: int, dtype: np.dtype[Any], streams: Reader) -> Words:
-    if record.quantised is None or record.quantised.bits > 4:
-        return streams.words(record.values, count, dtype)
-    pairs = streams.words(record.values, -(-count // 2), CODE)
-    return np.stack([pairs & CODE.type(15), pairs >> CODE.type(4)], axis=1).reshape(-1)[:count]
+    yield places, streams.words(record.values, len(places), dtype)
 
 
 def _scales(record: Record, streams: Reader) -> tuple[NDArray[np.float32] | None, np.dtype[Any], bool]:

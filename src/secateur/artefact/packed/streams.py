@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictBool
 from pydantic.dataclasses import dataclass
 
 from secateur.ground.errors import ArtefactError
@@ -31,6 +32,7 @@ Bits = NDArray[np.bool_]
 class Planes:
     """Stored words: the sizes of their planes, one for each byte of ``(word - base) << shift``, the lowest first.
 
+    With ``pairs`` words below 16 stand in pairs, in one byte: as one symbol two are coded better.
     ``base`` counts in a word's upper 16 bits. Weights have few exponents: shifted, their upper plane holds some of the
     mantissa as well, which is not uniform either, least of all where small ones were pruned.
     """
@@ -38,6 +40,7 @@ class Planes:
     sizes: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
     base: Annotated[int, Field(strict=True, ge=0, lt=1 << 16)] = 0
     shift: Annotated[int, Field(strict=True, ge=0, le=SHIFT)] = 0
+    pairs: StrictBool = False
 
 
 class Writer:
@@ -70,15 +73,18 @@ class Writer:
 
     def words(self, words: Words, noisy: bool) -> Planes:
         """Write words plane by plane; ``noisy`` ones are values of floating point."""
-        width, base, shift = words.itemsize, 0, 0
+        width, base, shift, pairs = words.itemsize, 0, 0, False
         if noisy and width > 1 and words.size:
             unit = 8 * width - 16
             base = int(words.min()) >> unit
             shift = min(SHIFT, 8 * width - (int(words.max()) - (base << unit)).bit_length())
             words = words - words.dtype.type(base << unit)
             words <<= words.dtype.type(shift)
+        elif width == 1 and words.size > 1 and words.max() < 16:
+            even, pairs = np.append(words, np.zeros(words.size % 2, words.dtype)), True
+            words = even[0::2] | even[1::2] << even.dtype.type(4)
         planes = np.ascontiguousarray(words.reshape(-1, 1).view(np.uint8).T)
-        return Planes(tuple(self._add(self._stored(plane, noisy)) for plane in planes), base, shift)
+        return Planes(tuple(self._add(self._stored(plane, noisy)) for plane in planes), base, shift, pairs)
 
     def _add(self, stored: bytes | memoryview) -> int:
         self._chunks.append(stored)
@@ -113,6 +119,9 @@ class Reader:
     def words(self, planes: Planes, count: int, dtype: np.dtype[Any]) -> Words:
         """Return ``count`` words."""
         width = dtype.itemsize
+        if planes.pairs:
+            two = self.words(replace(planes, pairs=False), -(-count // 2), dtype)
+            return np.stack([two & dtype.type(15), two >> dtype.type(4)], axis=1).reshape(-1)[:count]
         if len(planes.sizes) != width:
             raise ArtefactError(f"words of {width} bytes cannot come from {len(planes.sizes)} streams")
         data = np.empty((count, width), np.uint8)
