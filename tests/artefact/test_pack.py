@@ -116,6 +116,10 @@ def test_tied_tensors_are_stored_once(tmp_path: Path) -> None:
     assert found["a"] is found["b"]
     assert [t.name for t in packed.tensors] == ["a", "c"]
     assert packed.dense_bytes == 2 * weight.nbytes
+    value = torch.randn(40, 40, dtype=torch.complex64)
+    views = {"z": value, "conjugate": value.conj(), "imag": value.imag, "minus": value.conj().imag}
+    found = sc.unpack(sc.pack(views, tmp_path / "y.sec").path)
+    assert all(torch.equal(found[name], view) for name, view in views.items())
     out = load_file(unpack_to(packed.path, tmp_path / "x.safetensors"))
     assert all(torch.equal(out[name], weight) for name in "abc")
 

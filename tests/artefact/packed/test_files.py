@@ -111,6 +111,8 @@ def test_many_small_tensors_share_records(tmp_path: Path) -> None:
     [
         ({"w": 3}, "'w' is a int"),
         ({"w" * 2000: torch.ones(1)}, "at most 1024"),
+        ({"w\ud800": torch.ones(1)}, "valid string"),
+        ({3: torch.ones(1)}, "valid string"),
         ({"w": torch.ones(3, 3).to_sparse()}, "not an ordinary tensor"),
         ({"w": torch.ones(3, device="meta")}, "not an ordinary tensor"),
         ({"w": torch.ones([1] * 17)}, "at most 16"),

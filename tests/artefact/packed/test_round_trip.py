@@ -201,6 +201,7 @@ def test_reading_takes_no_more_memory_than_the_header_declares(
         ((128, 128, 3, 3), Blocks(2, 18)),
         ((64, 64, 3, 3), Blocks(8, 2, True)),
         ((4096,), Blocks(8)),
+        ((8, 40_000), Blocks(1, 8)),
     ],
 )
 def test_structure_is_found(shape: tuple[int, ...], blocks: Blocks, tmp_path: Path) -> None:

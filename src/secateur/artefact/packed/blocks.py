@@ -174,7 +174,7 @@ def _sample(cube: Words) -> Words:
     if cube.size <= SAMPLE:
         return cube
     width = min(inputs, max(TALLEST, SAMPLE // (4 * TALLEST * taps) // TALLEST * TALLEST))
-    stripes = min(max(2, SAMPLE // (TALLEST * width * taps)), max(1, rows // TALLEST))
+    stripes = max(2, SAMPLE // (min(rows, TALLEST) * width * taps))
     starts = [i * (rows // TALLEST) // stripes * TALLEST for i in range(stripes)]
     offsets = [i * ((inputs - width) // TALLEST) // max(1, stripes - 1) * TALLEST for i in range(stripes)]
     stripe = (slice(TALLEST), slice(width))

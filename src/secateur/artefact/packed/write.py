@@ -88,7 +88,7 @@ def _groups(tensors: Mapping[str, Tensor], alone: Set[str]) -> Iterator[Group]:
     """Yield the tensors of each record, tied ones once: one, or small ones of one kind, but none of those `alone`."""
     tied: dict[Any, list[str]] = defaultdict(list)
     for name, tensor in tensors.items():
-        tied[identity(tensor)].append(name)
+        tied[identity(tensor), tensor.is_conj(), tensor.is_neg()].append(name)
     joined: dict[torch.dtype, Group] = defaultdict(dict)
     room: dict[torch.dtype, int] = defaultdict(lambda: TOGETHER)
     for names in tied.values():
