@@ -2,17 +2,16 @@
 
 Every cell takes trained weights of the zoo (or one large layer of random ones), gives them a structure by projection,
 and stores the same tensors with the same values in each format: bytes of the file, and MB of dense tensors a second
-in and out of it. Speeds are of processor time on one thread, as all of this runs on one and the machine has other
-work; files are in memory where the system has such a folder, and those of safetensors are mapped, not read. What
-comes back is compared: exact formats must be equal bit by bit; for quantised ones the relative error over all weights
-is written. Nothing is retrained, so these rows are about files, not accuracy. Rows are appended to
+in and out of it. Speeds are of processor time on one thread, as all of this runs on one, and of the best of several
+runs, as other work on the machine only makes some slower; files are in memory where the system has such a folder, and
+those of safetensors are mapped, not read. What comes back is compared: exact formats must be equal bit by bit; for
+quantised ones the relative error over all weights is written. Nothing is retrained, so these rows are about files, not accuracy. Rows are appended to
 results/packing.csv; those that are there are skipped.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 import zipfile
@@ -127,9 +126,9 @@ def read_csr(path: Path) -> Tensors:
     return tensors
 
 
-def packer(bits: int | None = None, smallest: bool = False) -> Callable[[Tensors, Path], None]:
+def packer(bits: int | None = None) -> Callable[[Tensors, Path], None]:
     def write(tensors: Tensors, path: Path) -> None:
-        sc.pack(tensors, path, quantise=None if bits is None else sc.Quantise(bits), smallest=smallest)
+        sc.pack(tensors, path, quantise=None if bits is None else sc.Quantise(bits))
 
     return write
 
@@ -140,14 +139,13 @@ FORMATS: Mapping[str, tuple[Callable[[Tensors, Path], None], Callable[[Path], Te
     "zstd-19": (write_zstd, read_zstd),
     "csr": (write_csr, read_csr),
     "packed": (packer(), sc.unpack),
-    "packed-smallest": (packer(smallest=True), sc.unpack),
     "packed-8bit": (packer(8), sc.unpack),
     "packed-4bit": (packer(4), sc.unpack),
 }
 
 
 def seconds(run: Callable[[], object], least: float) -> float:
-    """Return the median processor time of some runs, after one that is not counted; what takes long runs once."""
+    """Return the least processor time of some runs, after one that is not counted; what takes long runs once."""
     start = time.process_time()
     run()
     first = time.process_time() - start
@@ -158,7 +156,7 @@ def seconds(run: Callable[[], object], least: float) -> float:
         start = time.process_time()
         run()
         times.append(time.process_time() - start)
-    return statistics.median(times)
+    return min(times)
 
 
 def run_cell(model: str, form: str, name: str, tensors: Tensors, table: Table, least: float) -> None:

@@ -176,7 +176,7 @@ def packing() -> str:
     cells: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for r in rows("packing"):
         cells[r["model"], r["form"]][r["format"]] = r
-    formats = ("safetensors", "zip", "zstd-19", "csr", "packed", "packed-smallest", "packed-8bit")
+    formats = ("safetensors", "zip", "zstd-19", "csr", "packed", "packed-8bit", "packed-4bit")
     body = [
         [
             *key,

@@ -18,7 +18,7 @@ from secateur import runtime
 from secateur.artefact.packed import Blocks
 from secateur.ground.errors import ArtefactError
 from secateur.runtime import pack
-from secateur.runtime.load import pack_blocks
+from secateur.runtime.load import pack_nonzero
 
 
 class Network(nn.Module):
@@ -60,10 +60,10 @@ def test_blocks_are_packed_as_their_dense_weight(data: st.DataObject, tmp_path: 
     rows = groups * tall * draw(st.integers(1, 4)) if groups > 1 else draw(st.integers(tall, 40))
     wide = draw(st.integers(1, 4))
     shape = (rows, draw(st.integers(wide, 9)), *taps)
-    layouts = [Blocks(((0,), tuple(range(1, len(shape)))), (tall, wide))]
+    layouts = [Blocks(tall, wide)]
     if taps:
-        layouts.append(Blocks(((0,), (1,), (2, 3)), (tall, wide, taps[0] * taps[1])))
-        layouts.append(Blocks(((0,), (2, 3), (1,)), (tall, 1, wide)))
+        layouts.append(Blocks(tall, wide * taps[0] * taps[1]))
+        layouts.append(Blocks(tall, wide, taps_first=True))
     layout = draw(st.sampled_from(layouts))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 1 << 20)))
     columns = torch.Size(shape[1:]).numel()
@@ -75,10 +75,10 @@ def test_blocks_are_packed_as_their_dense_weight(data: st.DataObject, tmp_path: 
     quantise = draw(st.sampled_from([None, sc.Quantise(8), sc.Quantise(4), sc.Quantise(16)]))
     sc.pack({"w": weight}, tmp_path / "w.sec", blocks={"w": layout}, quantise=quantise)
     with sc.PackedFile(tmp_path / "w.sec") as file:
-        blocks, dense = file.nonzero_blocks("w"), file["w"]
-    if blocks is None:
-        return  # the dense form was smaller
-    found = pack_blocks(blocks, bias, groups=groups)
+        nonzero, dense = file.nonzero("w"), file["w"]
+    if nonzero is None:
+        return  # dense codes were smaller
+    found = pack_nonzero(nonzero, bias, groups=groups)
     assert found is not None
     height = tall if tall in runtime.HEIGHTS else 1
     expected = pack(dense, bias, height=height, groups=groups)
@@ -185,11 +185,15 @@ class Table(nn.Module):
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    sc.pack(network(), tmp_path / "network.sec")
+    state = network().state_dict()
+    sc.pack(state, tmp_path / "network.sec")
     with pytest.raises(ArtefactError, match="has the shape"):
         runtime.load(tmp_path / "network.sec", lambda: Network(32))
     with pytest.raises(ArtefactError, match=r"has no tensor 'layer\.weight'"):
         runtime.load(tmp_path / "network.sec", Table)
+    sc.pack(state | {"c.bias": torch.zeros(1, 48)}, tmp_path / "bias.sec")
+    with pytest.raises(ArtefactError, match=r"c\.bias has the shape \(1, 48\), the model needs \(256,\)"):
+        runtime.load(tmp_path / "bias.sec", Network)
     sc.pack(Table(), tmp_path / "table.sec")
     with pytest.raises(ArtefactError, match="no values of the buffer 'table'"):
         runtime.load(tmp_path / "table.sec", Table)

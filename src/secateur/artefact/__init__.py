@@ -2,7 +2,20 @@
 
 from .load import load, read
 from .manifest import Artefact
-from .packed import Packed, PackedFile, Quantise, pack, unpack
+from .pack import Packed, describe, pack, unpack_to
+from .packed import PackedFile, Quantise, unpack
 from .save import save
 
-__all__ = ["Artefact", "Packed", "PackedFile", "Quantise", "load", "pack", "read", "save", "unpack"]
+__all__ = [
+    "Artefact",
+    "Packed",
+    "PackedFile",
+    "Quantise",
+    "describe",
+    "load",
+    "pack",
+    "read",
+    "save",
+    "unpack",
+    "unpack_to",
+]

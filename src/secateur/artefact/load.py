@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from secateur.ground.copies import copied
@@ -26,8 +26,9 @@ from secateur.surgery.plan_json import plan_from_json
 from .files import parse_json, parse_yaml, printable, read_text, regular_file, steady, verified
 from .manifest import MANIFEST, MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
 from .packed import PackedFile
+from .packed.read import ALLOWANCE, EXPANSION
 
-__all__ = ["document", "load", "onto", "read"]
+__all__ = ["document", "load", "onto", "read", "read_tensors"]
 
 
 def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) -> nn.Module:
@@ -96,7 +97,7 @@ def document(path: str | PathLike[str], name: str) -> str:
 
 def _read_packed(path: Path) -> Artefact:
     with PackedFile(path) as file:
-        if PLAN not in file.documents:
+        if PLAN not in file.texts:
             raise ArtefactError(
                 f"{path} holds tensors and no plan: model.load_state_dict(secateur.unpack(path)) fills a model of "
                 "their shapes"
@@ -126,12 +127,30 @@ def _tensors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
     if size != manifest.size:
         what = "truncated" if size < manifest.size else "too long"
         raise ArtefactError(f"{path} is {what}: it has {size} bytes, {PLAN} says {manifest.size}")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != manifest.sha256:
-        raise ArtefactError(f"{path} was changed: its content does not have the hash that {PLAN} says")
+    return read_tensors(path, manifest.sha256)
+
+
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file, whose content must have a hash, if one is given.
+
+    A short file may claim any length (its system fills it with zeros): what its header declares is held against the
+    length, and that against what it takes on the disk, before it is read.
+
+    Raises:
+        ArtefactError: it is not such a file, was changed, or is nearly all holes.
+    """
     try:
+        with safe_open(path, framework="numpy"):  # maps it, and checks its header
+            status = path.stat()
+        on_disk = 512 * getattr(status, "st_blocks", 0)  # 0: not known
+        if on_disk and status.st_size > EXPANSION * on_disk + ALLOWANCE:
+            raise ArtefactError(f"{path} has {status.st_size} bytes, but takes only {on_disk} on the disk")
+        data = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise ArtefactError(f"{path} was changed: its content does not have the hash that {PLAN} says")
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
-    except (SafetensorError, KeyError) as error:  # KeyError: a data type that torch does not have
+    # KeyError: a data type that torch does not have.
+    except (SafetensorError, KeyError, OSError, MemoryError) as error:
         raise ArtefactError(
             f"{path} is not a safetensors file that can be read: {printable(str(error))}"
         ) from None

@@ -38,7 +38,6 @@ def pack(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Tensors that stay exact; repeatable.")
     ] = None,
-    smallest: Annotated[bool, typer.Option("--smallest", help="Try more, some ten times slower.")] = False,
     as_json: JSON = False,
 ) -> dict[str, Any] | None:
     """Pack an artefact or a safetensors file into one small file, and show what each tensor takes.
@@ -62,7 +61,7 @@ def pack(
     quantise = None if bits is None else Quantise(bits, tuple(exclude or ()))
     if output is None:
         output = Path(f"{source.resolve().name.removesuffix('.safetensors')}.sec")
-    packed = pack_file(source, output, quantise=quantise, smallest=smallest)
+    packed = pack_file(source, output, quantise=quantise)
     if as_json:
         return packed.to_json()
     show(str(packed))
@@ -91,7 +90,7 @@ def unpack(
 
       secateur unpack half.sec -o half
     """
-    from secateur.artefact.packed import describe, unpack_to
+    from secateur.artefact import describe, unpack_to
 
     packed = describe(file)
     where = None if output is None else unpack_to(file, output)

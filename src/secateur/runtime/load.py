@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from secateur.artefact.manifest import PLAN
-from secateur.artefact.packed.read import PackedFile
-from secateur.artefact.packed.records import NonzeroBlocks
+from secateur.artefact.packed import PackedFile
+from secateur.artefact.packed.coding import Nonzero
 from secateur.ground.errors import ArtefactError, did_you_mean
 
 from .modules import SparseConv2d, SparseLinear, window_of
 from .packing import COST, HEIGHTS, TAP_BITS, Packed, blocked_bias, starts
 
-__all__ = ["load", "pack_blocks"]
+__all__ = ["load", "pack_nonzero"]
 
 
 def load(path: str | PathLike[str], make: Callable[[], nn.Module], *, limit: int | None = None) -> nn.Module:
@@ -36,11 +36,11 @@ def load(path: str | PathLike[str], make: Callable[[], nn.Module], *, limit: int
     with torch.device("meta"):
         model = make().eval()
     with PackedFile(path, limit) as file:
-        if PLAN in file.documents:
+        if PLAN in file.texts:
             raise ArtefactError(
                 f"{path} is an artefact with a plan of what was removed. Remedy: secateur.load, then runtime.compile."
             )
-        tied = {*file.header.tied, *file.header.tied.values()}
+        tied = {name for r in file.records for names, _ in r.tensors if len(names) > 1 for name in names}
         packed: dict[str, nn.Module] = {}
         for name, layer in model.named_modules():
             weight, bias = (f"{name}.{leaf}".removeprefix(".") for leaf in ("weight", "bias"))
@@ -48,7 +48,7 @@ def load(path: str | PathLike[str], make: Callable[[], nn.Module], *, limit: int
                 continue
             assert isinstance(layer, nn.Linear | nn.Conv2d)
             if (layer.bias is None) == (bias not in file):
-                found = _layer(layer, file.nonzero_blocks(weight), file.get(bias))
+                found = _layer(layer, file.nonzero(weight), file.get(bias))
                 if found is not None:
                     packed[name] = found
         taken = {f"{name}.{leaf}".removeprefix(".") for name in packed for leaf in ("weight", "bias")}
@@ -86,56 +86,46 @@ def _fill(model: nn.Module, state: dict[str, Tensor], path: object, packed: set[
             )
 
 
-def _layer(
-    layer: nn.Linear | nn.Conv2d, blocks: NonzeroBlocks | None, bias: Tensor | None
-) -> nn.Module | None:
-    """Return a layer in the kernels' layout; None where it is better off dense."""
-    if blocks is None or blocks.shape != tuple(layer.weight.shape) or layer.weight.dtype != torch.float32:
+def _layer(layer: nn.Linear | nn.Conv2d, nonzero: Nonzero | None, bias: Tensor | None) -> nn.Module | None:
+    """Return a layer in the kernels' layout; None where it is better off dense, or does not fit (see `_fill`)."""
+    if nonzero is None or nonzero.shape != tuple(layer.weight.shape) or layer.weight.dtype != torch.float32:
+        return None
+    if bias is not None and bias.shape != (len(layer.weight),):
         return None
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return None
-    packed = pack_blocks(blocks, bias, groups=getattr(layer, "groups", 1))
-    if packed is None or packed.values.numel() * COST[packed.height] >= prod(blocks.shape):
+    packed = pack_nonzero(nonzero, bias, groups=getattr(layer, "groups", 1))
+    if packed is None or packed.values.numel() * COST[packed.height] >= prod(nonzero.shape):
         return None
     if isinstance(layer, nn.Linear):
         return SparseLinear(packed)
     return SparseConv2d(packed, window_of(layer), layer.groups)
 
 
-def pack_blocks(blocks: NonzeroBlocks, bias: Tensor | None = None, *, groups: int = 1) -> Packed | None:
-    """Pack the blocks of a weight (outputs, inputs of a group, *taps), as `pack` does its dense form.
+def pack_nonzero(nonzero: Nonzero, bias: Tensor | None = None, *, groups: int = 1) -> Packed | None:
+    """Pack what may be nonzero of a weight (outputs, inputs of a group, *taps), as `pack` does all of it.
 
     Returns None where blocks lie across convolution groups, or have more taps than the kernels know.
     """
-    layout, shape = blocks.layout, blocks.shape
+    shape, tall = nonzero.shape, nonzero.blocks.rows
     rows, inputs, taps = shape[0], shape[1] if len(shape) > 1 else 0, prod(shape[2:])
-    tall = layout.block[0]
     height = tall if tall in HEIGHTS else 1
     if not inputs or taps > 1 << TAP_BITS or rows % groups or (groups > 1 and rows // groups % height):
         return None
-    grid, across = layout.grid(shape), layout.size // tall
-    above, *behind = np.unravel_index(blocks.number, grid)
-    at = np.unravel_index(np.arange(across), layout.block[1:])
-    # The place of each of a block's columns: along every axis of the view, then along the weight's dimensions.
-    column = np.zeros((across, len(blocks.number)), np.int64)
-    inside = np.ones(column.shape, np.bool_)
-    for axis, dims in enumerate(layout.axes[1:]):
-        size = layout.view(shape)[axis + 1]
-        along = behind[axis] * layout.block[axis + 1] + at[axis][:, None]
-        inside = inside & (along < size)
-        for dim, index in zip(dims, np.unravel_index(np.minimum(along, size - 1), [shape[d] for d in dims])):
-            column += index * prod(shape[dim + 1 :])
-    pieces = tall // height
-    values = blocks.values.reshape(tall, across, -1)
-    if rows % tall:  # what a unified block has beyond the edge is not zero
-        values = np.where((above * tall + np.arange(tall)[:, None] < rows)[:, None], values, np.float32(0))
-    cut = values.reshape(pieces, height, across, -1)
-    block = above * pieces + np.arange(pieces)[:, None]  # (pieces, blocks)
-    used = (cut != 0).any(1) & inside & (block * height < rows)[:, None]  # (pieces, across, blocks)
-    piece, place, number = used.nonzero()
-    of, column = block[piece, number], column[place, number]
-    order = np.argsort(of * (inputs * taps) + column)
-    piece, place, number, of, column = (a[order] for a in (piece, place, number, of, column))
+    width, there = inputs * taps, nonzero.values != 0
+    places = nonzero.places[there]
+    within = (places // width % height).astype(np.uint8)
+    places = places // (width * height) * width + places % width  # by block, then by column
+    # Columns of a block that are zero in all of its rows are dropped.
+    used = np.zeros(-(-rows // height) * width, np.bool_)
+    used[places] = True
+    entries = np.flatnonzero(used)
+    values = np.zeros((len(entries), height), np.float32)
+    at = np.searchsorted(entries, places)
+    at *= height
+    at += within
+    values.reshape(-1)[at] = nonzero.values[there]
+    of, column = np.divmod(entries, width)
     first = torch.arange(0, rows, height, dtype=torch.int32)
     count = (rows - first).clamp(max=height)
     channel = column // taps + of * height // (rows // groups) * inputs
@@ -144,7 +134,7 @@ def pack_blocks(blocks: NonzeroBlocks, bias: Tensor | None = None, *, groups: in
         count=count,
         start=starts(torch.from_numpy(np.bincount(of, minlength=len(first)))),
         column=torch.from_numpy((channel << TAP_BITS | column % taps).astype(np.int32)),
-        values=torch.from_numpy(np.ascontiguousarray(cut[piece, :, place, number])),
+        values=torch.from_numpy(values),
         bias=blocked_bias(bias, first, count, height),
         rows=rows,
         columns=groups * inputs,

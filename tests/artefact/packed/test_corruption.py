@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from secateur.artefact import PackedFile
+
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
@@ -50,18 +52,34 @@ def test_every_length_counts(fuzz: ModuleType, tmp_path: Path) -> None:
 
 
 def test_the_seeds_have_every_kind_of_stream(fuzz: ModuleType, tmp_path: Path) -> None:
-    from secateur.artefact import PackedFile
-    from secateur.artefact.packed.coders import Coder
-    from secateur.artefact.packed.streams import Role
-
-    roles, coders, bits = set(), set(), set()
+    seen, bits = set(), set()
     for i, seed in enumerate(fuzz.seeds(tmp_path)):
         (tmp_path / str(i)).write_bytes(seed.data)
         with PackedFile(tmp_path / str(i)) as file:
-            for record in file.header.records:
-                roles |= {part.role for part in record.parts}
-                coders |= {part.coder for part in record.parts}
+            for record in file.records:
+                seen |= {
+                    name
+                    for name in ("nonzero", "negative", "unified", "signs", "magnitudes")
+                    if getattr(record, name)
+                }
+                seen |= {"taps"} if record.blocks and record.blocks.taps_first else set()
+                seen |= {"joined"} if len(record.tensors) > 1 else set()
+                seen |= {"tied"} if len(record.tensors[0][0]) > 1 else set()
+                seen |= {"text"} if record.type == "TEXT" else set()
+                seen |= {"shift"} if record.values.shift else set()
+                seen |= {"base"} if record.values.base else set()
                 bits |= {record.quantised.bits if record.quantised else 0}
-    assert roles == set(Role)
-    assert coders == set(Coder)
+    assert seen == {
+        "negative",
+        "nonzero",
+        "unified",
+        "signs",
+        "magnitudes",
+        "taps",
+        "joined",
+        "tied",
+        "text",
+        "shift",
+        "base",
+    }
     assert bits == {0, 4, 8, 16}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .header import Quantised
+from .words import Words, rotate
 
-__all__ = ["Codes", "Quantise", "dequantise", "quantise", "scaled"]
+__all__ = ["CODE", "Quantise", "dequantise", "quantise"]
 
-CLIPS = tuple(
-    1 - 0.04 * i for i in range(13)
-)  # shares of the largest magnitude that the largest code may stand for
+Floats = NDArray[np.float32]
+CODE = np.dtype("u1")
+CLIPS = tuple(1 - 0.04 * i for i in range(13))  # of the largest magnitude: what the largest code stands for
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Quantise:
     """Store weights with fewer bits: 16 (float16), 8 or 4, and lose what that costs.
 
     Weights are the floating-point tensors of two or more dimensions; biases, norms and ``exclude`` (globs over
-    names) stay exact, and so do tensors with values that are not finite. With 8 and 4 bits every index of the first
-    dimension has its own scale, the one of least squared error among 13; blocks that were unified keep one magnitude,
-    so their rows share a scale.
+    names) stay exact, and so do tensors with values that are not finite, or would not be. With 8 and 4 bits every
+    index of the first dimension has its own scale, the one of least squared error among 13; blocks that were unified
+    keep one magnitude, so their rows share a scale.
 
     Raises:
         ValueError: another number of bits.
@@ -40,67 +40,52 @@ class Quantise:
             raise ValueError(f"bits={self.bits!r}: 16, 8 and 4 are known")
 
 
-@dataclass(frozen=True)
-class Codes:
-    """A quantised tensor: words to code, scales, and what was lost."""
+def quantise(tensor: Tensor, bits: int, rows: int) -> tuple[Words, Floats | None, Quantised] | None:
+    """Return the codes of a floating-point tensor in its shape, scales (None: float16), and what was lost.
 
-    words: NDArray[Any]  # in the tensor's shape, the sign last; of 16 bits or of 8
-    scales: NDArray[np.float32]  # empty with 16 bits
-    quantised: Quantised
-
-
-def quantise(tensor: Tensor, bits: int, rows: int) -> Codes:
-    """Return the codes of a finite floating-point tensor; ``rows`` indices of the first dimension share a scale."""
-    exact = tensor.detach().to("cpu", torch.float64)
+    ``rows`` indices of the first dimension share a scale. None where values are not finite, or would not be.
+    """
+    exact, scales = tensor.detach().to("cpu", torch.float32), None
+    if not bool(exact.isfinite().all()):
+        return None
     if bits == 16:
-        values = tensor.detach().to("cpu", torch.float16)
-        words: NDArray[Any] = values.contiguous().view(torch.uint8).numpy().view("u2").reshape(tensor.shape)
-        words = words << np.uint16(1) | words >> np.uint16(15)
-        scales = np.empty(0, np.float32)
+        rows, words = 1, rotate(exact.half().contiguous().numpy().view(np.uint16), 1)
     else:
-        scales, codes = _fit(exact.numpy(), (1 << (bits - 1)) - 1, rows)
-        words = (np.abs(codes) << 1 | (codes < 0)).astype(np.uint8)
-    back = dequantise(words, scales, bits, rows).to(tensor.dtype).double()
-    lost = (back - exact).abs()
-    norm = float(exact.norm())
+        scales, words = _fit(exact.contiguous().numpy(), (1 << (bits - 1)) - 1, rows)
+    back = dequantise(words, None if scales is None else np.repeat(scales, rows)[: len(words)])
+    rounded = torch.from_numpy(back).to(tensor.dtype).double()
+    if not bool(rounded.isfinite().all()):
+        return None
+    lost = (rounded - tensor.detach().to("cpu")).abs()
+    norm, largest = float(tensor.detach().double().norm()), float(lost.max())
     relative = float(lost.norm()) / norm if norm else 0.0
-    return Codes(words, scales, Quantised(bits, rows, relative, float(lost.max()) if lost.numel() else 0.0))
+    return words, scales, Quantised(bits, float(f"{relative:.4g}"), float(f"{largest:.4g}"), rows)
 
 
-def dequantise(words: NDArray[Any], scales: NDArray[np.float32], bits: int, rows: int) -> Tensor:
-    """Return the float32 values of codes: float16 as they are, integers times their scale, rounded once."""
-    if bits == 16:
-        halves = np.ascontiguousarray(words >> np.uint16(1) | words << np.uint16(15))
-        return torch.from_numpy(halves.view(np.float16).astype(np.float32).reshape(words.shape))
-    flat = words.reshape(len(words), -1)
-    return torch.from_numpy(scaled(flat, np.repeat(scales, rows)[: len(flat), None]).reshape(words.shape))
-
-
-def scaled(words: NDArray[Any], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the values of integer codes, each times its scale (broadcast)."""
-    values = (words >> np.uint8(1)).astype(np.float32)
-    np.negative(values, out=values, where=(words & 1).astype(bool))
+def dequantise(words: Words, scales: Floats | None) -> Floats:
+    """Return the values of codes: float16 as they are, integers times the scale of their first index, rounded once."""
+    if scales is None:
+        return rotate(words, -1).view(np.float16).astype(np.float32)
+    codes, minus = (words >> CODE.type(1)).view(np.int8), -(words & CODE.type(1)).view(np.int8)
+    codes = (codes ^ minus) - minus  # two's complement
     with np.errstate(over="ignore", invalid="ignore"):  # a file may hold any scales
-        values *= scales
-    return values
+        return np.multiply(codes, scales.reshape(-1, *(1,) * (words.ndim - 1)), dtype=np.float32)
 
 
-def _fit(values: NDArray[np.float64], top: int, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _fit(values: Floats, top: int, rows: int) -> tuple[Floats, Words]:
+    """Return a scale for each ``rows`` first indices, and the codes: magnitudes of at most ``top``, then signs."""
     groups = -(-len(values) // rows)
-    flat = np.zeros((groups * rows, values.size // max(1, len(values))))
+    flat = np.zeros((groups * rows, values.size // len(values)), np.float32)
     flat[: len(values)] = values.reshape(len(values), -1)
     flat = flat.reshape(groups, -1)
-    largest = np.abs(flat).max(axis=1, initial=0)
-    best = np.full(groups, np.inf)
-    scales = np.ones(groups, np.float32)
-    codes = np.zeros(flat.shape)
+    largest = np.abs(flat).max(axis=1)
+    best, scales, codes = np.full(groups, np.inf), np.ones(groups, np.float32), np.zeros_like(flat)
     for clip in CLIPS:
-        # Rounded to float32 before it is used: this is the scale that is stored.
         scale = (clip * largest / top).astype(np.float32)
         scale[scale == 0] = 1
         tried = np.clip(np.rint(flat / scale[:, None]), -top, top)
-        error = ((tried * scale[:, None] - flat) ** 2).sum(axis=1)
+        error = np.square(tried * scale[:, None] - flat, dtype=np.float64).sum(axis=1)
         better = error < best
-        best[better], scales[better] = error[better], scale[better]
-        codes[better] = tried[better]
-    return scales, codes.reshape(groups * rows, -1)[: len(values)].reshape(values.shape).astype(np.int64)
+        best[better], scales[better], codes[better] = error[better], scale[better], tried[better]
+    words = np.abs(codes).astype(CODE) << CODE.type(1) | (codes < 0)
+    return scales, words.reshape(groups * rows, -1)[: len(values)].reshape(values.shape)

@@ -1,260 +1,186 @@
-"""One array as streams: the states of its blocks, the values of those kept, magnitudes and signs of those unified."""
+"""Streams of bytes, bits and words: stored as they are, as a zstandard frame, or, if they are all zeros, not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from math import prod
-from typing import Any
+import hashlib
+from dataclasses import replace
+from typing import Annotated, Any
 
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, StrictBool
+from pydantic.dataclasses import dataclass
 
 from secateur.ground.errors import ArtefactError
 
-from .blocks import Blocks
-from .coders import Coder, Effort, Stored, decode_bits, decode_bytes, encode_bits, encode_bytes
+from .words import Words
 
-__all__ = ["Part", "Role", "Stream", "decode", "decode_nonzero", "decode_values", "encode", "encode_values"]
+__all__ = ["DIGEST", "MAX_BYTES", "Planes", "Reader", "Size", "Writer", "unframed"]
 
-Words = NDArray[Any]
-PART = 8  # bytes that one more stream costs in the header, about
+MAX_BYTES = 1 << 42  # of a stream, a tensor, and of all together
+DIGEST = 32  # hexadecimal digits of a SHA-256
+ESCAPE = 255  # a gap byte that only skips so many zeros
+SHIFT = 3  # by which words are shifted, at most
 
-
-class Role(StrEnum):
-    """What a stream holds."""
-
-    NONZERO = "nonzero"  # a bit a block: not all zero
-    UNIFIED = "unified"  # a bit a nonzero block: one magnitude
-    NEGATIVE = "negative"  # a bit an element of a zero block: -0.0
-    SIGNS = "signs"  # a bit an element of a unified block
-    MAGNITUDES = "magnitudes"  # a word a unified block
-    VALUES = "values"  # a word an element of a block that is neither zero nor unified
-    SCALES = "scales"  # of quantised values, 32-bit floats
+Size = Annotated[int, Field(strict=True, ge=0, le=MAX_BYTES)]
+Bytes = NDArray[np.uint8]
+Bits = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Part:
-    """A stream as the header lists it."""
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Planes:
+    """Stored words: the sizes of their planes, one for each byte of ``(word - base) << shift``, the lowest first.
 
-    role: Role
-    coder: Coder
-    size: int  # stored bytes
-
-
-@dataclass(frozen=True)
-class Stream:
-    """A stream with its content."""
-
-    role: Role
-    coder: Coder
-    data: memoryview
-
-    @property
-    def part(self) -> Part:
-        """What the header says of it."""
-        return Part(self.role, self.coder, len(self.data))
-
-
-def encode(words: Words, layout: Blocks | None, signed: bool, effort: Effort) -> list[Stream]:
-    """Return the streams of an array under a layout; None is dense.
-
-    Where values are ``signed`` the last bit of a word is the sign of the others.
+    With ``pairs`` words below 16 stand in pairs, in one byte: as one symbol two are coded better.
+    ``base`` counts in a word's upper 16 bits. Weights have few exponents: shifted, their upper plane holds some of the
+    mantissa as well, which is not uniform either, least of all where small ones were pruned.
     """
-    if layout is None:
-        return encode_values(Role.VALUES, words.reshape(-1), effort, words.size)
-    blocks, inside = layout.cut(words), layout.inside(words.shape)
-    magnitudes = blocks >> blocks.dtype.type(1) if signed else blocks
-    nonzero = np.bitwise_or.reduce(magnitudes, axis=0) != 0
-    streams: list[Stream] = []
 
-    def bits(role: Role, values: NDArray[np.bool_]) -> None:
-        streams.append(_stream(role, encode_bits(values, effort, words.size)))
-
-    if not nonzero.all():
-        bits(Role.NONZERO, nonzero)
-        if signed and (blocks == 1).any():  # -0.0, which is rare
-            bits(Role.NEGATIVE, (_Places(~nonzero, inside).of(blocks) & 1) != 0)
-    kept = nonzero
-    if signed and layout.size > 1:
-        unified = _unified(magnitudes, nonzero, inside)
-        if _pays(unified, nonzero, layout.size, words.itemsize):
-            bits(Role.UNIFIED, unified[nonzero])
-            bits(Role.SIGNS, (_Places(unified, inside).of(blocks) & 1) != 0)
-            streams += encode_values(Role.MAGNITUDES, magnitudes[0, unified], effort, words.size)
-            kept = nonzero & ~unified
-    return streams + encode_values(Role.VALUES, _Places(kept, inside).of(blocks), effort, words.size)
+    sizes: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
+    base: Annotated[int, Field(strict=True, ge=0, lt=1 << 16)] = 0
+    shift: Annotated[int, Field(strict=True, ge=0, le=SHIFT)] = 0
+    pairs: StrictBool = False
 
 
-def decode(
-    streams: Sequence[Stream], layout: Blocks | None, shape: Sequence[int], dtype: np.dtype[Any], signed: bool
-) -> Words:
-    """Return the array that `encode` made these streams of.
+class Writer:
+    """Collects streams, each in the smallest of its forms; ``level`` is zstandard's. Not for two threads at once."""
 
-    Raises:
-        ArtefactError: the streams do not fit one another, the layout or the shape.
-    """
-    left = list(streams)
-    if layout is None:
-        array = decode_values(_take(left, Role.VALUES), prod(shape), dtype).reshape(shape)
-        _finish(left)
-        return array
-    count, inside = prod(layout.grid(shape)), layout.inside(shape)
-    blocks = np.zeros((layout.size, count), dtype)
-    nonzero = np.ones(count, np.bool_)
-    if zeros := _take_one(left, Role.NONZERO):
-        nonzero = _bits(zeros, count)
-        if negative := _take_one(left, Role.NEGATIVE):
-            places = _Places(~nonzero, inside)
-            places.put(blocks, _bits(negative, places.count(layout.size)))
-    _fill(blocks, nonzero, inside, left, signed)
-    return layout.join(blocks, shape)
+    def __init__(self, level: int = 1) -> None:
+        # Weights repeat by chance: to write that down costs more than it saves, so the first one hardly looks for it.
+        noise = zstandard.ZstdCompressionParameters.from_level(1, min_match=7, hash_log=6, window_log=17)
+        self._quick: Any = zstandard.ZstdCompressor(compression_params=noise)
+        self._thorough: Any = zstandard.ZstdCompressor(level=level)
+        self._chunks: list[bytes | memoryview] = []
 
+    def take(self) -> tuple[str, list[bytes | memoryview]]:
+        """Return the digest of all streams since the last time, and the streams."""
+        state, chunks, self._chunks = hashlib.sha256(), self._chunks, []
+        for chunk in chunks:
+            state.update(chunk)
+        return state.hexdigest()[:DIGEST], chunks
 
-def decode_nonzero(
-    streams: Sequence[Stream], layout: Blocks, shape: Sequence[int], dtype: np.dtype[Any], signed: bool
-) -> tuple[NDArray[np.int64], Words]:
-    """Return the numbers of the blocks that are not zero, and (positions, blocks) of their words; no zeros are made.
+    def bits(self, bits: Bits) -> int:
+        """Write bits, as they are or as the gaps between ones; return how many bytes are stored."""
+        packed = np.packbits(bits, bitorder="little")
+        if 0 < 4 * np.count_nonzero(bits) <= bits.size:
+            gaps = _gaps(bits)
+            least = min(len(packed), len(self._frame(packed, True)))
+            # A reader tells gaps by the size of a frame's content: it must be another one.
+            if len(gaps) != len(packed) and len(self._frame(gaps, True)) < least:
+                return self._add(self._frame(gaps))
+        return self._add(self._stored(packed))
 
-    Raises:
-        ArtefactError: the streams do not fit one another, the layout or the shape.
-    """
-    left, count = list(streams), prod(layout.grid(shape))
-    zeros = _take_one(left, Role.NONZERO)
-    chosen = np.arange(count) if zeros is None else np.flatnonzero(_bits(zeros, count))
-    _take_one(left, Role.NEGATIVE)  # the signs of zeros
-    inside = layout.inside(shape)
-    blocks = np.zeros((layout.size, len(chosen)), dtype)
-    _fill(blocks, np.ones(len(chosen), np.bool_), None if inside is None else inside[:, chosen], left, signed)
-    return chosen, blocks
+    def words(self, words: Words, noisy: bool) -> Planes:
+        """Write words plane by plane; ``noisy`` ones are values of floating point."""
+        width, base, shift, pairs = words.itemsize, 0, 0, False
+        if noisy and width > 1 and words.size:
+            unit = 8 * width - 16
+            base = int(words.min()) >> unit
+            shift = min(SHIFT, 8 * width - (int(words.max()) - (base << unit)).bit_length())
+            words = words - words.dtype.type(base << unit)
+            words <<= words.dtype.type(shift)
+        elif width == 1 and words.size > 1 and words.max() < 16:
+            even, pairs = np.append(words, np.zeros(words.size % 2, words.dtype)), True
+            words = even[0::2] | even[1::2] << even.dtype.type(4)
+        planes = np.ascontiguousarray(words.reshape(-1, 1).view(np.uint8).T)
+        return Planes(tuple(self._add(self._stored(plane, noisy)) for plane in planes), base, shift, pairs)
 
+    def _add(self, stored: bytes | memoryview) -> int:
+        self._chunks.append(stored)
+        return len(stored)
 
-def _fill(
-    blocks: Words,
-    nonzero: NDArray[np.bool_],
-    inside: NDArray[np.bool_] | None,
-    left: list[Stream],
-    signed: bool,
-) -> None:
-    """Set the words of those blocks that are not zero."""
-    dtype, size = blocks.dtype, len(blocks)
-    kept = nonzero
-    if states := _take_one(left, Role.UNIFIED):
-        signs = _take_one(left, Role.SIGNS)
-        if signs is None or not signed:
-            raise ArtefactError("a stream of unified has no signs beside it, or values without signs")
-        unified = np.zeros(len(nonzero), np.bool_)
-        unified[nonzero] = _bits(states, int(np.count_nonzero(nonzero)))
-        kept = nonzero & ~unified
-        places = _Places(unified, inside)
-        places.put(blocks, _bits(signs, places.count(size)))
-        number = int(np.count_nonzero(unified))
-        blocks[:, unified] |= decode_values(_take(left, Role.MAGNITUDES), number, dtype) << dtype.type(1)
-    places = _Places(kept, inside)
-    places.put(blocks, decode_values(_take(left, Role.VALUES), places.count(size), dtype))
-    _finish(left)
+    def _stored(self, data: Bytes, noisy: bool = False) -> bytes | memoryview:
+        frame = self._frame(data, noisy)
+        if len(frame) < 32 + len(data) // 1024 and not data.any():
+            return b""
+        return frame if len(frame) < len(data) else data.data
+
+    def _frame(self, data: Bytes, noisy: bool = False) -> bytes:
+        frame: bytes = self._quick.compress(data.data)
+        return frame if noisy else min(frame, self._thorough.compress(data.data), key=len)
 
 
-def encode_values(role: Role, words: Words, effort: Effort, elements: int) -> list[Stream]:
-    """Return words byte plane by byte plane, the lowest first, or, where that is smaller, as they are."""
-    width = words.itemsize
-    data = np.ascontiguousarray(words).view(np.uint8).reshape(-1, width)
-    planes = [
-        _stream(role, encode_bytes(np.ascontiguousarray(data[:, i]), effort, elements)) for i in range(width)
-    ]
-    if width == 1 or data.size > 1 << 12:
-        return planes
-    plain = _stream(role, encode_bytes(data.reshape(-1), effort, elements))
-    return [plain] if len(plain.data) <= sum(len(p.data) for p in planes) + PART * (width - 1) else planes
+class Reader:
+    """Takes streams one by one from the bytes of a record; any that does not hold what is asked for is an error."""
+
+    def __init__(self, stored: memoryview, decompressor: zstandard.ZstdDecompressor) -> None:
+        self._stored, self._decompressor, self._at = stored, decompressor, 0
+
+    def bits(self, size: int, count: int) -> Bits:
+        """Return ``count`` bits, which are stored in ``size`` bytes."""
+        plain = -(-count // 8)
+        # Of gaps there are at most a quarter: their places take eight bytes each.
+        content = self._content(size, plain, 0, max(plain, count // 4))
+        if len(content) != plain:
+            return _from_gaps(content, count)
+        return np.unpackbits(content, count=count, bitorder="little").view(np.bool_)
+
+    def words(self, planes: Planes, count: int, dtype: np.dtype[Any]) -> Words:
+        """Return ``count`` words."""
+        width = dtype.itemsize
+        if planes.pairs:
+            two = self.words(replace(planes, pairs=False), -(-count // 2), dtype)
+            return np.stack([two & dtype.type(15), two >> dtype.type(4)], axis=1).reshape(-1)[:count]
+        if len(planes.sizes) != width:
+            raise ArtefactError(f"words of {width} bytes cannot come from {len(planes.sizes)} streams")
+        data = np.empty((count, width), np.uint8)
+        for i, size in enumerate(planes.sizes):
+            data[:, i] = self._content(size, count, count, count)
+        words: Words = data.reshape(-1).view(dtype)
+        if planes.shift:
+            words >>= dtype.type(planes.shift)
+        if planes.base and width > 1:
+            words += dtype.type(planes.base << 8 * width - 16)
+        return words
+
+    def skip(self, size: int) -> None:
+        """Leave a stream out."""
+        self._at += size
+
+    def finish(self) -> None:
+        """See that every byte was taken."""
+        if self._at != len(self._stored):
+            raise ArtefactError("a stream does not belong to its record")
+
+    def _content(self, size: int, plain: int, least: int, most: int) -> Bytes:
+        stored = self._stored[self._at : self._at + size]
+        self._at += size
+        if not size:
+            return np.zeros(plain, np.uint8)
+        content = stored if size == plain else unframed(stored, least, most, self._decompressor)
+        return np.frombuffer(content, np.uint8)
 
 
-def decode_values(streams: Sequence[Stream], count: int, dtype: np.dtype[Any]) -> Words:
-    """Return ``count`` words.
-
-    Raises:
-        ArtefactError: there is neither one stream nor one a byte, or one of them has another length.
-    """
-    width = dtype.itemsize
-    if len(streams) == 1:
-        (stream,) = streams
-        return decode_bytes(stream.coder, stream.data, count * width).view(dtype)
-    if len(streams) != width:
-        raise ArtefactError(f"words of {width} bytes cannot come from {len(streams)} streams")
-    data = np.empty((count, width), np.uint8)
-    for i, stream in enumerate(streams):
-        data[:, i] = decode_bytes(stream.coder, stream.data, count)
-    return data.reshape(-1).view(dtype)
+def unframed(stored: memoryview, least: int, most: int, decompressor: zstandard.ZstdDecompressor) -> bytes:
+    """Return the content of one zstandard frame, ``least`` to ``most`` bytes, as checked before they are allocated."""
+    try:
+        stated: Any = zstandard.get_frame_parameters(stored)
+        fits = least <= stated.content_size <= most and stated.window_size <= max(most, 1 << 10)
+        if not fits or stated.dict_id:
+            raise ArtefactError(f"a zstandard frame has not {least} to {most} bytes, or asks for more")
+        content: bytes = decompressor.decompress(stored, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ArtefactError(f"a zstandard frame cannot be read: {error}") from None
+    return content
 
 
-def _stream(role: Role, coded: Stored) -> Stream:
-    return Stream(role, coded[0], memoryview(coded[1]))
+def _gaps(bits: Bits) -> Bytes:
+    """Return the number of zeros before each one; 255 skips 255 zeros and goes on."""
+    gap = np.diff(np.flatnonzero(bits), prepend=-1) - 1
+    if gap.max() < ESCAPE:
+        return gap.astype(np.uint8)
+    length = gap // ESCAPE + 1
+    data = np.full(int(length.sum()), ESCAPE, np.uint8)
+    data[np.cumsum(length) - 1] = gap % ESCAPE
+    return data
 
 
-def _unified(
-    magnitudes: Words, nonzero: NDArray[np.bool_], inside: NDArray[np.bool_] | None
-) -> NDArray[np.bool_]:
-    # In a partial block of one element there is nothing to unify.
-    unified = nonzero.copy() if inside is None else nonzero & inside[1:].any(axis=0)
-    for i in range(1, len(magnitudes)):  # over the positions in a block, all blocks at once
-        same = magnitudes[i] == magnitudes[0]
-        unified &= same if inside is None else same | ~inside[i]
-    return unified
-
-
-def _pays(unified: NDArray[np.bool_], nonzero: NDArray[np.bool_], size: int, width: int) -> bool:
-    """Whether unified blocks save more than the states cost."""
-    number = int(np.count_nonzero(unified))
-    others = int(np.count_nonzero(nonzero)) - number
-    saved = number * (size - 1) * (8 * width - 6)
-    return saved > 2 * min(number, others) + 8 * 3 * PART
-
-
-@dataclass(frozen=True)
-class _Places:
-    """The elements of some blocks, position by position, without what lies beyond the edges."""
-
-    chosen: NDArray[np.bool_]
-    inside: NDArray[np.bool_] | None
-
-    def of(self, blocks: Words) -> Words:
-        """Return the elements."""
-        if self.inside is not None:
-            rows = zip(blocks, self.inside, strict=True)
-            return np.concatenate([row[self.chosen & inside] for row, inside in rows])
-        return blocks.reshape(-1) if self.chosen.all() else blocks.compress(self.chosen, axis=1).reshape(-1)
-
-    def count(self, size: int) -> int:
-        """How many there are, in blocks of this size."""
-        if self.inside is not None:
-            return int(np.count_nonzero(self.inside & self.chosen))
-        return size * int(np.count_nonzero(self.chosen))
-
-    def put(self, blocks: Words, values: Words) -> None:
-        """Set the elements."""
-        if self.inside is not None:
-            blocks[self.inside & self.chosen] = values
-        else:
-            blocks[:, np.flatnonzero(self.chosen)] = values.reshape(len(blocks), -1)
-
-
-def _bits(stream: Stream, count: int) -> NDArray[np.bool_]:
-    return decode_bits(stream.coder, stream.data, count)
-
-
-def _take(streams: list[Stream], role: Role) -> list[Stream]:
-    taken = [stream for stream in streams if stream.role is role]
-    streams[:] = [stream for stream in streams if stream.role is not role]
-    return taken
-
-
-def _take_one(streams: list[Stream], role: Role) -> Stream | None:
-    taken = _take(streams, role)
-    if len(taken) > 1:
-        raise ArtefactError(f"there are {len(taken)} streams of {role}")
-    return taken[0] if taken else None
-
-
-def _finish(streams: Sequence[Stream]) -> None:
-    for stream in streams:
-        raise ArtefactError(f"a stream of {stream.role} does not belong here")
+def _from_gaps(gaps: Bytes, count: int) -> Bits:
+    one = gaps != ESCAPE
+    ends = np.cumsum(gaps + one.astype(np.int64))[one] - 1
+    if len(ends) and ends[-1] >= count:
+        raise ArtefactError(f"a stream of gaps leads beyond its {count} bits")
+    bits = np.zeros(count, np.bool_)
+    bits[ends] = True
+    return bits

@@ -1,8 +1,7 @@
-"""Tensors as unsigned integers, and back: what the coders work on."""
+"""Tensors as unsigned integers, and back: what the streams hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,100 +12,87 @@ from torch import Tensor
 
 from secateur.ground.errors import ArtefactError
 
-__all__ = ["KINDS", "Kind", "from_words", "kind_of", "to_words"]
+__all__ = ["KINDS", "TEXT", "Kind", "Words", "kind_of", "rotate", "to_tensor", "to_words"]
 
-Words = NDArray[Any]
+Words = NDArray[Any]  # unsigned integers, little-endian
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How the elements of a data type are coded."""
+    """A data type, by its name in safetensors; words of ``signed`` ones are rotated, so that the sign is last."""
 
-    name: str  # as safetensors calls it
+    name: str
     dtype: torch.dtype
-    width: int  # bytes of a word
-    signed: bool = False  # a float whose first bit is its sign: words are rotated, so that it is the last
-    words: int = 1  # of an element
+    signed: bool = False
 
     @property
-    def word_type(self) -> np.dtype[Any]:
-        """Unsigned integers of the width, little-endian."""
-        return np.dtype(f"<u{self.width}")
+    def words(self) -> int:
+        """How many an element has."""
+        return 2 if self.dtype.is_complex else 1
+
+    @property
+    def width(self) -> int:
+        """Bytes of a word."""
+        return self.dtype.itemsize // self.words
+
+    def word_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a tensor's words: one more dimension where an element has two."""
+        return (*shape, self.words) if self.words > 1 else shape
 
 
-def _kinds() -> Mapping[str, Kind]:
-    kinds = [
-        Kind("BOOL", torch.bool, 1),
-        Kind("U8", torch.uint8, 1),
-        Kind("I8", torch.int8, 1),
-        Kind("U16", torch.uint16, 2),
-        Kind("I16", torch.int16, 2),
-        Kind("U32", torch.uint32, 4),
-        Kind("I32", torch.int32, 4),
-        Kind("U64", torch.uint64, 8),
-        Kind("I64", torch.int64, 8),
-        Kind("F16", torch.float16, 2, signed=True),
-        Kind("BF16", torch.bfloat16, 2, signed=True),
-        Kind("F32", torch.float32, 4, signed=True),
-        Kind("F64", torch.float64, 8, signed=True),
-        Kind("F8_E4M3", torch.float8_e4m3fn, 1, signed=True),
-        Kind("F8_E5M2", torch.float8_e5m2, 1, signed=True),
-        # Without a negative zero, or without a sign: plain words.
-        Kind("F8_E4M3FNUZ", torch.float8_e4m3fnuz, 1),
-        Kind("F8_E5M2FNUZ", torch.float8_e5m2fnuz, 1),
-        Kind("F8_E8M0", torch.float8_e8m0fnu, 1),
-        Kind("C32", torch.complex32, 2, words=2),
-        Kind("C64", torch.complex64, 4, words=2),
-        Kind("C128", torch.complex128, 8, words=2),
-    ]
-    return {kind.name: kind for kind in kinds}
-
-
-KINDS = _kinds()
+_PLAIN = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
+    "U32": torch.uint32, "I32": torch.int32, "U64": torch.uint64, "I64": torch.int64,
+    "C32": torch.complex32, "C64": torch.complex64, "C128": torch.complex128,
+    # Without a negative zero, or without a sign:
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz, "F8_E8M0": torch.float8_e8m0fnu,
+}  # fmt: skip
+_SIGNED = {
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+TEXT = Kind("TEXT", torch.uint8)  # a text in UTF-8
+KINDS = {name: Kind(name, dtype, name in _SIGNED) for name, dtype in (_PLAIN | _SIGNED).items()}
 _BY_DTYPE = {kind.dtype: kind for kind in KINDS.values()}
+KINDS["TEXT"] = TEXT
 
 
 def kind_of(tensor: Tensor, name: str) -> Kind:
-    """Return how a tensor's elements are coded.
+    """Return the kind of a tensor.
 
     Raises:
         ArtefactError: it is not an ordinary tensor with values, or its data type is not known.
     """
+    if not isinstance(tensor, Tensor):
+        raise ArtefactError(f"{name!r:.60} is a {type(tensor).__name__}; only tensors can be packed")
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-        raise ArtefactError(f"{name} is not an ordinary tensor with values, and cannot be packed")
-    try:
-        return _BY_DTYPE[tensor.dtype]
-    except KeyError:
-        raise ArtefactError(
-            f"{name} has the data type {tensor.dtype}, which cannot be packed; known are {', '.join(KINDS)}"
-        ) from None
+        raise ArtefactError(f"{name!r:.60} is not an ordinary tensor with values, and cannot be packed")
+    if tensor.dtype not in _BY_DTYPE:
+        raise ArtefactError(f"{name!r:.60} is {tensor.dtype}; known types are {', '.join(KINDS)}")
+    return _BY_DTYPE[tensor.dtype]
 
 
 def to_words(tensor: Tensor, kind: Kind) -> Words:
-    """Return the bits of a tensor in its shape, plus a last dimension where an element has several words.
+    """Return the bits of a tensor in its shape, plus a last dimension where an element has two words.
 
     >>> to_words(torch.tensor([1.0, -1.0]), KINDS["F32"])
     array([2130706432, 2130706433], dtype=uint32)
     """
-    shape = (*tensor.shape, *((kind.words,) if kind.words > 1 else ()))
     flat = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous().reshape(-1)
-    words = flat.view(torch.uint8).numpy().view(kind.word_type).reshape(shape)
+    words = (
+        flat.view(torch.uint8).numpy().view(f"<u{kind.width}").reshape(kind.word_shape(tuple(tensor.shape)))
+    )
     return rotate(words, 1) if kind.signed else words
 
 
-def from_words(words: Words, kind: Kind, shape: tuple[int, ...]) -> Tensor:
-    """Return the tensor of which `to_words` made these words."""
-    if kind.signed:
-        words = rotate(words, -1)
-    # A copy where the words are a view of the file, which cannot be written to.
-    flat = np.require(words.reshape(-1), requirements=["C", "W"])
-    return torch.from_numpy(flat.view(np.uint8)).view(kind.dtype).reshape(shape)
+def to_tensor(bits: Words, kind: Kind, shape: tuple[int, ...]) -> Tensor:
+    """Return the tensor that has these bits, which are not rotated, and this memory."""
+    return torch.from_numpy(bits.reshape(-1).view(np.uint8)).view(kind.dtype).reshape(shape)
 
 
 def rotate(words: Words, by: int) -> Words:
     """Rotate the bits of each word to the left by 1 or -1."""
     bits = 8 * words.itemsize
-    left, right = words.dtype.type(by % bits), words.dtype.type(-by % bits)
-    rotated: Words = words << left
-    rotated |= words >> right
+    rotated: Words = words << words.dtype.type(by % bits)
+    rotated |= words >> words.dtype.type(-by % bits)
     return rotated

@@ -2,165 +2,110 @@
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Set
 from fnmatch import fnmatchcase
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+import zstandard
 from torch import Tensor
 
 from secateur.ground.errors import ArtefactError, did_you_mean
+from secateur.ground.files import write_whole
 from secateur.ground.progress import track
+from secateur.ground.tensors import identity
 
 from .blocks import Blocks
-from .coders import SMALLEST, Effort, compress
-from .header import (
-    MAX_HEADER,
-    MAX_NAME,
-    MAX_TENSORS,
-    Document,
-    Header,
-    Record,
-    TensorInfo,
-    check_layout,
-    header_to_json,
-)
+from .coding import encode
+from .header import Records, checked, to_json
 from .quantise import Quantise
-from .read import MAGIC, PREFIX, VERSION, header_digest
-from .records import Encoded, digest, encode_small, encode_tensor
-from .words import kind_of
+from .read import MAGIC, PREFIX, VERSION
+from .streams import Writer
+from .words import TEXT, Kind, kind_of
 
-__all__ = ["write_file", "write_packed"]
+__all__ = ["sealed", "write_packed"]
 
-SMALL = 1024  # elements: tensors of fewer go into one record with others of their type
-BUFFER = 1 << 17  # bytes: streams are small, calls of the system are not
+SMALL = 1024  # elements: tensors of fewer share a record with others of their kind
 TOGETHER = 1 << 16  # elements of such a record, at most
+LEVEL = 9  # zstandard's, of header and texts
 
-
-@dataclass(frozen=True)
-class _Coded:
-    encoded: Encoded
-    record: Record
+Group = dict[tuple[str, ...], Tensor]  # by all of their names
 
 
 def write_packed(
-    path: Path,
+    path: str | PathLike[str],
     tensors: Mapping[str, Tensor],
     *,
-    tied: Mapping[str, str] | None = None,
-    documents: Mapping[str, bytes] | None = None,
+    texts: Mapping[str, str] | None = None,
     quantise: Quantise | None = None,
     blocks: Mapping[str, Blocks] | None = None,
-    smallest: bool = False,
-) -> Header:
-    """Write tensors and texts to a file, which appears whole or not at all, and return its header.
+) -> Records:
+    """Write tensors and texts to a file, which appears whole or not at all, and return its records; ties are kept.
 
     Raises:
-        ArtefactError: a tensor cannot be stored, or there are too many.
+        ArtefactError: a tensor cannot be stored, there are too many, or the file cannot be written.
     """
-    effort = SMALLEST if smallest else Effort()
-    names = list(tensors)
-    _check_names([*names, *(tied or ())])
-    infos = tuple(TensorInfo(n, kind_of(t, n), tuple(t.shape)) for n, t in tensors.items())
-    _check_blocks(infos, blocks or {})
-    coded: list[_Coded] = []
-    groups = _groups(infos, quantise, blocks or {})
-    for group in track(groups, "packing"):
-        if len(group) > 1:
-            encoded = encode_small({names[i]: tensors[names[i]] for i in group}, effort)
-        else:
-            name = names[group[0]]
-            wanted = quantise if _quantised(infos[group[0]], quantise) else None
-            encoded = encode_tensor(name, tensors[name], effort, wanted, (blocks or {}).get(name))
-        coded.append(_Coded(encoded, encoded.record(group)))
-    texts = {name: compress(text, effort.text) for name, text in (documents or {}).items()}
-    header = Header(
-        infos,
-        tuple(entry.record for entry in coded),
-        dict(tied or {}),
-        tuple(
-            Document(name, len(text), len(texts[name]), digest(texts[name]))
-            for name, text in (documents or {}).items()
-        ),
-    )
-    streams = (stream.data for entry in coded for stream in entry.encoded.streams)
-    write_file(path, [*_beginning(header, effort), *streams, *texts.values()])
+    kinds, blocks = {name: kind_of(tensor, name) for name, tensor in tensors.items()}, blocks or {}
+    for name, layout in blocks.items():
+        if name not in tensors:
+            raise ArtefactError(f"blocks names {name!r}, which is no tensor.{did_you_mean(name, tensors)}")
+        if not layout.fit(kinds[name].word_shape(tuple(tensors[name].shape))):
+            raise ArtefactError(f"{layout} do not fit {name!r}, whose shape is {tuple(tensors[name].shape)}")
+    rounded = {name for name in tensors if quantise and _taken(quantise, name, tensors[name], kinds[name])}
+    out, text_out = Writer(), Writer(LEVEL)
+    work = [(kinds[next(iter(group))[0]], group, out) for group in _groups(tensors, {*blocks, *rounded})]
+    for name, text in (texts or {}).items():
+        data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
+        work.append((TEXT, {(name,): data}, text_out))
+    records: list[dict[str, Any]] = []
+    stored: list[bytes | memoryview] = []
+    for kind, group, to in track(work, "packing"):
+        names = next(iter(group))
+        wanted = quantise if rounded.issuperset(names) else None
+        known = next((blocks[name] for name in names if name in blocks), None)
+        fields = encode(list(group.values()), kind, to, wanted, known)
+        digest, streams = to.take()
+        named = [(names, tuple(tensor.shape)) for names, tensor in group.items()]
+        records.append(fields | {"type": kind.name, "tensors": named, "digest": digest})
+        stored += streams
+    header = checked(records)
+    write_whole(Path(path), [sealed(to_json(header)), *stored], ArtefactError)
     return header
 
 
-def _groups(
-    infos: Sequence[TensorInfo], quantise: Quantise | None, blocks: Mapping[str, Blocks]
-) -> list[tuple[int, ...]]:
-    """Return which tensors make a record: small ones of one data type together, others alone."""
-    groups: list[tuple[int, ...]] = []
-    together: dict[str, list[int]] = {}
-    sizes: dict[str, int] = {}
-    for i, info in enumerate(infos):
-        if info.elements >= SMALL or info.name in blocks or _quantised(info, quantise):
-            groups.append((i,))
+def sealed(text: bytes) -> bytes:
+    """Return the beginning of a file, up to the records, from the text of its header."""
+    frame = zstandard.ZstdCompressor(level=LEVEL).compress(text)
+    prefix = PREFIX.pack(MAGIC, VERSION, len(frame), len(text), b"")[:-32]
+    return prefix + hashlib.sha256(prefix + frame).digest() + frame
+
+
+def _groups(tensors: Mapping[str, Tensor], alone: Set[str]) -> Iterator[Group]:
+    """Yield the tensors of each record, tied ones once: one, or small ones of one kind, but none of those `alone`."""
+    tied: dict[Any, list[str]] = defaultdict(list)
+    for name, tensor in tensors.items():
+        tied[identity(tensor), tensor.is_conj(), tensor.is_neg()].append(name)
+    joined: dict[torch.dtype, Group] = defaultdict(dict)
+    room: dict[torch.dtype, int] = defaultdict(lambda: TOGETHER)
+    for names in tied.values():
+        tensor = tensors[names[0]]
+        if tensor.numel() >= SMALL or not alone.isdisjoint(names):
+            yield {tuple(names): tensor}
             continue
-        kind = info.kind.name
-        if sizes.get(kind, 0) + info.elements > TOGETHER:
-            groups.append(tuple(together.pop(kind)))
-            sizes[kind] = 0
-        together.setdefault(kind, []).append(i)
-        sizes[kind] = sizes.get(kind, 0) + info.elements
-    return groups + [tuple(group) for group in together.values()]
+        if room[tensor.dtype] < tensor.numel():
+            yield joined.pop(tensor.dtype)
+            del room[tensor.dtype]
+        joined[tensor.dtype][tuple(names)] = tensor
+        room[tensor.dtype] -= tensor.numel()
+    yield from joined.values()
 
 
-def _quantised(info: TensorInfo, quantise: Quantise | None) -> bool:
+def _taken(quantise: Quantise, name: str, tensor: Tensor, kind: Kind) -> bool:
     """Whether it is a weight that gets smaller: floating-point, of two dimensions or more, of more bits."""
-    if quantise is None or len(info.shape) < 2 or not info.elements or not info.kind.signed:
-        return False
-    if info.kind.width * 8 <= quantise.bits:
-        return False
-    return not any(fnmatchcase(info.name, pattern) for pattern in quantise.exclude)
-
-
-def _check_names(names: Sequence[str]) -> None:
-    if len(names) > MAX_TENSORS:
-        raise ArtefactError(f"{len(names)} tensors are more than the {MAX_TENSORS} of a packed file")
-    for name in names:
-        if not isinstance(name, str) or len(name) > MAX_NAME:
-            raise ArtefactError(f"{name!r:.60} is no name of at most {MAX_NAME} characters")
-
-
-def _check_blocks(infos: Sequence[TensorInfo], blocks: Mapping[str, Blocks]) -> None:
-    known = {info.name: info for info in infos}
-    for name, layout in blocks.items():
-        if name not in known:
-            raise ArtefactError(f"blocks names {name!r}, which is no tensor.{did_you_mean(name, known)}")
-        check_layout(layout, known[name], f"blocks[{name!r}]")
-
-
-def _beginning(header: Header, effort: Effort) -> tuple[bytes, bytes]:
-    text = header_to_json(header)
-    stored = compress(text, effort.text)
-    if len(text) > MAX_HEADER:
-        raise ArtefactError(f"the header would have {len(text)} bytes, more than {MAX_HEADER}")
-    prefix = PREFIX.pack(MAGIC, VERSION, len(stored), len(text), b"")[:-32]
-    return prefix + header_digest(prefix, stored), stored
-
-
-def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Write a file that appears whole or not at all.
-
-    Raises:
-        ArtefactError: the path is a folder.
-    """
-    path = Path(os.path.realpath(path))
-    if path.is_dir():
-        raise ArtefactError(f"{path} is a folder: choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with fresh.open("wb", buffering=BUFFER) as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    weight = kind.signed and tensor.ndim > 1 and tensor.numel() > 0 and 8 * kind.width > quantise.bits
+    return weight and not any(fnmatchcase(name, pattern) for pattern in quantise.exclude)
