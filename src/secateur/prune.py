@@ -200,6 +200,10 @@ def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, A
         return before | {"then": [*before.get("then", ()), step]}
     if can_be_imported(case.evaluate):
         step["evaluate"] = name_of(case.evaluate)
+    if case.metric != Metric():
+        step["metric"] = _plain(case.metric)
+    if case.inputs.batch_dims is not None:
+        step["batch_dims"] = to_plain(case.inputs.batch_dims, kind=BatchDims)
     args = case.inputs.args
     if (
         len(args) == 1

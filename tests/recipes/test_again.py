@@ -19,6 +19,7 @@ from secateur.artefact.load import read
 from secateur.blocks import Shares
 from secateur.cli import app
 from secateur.ground.documents import parse_yaml, to_yaml
+from secateur.measure.metric import Metric, MetricFormat
 from secateur.methods import OutputError
 from secateur.recipes import parse_recipe
 from secateur.recipes.recipe import write_recipe
@@ -107,14 +108,18 @@ def test_units(mine: ModuleType) -> None:
         limits=sc.Limits(exclude=("4", nn.Conv2d), keep={"0": 20}, round_to=2),
         distill=sc.Distill(steps=7, lr=1e-2),
         evaluate=mine.score,
+        metric=Metric("agreement", format=MetricFormat.NUMBER),
+        batch_dims=0,
         seed=3,
     )
     recipe = run_again(result)
     assert recipe["limits"]["exclude"] == ["4", {"type": "Conv2d"}]
     assert recipe["distill"]["steps"] == 7
-    assert (recipe["seed"], recipe["evaluate"]) == (3, "mine_again:score")
+    assert (recipe["seed"], recipe["evaluate"], recipe["batch_dims"]) == (3, "mine_again:score", 0)
+    assert recipe["metric"] == {"name": "agreement", "higher_is_better": True, "format": "number"}
+    assert read("second").report["metric"] == read("first").report["metric"]
     assert recipe["budget"] == {"macs": 0.5}
-    assert read("second").report["accuracy"] == read("first").report["accuracy"]
+    assert read("second").report["scores"] == read("first").report["scores"]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_units_zeros_unified_blocks_and_one_small_file(mine: dict[str, Any], tmp
     assert found["method"] == "SNP; 8x1 blocks, 70 % zero; 8x1 blocks, 70 % zero, 15 % unified"
     assert found["after"]["macs"] <= 0.5 * found["before"]["macs"]
     assert found["packed"]["bytes"] == (tmp_path / "small.sec").stat().st_size
-    assert found["accuracy"]["dense"] is not None
+    assert found["scores"]["dense"] is not None
     expected = run(parse_recipe(recipe), progress=False)
     for pattern in expected.plan.patterns.values():
         assert pattern.share(ZERO) == pytest.approx(0.7, abs=0.05)

@@ -28,6 +28,7 @@ from secateur.blocks import Block, Shares
 from secateur.ground.documents import parse_yaml, to_yaml
 from secateur.ground.errors import SecateurError
 from secateur.ground.plain import Form, from_plain, schema, to_plain
+from secateur.measure.metric import Metric
 from secateur.methods.names import METHODS, PARTS, PlaceName, TypeName, names
 from secateur.methods.protocol import Method
 from secateur.recipes.recipe import GIVEN, DataSpec, ModelSpec, PackSpec, Recipe, Step
@@ -35,7 +36,7 @@ from secateur.training import Crops
 
 OPTIONS = (
     sc.Training, sc.Validation, sc.Bound, sc.Teacher, Crops, sc.Checkpoints, sc.Limits, sc.Distill, sc.Budget,
-    sc.Compensate, sc.Quantise, Block, Shares, ModelSpec, DataSpec, PackSpec, Step, Recipe,
+    sc.Compensate, Metric, sc.Quantise, Block, Shares, ModelSpec, DataSpec, PackSpec, Step, Recipe,
 )  # fmt: skip
 KINDS: list[tuple[type, Any]] = [
     *((cls, Method) for cls in METHODS),

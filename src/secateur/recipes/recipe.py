@@ -11,8 +11,10 @@ from torch import nn
 
 from secateur.artefact import Quantise
 from secateur.ground.errors import RecipeError, SecateurError
+from secateur.ground.inputs import BatchDims
 from secateur.ground.plain import from_plain, to_plain
 from secateur.ground.plain import schema as schema_of
+from secateur.measure.metric import Metric
 from secateur.methods import ADMM, SNP, OfBlocks, OfWeights
 from secateur.methods.misfits import misfits
 from secateur.methods.names import names
@@ -164,9 +166,10 @@ class Step:
 class Recipe:
     """A whole run. A recipe is trusted like code: it may name callables of yours, which are then called.
 
-    `example` is the shape of one input batch, where the data do not show it; `evaluate` names a function that scores a
-    model. `then` holds methods that go on from the result. `output` is the folder of the artefact. The other keys are
-    those of the first method, as in each entry of `then`; `seed` is that of all.
+    `example` is the shape of one input batch, where the data do not show it, and `batch_dims` which of its dimensions
+    counts samples, where the trace does not find it. `evaluate` names a function that scores a model, and `metric` says
+    what the scores mean. `then` holds methods that go on from the result. `output` is the folder of the artefact. The
+    other keys are those of the first method, as in each entry of `then`; `seed` is that of all.
     """
 
     model: ModelSpec
@@ -179,7 +182,9 @@ class Recipe:
     calibration: bool = True
     then: tuple[Step, ...] = ()
     example: tuple[int, ...] | None = None
+    batch_dims: BatchDims | None = None
     evaluate: Callable[[nn.Module], float] | None = None
+    metric: Metric = field(default_factory=Metric)
     output: Path | None = None
     pack: PackSpec | None = None
     seed: int = 0

@@ -56,6 +56,8 @@ def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Resul
                 limits=step.limits,
                 distill=step.distill,
                 evaluate=recipe.evaluate or samples.evaluate,
+                metric=recipe.metric,
+                batch_dims=recipe.batch_dims,
                 progress=progress,
                 seed=recipe.seed if step.seed is None else step.seed,
             )
