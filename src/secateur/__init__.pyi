@@ -12,6 +12,7 @@ from .artefact import pack as pack
 from .artefact import unpack as unpack
 from .blocks import Block as Block
 from .graph import trace as trace
+from .ground import errors as errors
 from .ground.errors import SecateurError as SecateurError
 from .methods import ADMM as ADMM
 from .methods import SNP as SNP

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -129,4 +130,6 @@ def test_every_page_and_decision_is_in_the_contents() -> None:
 
 def test_the_reference_has_every_public_name() -> None:
     table = (ROOT / "docs" / "reference" / "index.md").read_text()
-    assert set(re.findall(r"\[`(\w+)`\]", table)) == set(secateur.__all__)
+    assert set(re.findall(r"\[`(\w+)`\]", table)) == {
+        n for n in secateur.__all__ if not isinstance(getattr(secateur, n), ModuleType)
+    }

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from test_cli import run, run_json
+from command_line import run, run_json
 from torch import Tensor, nn
 
 import secateur as sc

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from artefacts import resign
+from command_line import run_json
 from safetensors.torch import load_file, save_file
-from test_cli import run_json
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
