@@ -50,6 +50,8 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/engines.py
 	@$(BIN)/python benchmarks/packing.py
 	@$(BIN)/python benchmarks/fuzz_packed.py
+	@$(BIN)/python benchmarks/fuzz_artefacts.py
+	@$(BIN)/python benchmarks/kill_saves.py
 	@$(BIN)/python benchmarks/microstructure.py
 	@$(BIN)/python benchmarks/microstructure_training.py
 	@$(BIN)/python benchmarks/runtime_layers.py --minutes 600

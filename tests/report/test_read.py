@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from artefacts import resign
 from hypothesis import given
 from hypothesis import strategies as st
 from reports import blocks_report, full_report, hostile_report, sparse_report
@@ -26,6 +27,7 @@ def artefact(folder: Path, report: str, recipe: str = "method: {type: SNP}\n") -
     folder.mkdir(exist_ok=True)
     (folder / "report.json").write_text(report)
     (folder / "recipe.yaml").write_text(recipe)
+    resign(folder)
     return folder
 
 
@@ -143,7 +145,7 @@ def test_a_folder_without_a_report_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="no artefact"):
         read_report(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ArtefactError, match=r"no file recipe\.yaml"):
+    with pytest.raises(ArtefactError, match=r"no file manifest\.json"):
         read_report(tmp_path / "empty")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 from pathlib import Path
 
 import pytest
@@ -252,3 +254,12 @@ def test_inputs_are_checked_once_for_each_form(tmp_path: Path) -> None:
         for _ in range(2):
             with pytest.raises((RuntimeError, KernelError)):
                 fast(bad)
+
+
+def test_a_compiled_network_is_copied_but_not_pickled() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    x = torch.randn(3, 8)
+    fast = runtime.compile(model, x)
+    assert torch.equal(copy.deepcopy(fast)(x), fast(x))
+    with pytest.raises(KernelError, match=r"cannot be pickled.*Remedy"):
+        pickle.dumps(fast)

@@ -62,7 +62,7 @@ def find(folder: Path) -> Path:
         raise ArtefactError(f"{folder} is a file; an artefact is a folder that holds {', '.join(FILES)}")
     if older := files.interrupted(folder):
         return older
-    raise ArtefactError(f"there is no artefact at {str(folder)!r:.300}")
+    raise ArtefactError(f"there is no artefact at {str(folder):.300}")
 
 
 def regular_file(folder: Path, name: str) -> Path:
@@ -99,10 +99,7 @@ def manifest_of(folder: Path) -> dict[str, Entry]:
         ArtefactError: there is no manifest, or it is not one.
     """
     data = parse_json(_text(folder, MANIFEST, None, MAX_MANIFEST), MANIFEST)
-    entries = entries_from_json(data)
-    for name in FILES:
-        _entry(entries, folder, name)
-    return entries
+    return entries_from_json(data)
 
 
 def verified(folder: Path) -> dict[str, Entry]:
@@ -112,6 +109,8 @@ def verified(folder: Path) -> dict[str, Entry]:
         ArtefactError: a file is missing, or was changed since it was saved.
     """
     entries = manifest_of(folder)
+    for name in FILES:
+        _entry(entries, folder, name)
     for name in entries.keys() - {MODEL}:
         path = _sized(folder, name, entries[name])
         with _readable(path):

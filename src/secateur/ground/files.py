@@ -127,7 +127,7 @@ def _place(path: Path, error: type[Exception]) -> Path:
     with _spoken(path, error):
         path = Path(os.path.realpath(path))
         if path.is_dir():
-            raise error(f"{path} is a folder: choose another name")
+            raise error(f"{str(path)!r} cannot be written: it is a folder, choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from artefacts import resign
 from models import SMALL, Case
 from torch import Tensor, nn
 
@@ -172,12 +173,14 @@ def test_tampered_artefacts_are_refused(tmp_path: Path) -> None:
     for change in changes:
         whole["plan"]["patterns"][name] = good | change
         (folder / "plan.json").write_text(json.dumps(whole))
+        resign(folder)
         with pytest.raises(ArtefactError):
             sc.load(folder, case.make)
     partition = result.plan.patterns[name].partition  # all zero: a pattern that the weights do not obey
     other = BlockPattern(partition, torch.full(partition.grid, ZERO, dtype=torch.int8))
     whole["plan"]["patterns"][name] = pattern_to_json(other)
     (folder / "plan.json").write_text(json.dumps(whole))
+    resign(folder)
     with pytest.raises(ArtefactError, match="does not obey"):
         sc.load(folder, case.make)
 
