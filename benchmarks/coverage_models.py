@@ -305,7 +305,7 @@ def _hugging_face_models() -> list[Entry]:
 def _families() -> Iterator[Entry]:
     """Yield the small networks of tests/helpers/families.py: detectors, vocoders, graphs, tables, experts."""
     sys.path.append(str(Path(__file__).parent.parent / "tests" / "helpers"))
-    from families import FAMILIES
+    from families import FAMILIES  # type: ignore[import-not-found]
 
     for family in FAMILIES:
         yield Entry("families", family.name, family.model, family.draw)

@@ -20,7 +20,8 @@ Draw = Callable[[int, torch.Generator], tuple[Any, ...]]
 class Family:
     """A network, the inputs of a batch, and the groups that a run prunes: id -> number of units.
 
-    `batch_dims` are those that a trace finds. `fold`: its weights are computed, and folded before it is pruned, as its users would.
+    `batch_dims` are those that a trace finds. `fold`: its weights are computed, and folded before it is pruned, as its
+    users would.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Laws 1, 2, 3 and 10, and the whole line, over networks of families beside those of image libraries and transformers."""
+"""Laws 1, 2, 3 and 10, and the whole line, over networks of families that no library of image models has."""
 
 from __future__ import annotations
 

@@ -24,21 +24,27 @@ QUICK = ("resnet18", "efficientnet_b0", "shufflenet_v2_x0_5", "mobilenet_v3_smal
 CASES = (*SMALL, *UNUSUAL, *(c for c in (*OPERATORS, *TORCHVISION) if c.name in QUICK))
 
 
-def check(model: nn.Module, one: Inputs, two: Inputs) -> None:
-    """Count the dense and a pruned model in every way; `one` holds one sample, `two` are traced."""
+def check(model: nn.Module, one: Inputs, two: Inputs, whole: bool = True) -> None:
+    """Count the dense and a pruned model in every way; `one` holds one sample, `two` are traced.
+
+    Unless it goes through the `whole` of it: a run then takes what a mask chooses, a trace all that it could.
+    """
     graph = trace(model, *two.args, **two.kwargs)
     assert graph.program.dynamic
-    assert graph.total_macs() == macs(model, one) == macs(model, two) == macs_of_a_run(model, one)
+    assert graph.total_macs() == macs(model, one) == macs(model, two)
+    run = macs_of_a_run(model, one)
+    assert run == graph.total_macs() if whole else run < graph.total_macs()
     chosen = {group.id for group in candidates(model, graph).groups}
     kept = {id: units for id, units in random_selection(graph, 0.35, 0).items() if id in chosen}
     smaller = apply(model, make_plan(model, graph, kept))
-    assert graph.total_macs(kept) == macs(smaller, two) == macs_of_a_run(smaller, one)
+    assert graph.total_macs(kept) == macs(smaller, two)
+    assert not whole or graph.total_macs(kept) == macs_of_a_run(smaller, one)
     assert graph.total_macs(kept) < graph.total_macs()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_predicted_traced_and_run_agree(case: Case) -> None:
-    check(case.model(), Inputs.of(case.inputs(1)), Inputs.of(case.inputs(2)))
+    check(case.model(), Inputs.of(case.inputs(1)), Inputs.of(case.inputs(2)), whole=case.name != "chosen")
 
 
 @pytest.mark.parametrize("case", ANY, ids=lambda case: case.name)

@@ -10,7 +10,7 @@ from secateur.measure import allocator
 
 FREED = """
 import resource, sys
-from secateur.allocator import keep_memory
+from secateur.measure.allocator import keep_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()

@@ -90,7 +90,8 @@ def macs(model: nn.Module, inputs: Example) -> int:
 def macs_of_a_run(model: nn.Module, inputs: Example, samples: int | None = None) -> int:
     """Run a model on the inputs and count what torch's kernels multiply and add up, for one sample on average.
 
-    `samples` is how many the inputs hold, by default `Inputs.batch`. The count is half of what ``torch.utils.flop_counter`` reports, which is told of the kernels that it does not know.
+    `samples` is how many the inputs hold, by default `Inputs.batch`. The count is half of what
+    ``torch.utils.flop_counter`` reports, which is told of the kernels that it does not know.
     """
     # Not inference mode: there, composite operators such as linear reach the counter undecomposed.
     given = Inputs.of(inputs).detached()
