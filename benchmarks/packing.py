@@ -5,8 +5,8 @@ and stores the same tensors with the same values in each format: bytes of the fi
 in and out of it. Speeds are of processor time on one thread, as all of this runs on one, and of the best of several
 runs, as other work on the machine only makes some slower; files are in memory where the system has such a folder, and
 those of safetensors are mapped, not read. What comes back is compared: exact formats must be equal bit by bit; for
-quantised ones the relative error over all weights is written. Nothing is retrained, so these rows are about files, not accuracy. Rows are appended to
-results/packing.csv; those that are there are skipped.
+quantised ones the relative error over all weights is written. Nothing is retrained, so these rows are about files, not
+accuracy. Rows are appended to results/packing.csv; those that are there are skipped.
 """
 
 from __future__ import annotations
