@@ -99,7 +99,7 @@ def codes(cls: type[nn.Module], entries: Iterable[str] = ("forward",)) -> dict[P
 
 
 def reads(cls: type[nn.Module], attribute: str) -> bool:
-    """Whether the code of a class reads an attribute of the module, as far as can be seen; if there is no source, yes."""
+    """Whether the code of a class reads an attribute of the module, as far as can be seen; without a source: yes."""
     try:
         known = codes(cls).values()
     except SurgeryError:
