@@ -18,13 +18,13 @@ Inputs = Callable[[int, torch.Generator], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class AnyModel:
-    """A model and its inputs by name, how many groups it has, and whether code in it is replaced by its trace."""
+    """A model and its inputs by name, how many groups it has, and whether numbers in its code become others."""
 
     name: str
     make: Callable[[], nn.Module]
     inputs: Inputs
     groups: int
-    traced: bool = False
+    rewritten: bool = False
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)

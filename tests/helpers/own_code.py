@@ -91,7 +91,7 @@ class Starred(Attention):
     def forward(self, x: Tensor) -> Tensor:
         shape = (*x.shape[:-1], 4, 4)
         q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.q, self.k, self.v))
-        return self.mlp(x + self.o(self.mix(q, k, v).reshape(x.shape[:-1] + (16,))))
+        return self.mlp(x + self.o(self.mix(q, k, v).reshape(x.shape[:-1] + (16,))))  # noqa: RUF005
 
 
 class TupleAttribute(Attention):
@@ -272,3 +272,29 @@ class TorchAttention(nn.Module):
         x = self.layer(x)
         y: Tensor = x + self.alone(x, x, x, need_weights=False)[0]
         return y
+
+
+class Table(nn.Module):
+    """A part whose method is called past its forward, and which holds the shape of what it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.randn(25, 4))
+        self.shape = (5, 5, 4)
+
+    def bias(self) -> Tensor:
+        return self.values.view(self.shape).permute(2, 0, 1)
+
+
+class Biased(Attention):
+    """Asks a part for a bias of its own, for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = Table()
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = (p(x).view(n, t, 4, 4).transpose(1, 2) for p in (self.q, self.k, self.v))
+        w = (q @ k.transpose(-1, -2) / 2 + self.table.bias()).softmax(-1)
+        return self.mlp(x + self.o((w @ v).transpose(1, 2).reshape(n, t, 16)))

@@ -1,6 +1,7 @@
 """Laws 1 and 2 over transformers of every form and code that repeats sizes, each in both modes."""
 
 import copy
+import pickle
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.artefact import load, save
 from secateur.graph import Graph, trace
-from secateur.surgery import Plan, Retrace, apply, make_plan, mask, verify
+from secateur.surgery import Plan, Retrace, RewriteCode, apply, make_plan, mask, verify
 from secateur.surgery.candidates import candidates
 
 CASES = {case.name: case for case in ANY}
@@ -48,10 +49,11 @@ def test_masked_is_shrunk(case: AnyModel) -> None:
     plan, smaller = pruned(case.name)
     assert len(plan.kept) == case.groups
     assert all(len(units) < graph.group(id).size for id, units in plan.kept.items())
-    assert any(isinstance(edit, Retrace) for edit in plan.edits) == case.traced
+    assert any(isinstance(edit, RewriteCode) for edit in plan.edits) == case.rewritten
+    assert not any(isinstance(edit, Retrace) for edit in plan.edits)
     inputs = case.batch(3, seed=5)
     assert verify(mask(model, graph, plan.kept), smaller, graph, plan.kept, (), inputs).relative < 1e-5
-    assert type(smaller) is type(model)
+    assert isinstance(smaller, type(model))
     assert list(smaller.state_dict()) == list(model.state_dict())
     with torch.no_grad():
         changed = [
@@ -87,7 +89,18 @@ def test_it_trains_and_is_pruned_again(case: AnyModel) -> None:
     assert verify(mask(smaller, graph, kept), again, graph, kept, (), case.batch(3)).relative < 1e-5
 
 
-def test_dropout_in_traced_calls_follows_the_mode() -> None:
+@each
+def test_it_is_an_ordinary_module(case: AnyModel) -> None:
+    """It pickles, and copies: what comes back is of the same class and computes the same."""
+    _, smaller = pruned(case.name)
+    inputs = case.batch(2, seed=3)
+    for back in (pickle.loads(pickle.dumps(smaller)), copy.deepcopy(smaller)):
+        assert [type(m) for m in back.modules()] == [type(m) for m in smaller.modules()]
+        with torch.no_grad():
+            assert all(map(torch.equal, outputs(back, inputs), outputs(smaller, inputs)))
+
+
+def test_dropout_in_code_that_was_rewritten_follows_the_mode() -> None:
     _, smaller = pruned("cosine")
     x = CASES["cosine"].batch(2)["x"]
     smaller = copy.deepcopy(smaller).eval()

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.ground.errors import ArtefactError
-from secateur.surgery.plan import Fingerprint, Plan, RemoveBranch, Resize, Retrace, SetAttribute, SliceTensor
+from secateur.surgery.plan import (
+    Fingerprint,
+    Function,
+    Literal,
+    Plan,
+    RemoveBranch,
+    Resize,
+    Retrace,
+    RewriteCode,
+    SetAttribute,
+    SliceTensor,
+)
 from secateur.surgery.plan_json import plan_from_json, plan_to_json
 
 names = st.text(min_size=1, max_size=12)
@@ -23,6 +34,14 @@ sizes = st.builds(
     st.integers(-9, 99),
     st.integers(-9, 99),
 )
+functions = st.builds(
+    Function,
+    st.lists(names, min_size=1, max_size=3).map(tuple),
+    names,
+    st.lists(
+        st.builds(Literal, st.integers(0, 99), st.integers(-9, 99), st.integers(-1, 99)), max_size=3
+    ).map(tuple),
+)
 edits = st.one_of(
     st.builds(
         SliceTensor,
@@ -33,6 +52,7 @@ edits = st.one_of(
     ),
     st.builds(SetAttribute, names, st.just("groups"), settings, settings),
     st.builds(RemoveBranch, *[st.lists(names, max_size=3).map(tuple)] * 3, st.booleans()),
+    st.builds(RewriteCode, names, st.lists(functions, max_size=3).map(tuple)),
     st.builds(Retrace, names, names, st.lists(sizes, max_size=3).map(tuple)),
 )
 inputs = st.recursive(
@@ -68,6 +88,7 @@ def example() -> dict[str, Any]:
                 SliceTensor(("a.weight", "b.weight"), 0, (0, 2), 3),
                 SetAttribute("a", "groups", 3, 2),
                 RemoveBranch(("b",), ("a",), ("c",), True),
+                RewriteCode("d", (Function(("forward", "f"), "00", (Literal(3, 4, 3),)),)),
                 Retrace("c", "00", (Resize(2, (1, 0), 12, 9),)),
             ),
             Fingerprint("Net", "00"),
@@ -124,6 +145,7 @@ def test_a_wrong_value_anywhere_is_an_artefact_error(path: tuple[Any, ...], valu
         {"tuple": []},
         {"tuple": [{"tuple": [{"tensor": [2, -1], "dtype": "float32"}]}, {"dict": {}}]},
         {"tuple": [{"tuple": [{"tensor": [2**20, 2**20], "dtype": "float32"}]}, {"dict": {}}]},
+        {"tuple": [{"tuple": [{"tensor": [2**14, 2**13], "dtype": "float32"}] * 3}, {"dict": {}}]},
         {"tuple": [{"tuple": [{"tensor": [2], "dtype": "object"}]}, {"dict": {}}]},
         {"tuple": [{"tuple": [{"call": "f"}]}, {"dict": {}}]},
     ],

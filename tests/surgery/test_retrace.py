@@ -1,4 +1,4 @@
-"""Modules whose forward becomes their traced calls: how they may be called, and what a plan for another model says."""
+"""Modules without a source get their traced calls: how they may be called, and what a plan for another model says."""
 
 from dataclasses import replace
 
@@ -9,7 +9,18 @@ from torch import Tensor, nn
 
 from secateur.graph import trace
 from secateur.ground.errors import SurgeryError
-from secateur.surgery import Plan, Retrace, apply, make_plan, mask, verify
+from secateur.surgery import Plan, Resize, Retrace, apply, make_plan, mask, verify, watch
+from secateur.surgery.callees import Code
+
+
+@pytest.fixture(autouse=True)
+def no_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no class have a source: such models come from a prompt, or from code that was made by code."""
+
+    def codes(*_: object) -> dict[tuple[str, ...], Code]:
+        raise SurgeryError("no source")
+
+    monkeypatch.setattr(watch, "codes", codes)
 
 
 class Inner(nn.Module):
@@ -151,3 +162,27 @@ def test_a_model_that_makes_other_calls_is_told_apart() -> None:
     other = [replace(e, digest="0" * 64) if isinstance(e, Retrace) else e for e in plan.edits]
     with pytest.raises(SurgeryError, match="inner makes other calls than when the plan was made"):
         apply(model, replace(plan, edits=tuple(other)))
+
+
+def test_a_plan_that_resizes_calls_which_are_not_there_is_refused() -> None:
+    model = randomise(Outer(), 0).eval()
+    plan, _ = cut(model)
+    for size in (Resize(99, (1, 0), 8, 3), Resize(0, (0, 0), 8, 3), Resize(0, (9,), 8, 3)):
+        edits = [replace(e, sizes=(size,)) if isinstance(e, Retrace) else e for e in plan.edits]
+        with pytest.raises(SurgeryError):
+            apply(model, replace(plan, edits=tuple(edits)))
+
+
+class Dropping(Inner):
+    def forward(self, x: Tensor, scale: float = 2.0, bias: Tensor | None = None) -> Tensor:
+        return nn.functional.dropout(super().forward(x, scale, bias), 0.5, self.training)
+
+
+def test_dropout_follows_the_mode() -> None:
+    model = Outer()
+    model.inner = Dropping()
+    smaller = cut(randomise(model, 0).eval())[1]
+    x = torch.randn(3, 4, 6)
+    assert torch.equal(smaller(x), smaller(x))
+    smaller.train()
+    assert not torch.equal(smaller(x), smaller(x))

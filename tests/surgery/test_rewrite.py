@@ -18,6 +18,7 @@ from own_code import (
     FORMS,
     REGISTER,
     Attention,
+    Biased,
     Hidden,
     Literals,
     Net,
@@ -324,3 +325,18 @@ def test_a_forward_of_the_instance_is_not_that_of_the_class() -> None:
     model.inner.forward = lambda x: x
     with pytest.raises(SurgeryError, match="a forward of its own"):
         apply(model, plan)
+
+
+def test_methods_of_parts_are_code_of_the_module_too() -> None:
+    torch.manual_seed(0)
+    plan, smaller, _ = pruned(Net(Biased), torch.randn(2, 5, 6))
+    assert SetAttribute("inner.table", "shape", (5, 5, 4), (5, 5, 3)) in plan.edits
+    assert not any(isinstance(edit, Retrace) for edit in plan.edits)
+    assert smaller.inner.table.bias().shape == (3, 5, 5)
+
+
+def test_a_size_that_is_several_at_once_is_left_to_torch() -> None:
+    torch.manual_seed(0)
+    _, smaller, _ = pruned(Spatial(), torch.randn(2, 3, 16, 16))
+    assert "p(x).reshape(n, -1, h * w)" in inspect.getsource(type(smaller).forward)
+    assert "c**0.5" not in inspect.getsource(type(smaller).forward)

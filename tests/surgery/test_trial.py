@@ -41,14 +41,14 @@ def test_every_group_of_the_small_models_can_be_edited(case: object) -> None:
     assert removable(model, graph).refused == {}
 
 
-def test_heads_whose_number_is_a_constant_in_the_code_go_with_its_traced_calls() -> None:
+def test_heads_whose_number_is_a_constant_in_the_code_go_with_that_number() -> None:
     model = randomise(Attention(literal=True), 0).eval()
     x = torch.randn(2, 5, 6)
     graph = trace(model, x)
     assert editable(model, graph).refused == {}
     kept = {"qkv": (0, 2), "up": (1, 5)}
     small = apply(model, make_plan(model, graph, kept))
-    assert type(small) is Attention
+    assert isinstance(small, Attention)
     assert verify(mask(model, graph, kept), small, graph, kept, (x,)).relative < 1e-5
 
 

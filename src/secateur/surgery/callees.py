@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ from secateur.ground.errors import SurgeryError
 from .build import built, in_place_of, innermost, is_its_source
 from .source import Source
 
-__all__ = ["Code", "Path", "Written", "asked_of_parts", "codes", "methods"]
+__all__ = ["Code", "Path", "Written", "asked_of_parts", "codes", "methods", "reads"]
 
 Path = tuple[str, ...]
 """How code is reached: a method by its name, a function by that of the method and by its own, as they call it there."""
@@ -97,6 +98,15 @@ def codes(cls: type[nn.Module], entries: Iterable[str] = ("forward",)) -> dict[P
     return found
 
 
+def reads(cls: type[nn.Module], attribute: str) -> bool:
+    """Whether the code of a class reads an attribute of the module, as far as can be seen; without a source: yes."""
+    try:
+        known = codes(cls).values()
+    except SurgeryError:
+        return True
+    return any(code.own(node) == attribute for code in known for node in code.source.expressions)
+
+
 def asked_of_parts(module: nn.Module, known: Iterable[Code]) -> dict[str, dict[str, None]]:
     """Return the methods that code calls of modules inside of its own, past their forward: by the path to them."""
     found: dict[str, dict[str, None]] = {}
@@ -169,11 +179,15 @@ def _add(cls: type, code: Code, found: dict[Path, Code]) -> None:
 
 def _code(path: Path, raw: Any, owner: type | None) -> Code | None:
     function = innermost(raw)
-    if function is None:
-        return None
+    source = None if function is None else _source(function)
+    return None if source is None else Code(path, raw, source, owner)
+
+
+@functools.lru_cache(maxsize=1024)  # which reads files, for every module of a class
+def _source(function: FunctionType) -> Source | None:
     try:
         source = Source.of(function)
-        return Code(path, raw, source, owner) if is_its_source(function, source.tree) else None
+        return source if is_its_source(function, source.tree) else None
     except SurgeryError:
         return None
 

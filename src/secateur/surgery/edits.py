@@ -18,6 +18,7 @@ from secateur.ground.errors import SurgeryError
 from secateur.ground.tensors import tensor_names
 
 from .branches import remove_branches
+from .callees import reads
 from .plan import Edit, SetAttribute, SliceTensor, plain
 from .prediction import Prediction, predict
 
@@ -121,7 +122,10 @@ _NEVER = re.compile(
 
 
 def owner_attributes(model: nn.Module, prediction: Prediction) -> Iterator[SetAttribute]:
-    """Yield the attributes of modules other than layers that equal a constant which has to change."""
+    """Yield the attributes of modules other than layers that equal a constant which has to change.
+
+    Those that no code reads may mean anything; numbers of heads are set for others to read.
+    """
     for node in prediction.graph.program.nodes:
         if node.op == "group_norm" or node.op.startswith("conv"):
             continue
@@ -130,7 +134,9 @@ def owner_attributes(model: nn.Module, prediction: Prediction) -> Iterator[SetAt
             continue
         for old, new in _changes(node.args, prediction.arguments(node)):
             for attribute, value in vars(module).items():
-                if plain(value) == old and not attribute.startswith("_") and not _NEVER.search(attribute):
+                if plain(value) != old or attribute.startswith("_") or _NEVER.search(attribute):
+                    continue
+                if "heads" in attribute or reads(type(module), attribute):
                     yield SetAttribute(node.module, attribute, old, new)
 
 

@@ -117,7 +117,10 @@ def resized(cls: type[nn.Module], functions: Functions) -> type[nn.Module]:
             )
         written[function.path] = _rewritten(code, function, paths)
     origin, before = vars(cls).get("_resized", (cls, ()))
-    return subclass(cls, {**methods(known, written), "_resized": (origin, (*before, functions))})
+    try:
+        return subclass(cls, {**methods(known, written), "_resized": (origin, (*before, functions))})
+    except TypeError as error:  # some metaclasses want more
+        raise SurgeryError(f"no class can be derived from {cls.__qualname__}: {error}") from None
 
 
 def _rewritten(code: Code, function: Function, paths: set[Path]) -> Written:

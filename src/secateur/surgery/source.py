@@ -179,6 +179,8 @@ def _start(node: ast.expr) -> tuple[int, int]:
 
 
 def _written(part: Any) -> str:
+    if isinstance(part, ast.JoinedStr):  # some versions of Python see empty texts in between
+        part = ast.JoinedStr([v for v in part.values if not (isinstance(v, ast.Constant) and v.value == "")])
     if isinstance(part, ast.AST):
         fields = [(name, value) for name, value in ast.iter_fields(part) if name not in _SILENT]
         said = (f"{name}={_written(value)}" for name, value in fields if value not in (None, []))

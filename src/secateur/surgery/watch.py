@@ -138,7 +138,8 @@ def _codes(module: nn.Module, names: Iterable[str]) -> dict[Path, Code]:
     """Return the code of a module, but for methods that the module has as attributes of its own."""
     try:
         known = codes(type(module), names)
-    except SurgeryError:
+        subclass(type(module), {})
+    except (SurgeryError, TypeError):  # some metaclasses want more
         return {}
     return {path: code for path, code in known.items() if path[0] not in vars(module)}
 
