@@ -16,8 +16,8 @@ CONSTRAINTS = {
     "rounded": Constraints(round_to=4, floor=2),
     "uniform": Constraints(uniform=True),
 }
-# A selection sees a method as a curve and an allocation: every model with every method once, under units and constraints
-# in turn; and one method of each allocation under all of them, with and without branches that may go.
+# A selection sees a method as a curve and an allocation: every model with every method once, under units and
+# constraints in turn; and one method of each allocation under all of them, with and without branches that may go.
 TURNS = list(product([*UNITS, "variance"], CONSTRAINTS))
 ONCE = [(name, method, *TURNS[n % len(TURNS)]) for n, (name, method) in enumerate(product(CASES, METHODS))]
 ALL = [

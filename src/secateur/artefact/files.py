@@ -62,7 +62,7 @@ def find(folder: Path) -> Path:
         raise ArtefactError(f"{folder} is a file; an artefact is a folder that holds {', '.join(FILES)}")
     if older := files.interrupted(folder):
         return older
-    raise ArtefactError(f"there is no artefact at {str(folder):.300}")
+    raise ArtefactError(f"there is no artefact at {folder!s:.300}")
 
 
 def regular_file(folder: Path, name: str) -> Path:
