@@ -98,7 +98,7 @@ class Conv(nn.Module):
 
 def artefacts(folder: Path) -> list[tuple[Path, type[nn.Module], dict[str, Tensor]]]:
     torch.manual_seed(0)
-    found = []
+    found: list[tuple[Path, type[nn.Module], dict[str, Tensor]]] = []
     for kind, x in ((Mlp, torch.randn(64, 12)), (Conv, torch.randn(64, 3, 8, 8))):
         result = sc.prune(
             kind().eval(), x[:4], method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[x], progress=False

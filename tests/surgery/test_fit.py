@@ -107,7 +107,7 @@ def unchanged(model: nn.Module, plan: Plan, why: str) -> None:
         (everything, "whole model"),
         (no_layer, "whole model"),
     ],
-    ids=str,
+    ids=lambda part: getattr(part, "__name__", part),
 )
 def test_contradictions(change: Change, why: str) -> None:
     model, plan = planned()
