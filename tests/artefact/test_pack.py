@@ -1,5 +1,6 @@
 """Artefacts and safetensors files into one file and out again; what is damaged is not packed; the table."""
 
+import hashlib
 import json
 import os
 import struct
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from artefacts import resign
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -102,6 +104,14 @@ def test_a_file_of_holes_is_refused_before_it_is_read(
         pytest.skip("this file system has no holes")
     plan = json.loads((artefact / "plan.json").read_text())
     (artefact / "plan.json").write_text(json.dumps(plan | {"size": path.stat().st_size}))
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    content = (artefact / "plan.json").read_bytes()
+    manifest["files"]["plan.json"] = {
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    manifest["files"]["model.safetensors"]["size"] = path.stat().st_size
+    (artefact / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=message):
         sc.load(artefact, network)
     for source in (artefact, path):
@@ -159,6 +169,7 @@ def test_hostile_words_of_a_plan_are_escaped(artefact: Path) -> None:
     text = (artefact / "plan.json").read_text()
     assert '"model":"Sequential"' in text
     (artefact / "plan.json").write_text(text.replace('"model":"Seq', '"model":"\\u001b[31mSeq'))
+    resign(artefact)
     with pytest.raises(ArtefactError, match=r"\\x1b\[31mSeq") as caught:
         sc.load(artefact, network)
     assert "\x1b" not in str(caught.value)

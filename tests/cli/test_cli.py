@@ -141,7 +141,7 @@ def test_measure_needs_labels_for_accuracy(here: Path, capsys: pytest.CaptureFix
 def test_an_artefact_is_measured_against_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "folder").mkdir()
     assert run("measure", "folder") == 1
-    assert "no file recipe.yaml" in capsys.readouterr().err
+    assert "no file manifest.json" in capsys.readouterr().err
 
 
 def test_prune_saves_and_the_artefact_is_measured(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,7 +275,7 @@ def test_pack_measure_report_and_unpack(here: Path, capsys: pytest.CaptureFixtur
 def test_pack_shows_a_table_and_what_was_lost(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "half.yaml").write_text(RECIPE)
     assert run("prune", "half.yaml") == 0
-    assert run("pack", "half", "-o", "small.sec", "--bits", "8", "--smallest") == 0
+    assert run("pack", "half", "-o", "small.sec", "--bits", "8") == 0
     text = capsys.readouterr().out
     assert "8 bit" in text
     assert "Packed into small.sec." in text

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from artefacts import resign
 from command_line import RECIPE, run, run_json
 from typer import BadParameter
 
@@ -92,6 +93,7 @@ def test_code_of_the_users_is_run_only_if_she_names_it(
 def test_what_an_artefact_may_not_say(zoo: Path, change: dict[str, Any], message: str) -> None:
     recipe: Any = parse_yaml((zoo / "recipe.yaml").read_text(), "recipe.yaml")
     (zoo / "recipe.yaml").write_text(to_yaml(recipe | change))
+    resign(zoo)
     with pytest.raises(BadParameter, match=message):
         dense_of(zoo, None, None)
     dense_of(zoo, "zoo:lenet300", None)
@@ -101,6 +103,7 @@ def test_hostile_names_in_a_recipe_are_not_obeyed(zoo: Path, capsys: pytest.Capt
     recipe: Any = parse_yaml((zoo / "recipe.yaml").read_text(), "recipe.yaml")
     for model in ("os:\x1b[2J", {"name": "zoo:lenet300", "kwargs": {"\x1b[2J": 1}}, "zoo:\x1b[2J"):
         (zoo / "recipe.yaml").write_text(to_yaml(recipe | {"model": model}))
+        resign(zoo)
         capsys.readouterr()
         assert run("measure", "zoo", *TIMES) == (1 if model == "zoo:\x1b[2J" else 2)
         error = capsys.readouterr().err
@@ -112,6 +115,7 @@ def test_hostile_names_in_a_recipe_are_not_obeyed(zoo: Path, capsys: pytest.Capt
 def test_an_example_that_is_no_shape_is_passed_over(zoo: Path, example: Any) -> None:
     recipe: Any = parse_yaml((zoo / "recipe.yaml").read_text(), "recipe.yaml")
     (zoo / "recipe.yaml").write_text(to_yaml(recipe | {"example": example}))
+    resign(zoo)
     assert dense_of(zoo, None, None)[1].shape == (1, 1, 28, 28)
 
 
@@ -119,6 +123,7 @@ def test_harmless_arguments_are_taken(zoo: Path) -> None:
     recipe: Any = parse_yaml((zoo / "recipe.yaml").read_text(), "recipe.yaml")
     model = {"name": "zoo:resnet20", "kwargs": {"width": 0.5, "num_classes": 7}}
     (zoo / "recipe.yaml").write_text(to_yaml(recipe | {"model": model, "example": None}))
+    resign(zoo)
     dense, example = dense_of(zoo, None, None)
     assert dense(example).shape == (1, 7)
     assert sc.__version__

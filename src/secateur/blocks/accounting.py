@@ -57,7 +57,7 @@ def cost(pattern: BlockPattern, bits: int = 32) -> Cost:
     nothing if it is zero, and its state. Of its multiplications, rows x columns, a unified block leaves the lesser
     of the two: inputs or outputs are scaled once.
 
-    >>> from secateur.structure import Block, Partition
+    >>> from secateur.blocks import Block, Partition
     >>> unified = torch.full((1, 4, 4, 1), UNIFY, dtype=torch.int8)
     >>> cost(BlockPattern(Partition(Block(4, 4), (16, 16)), unified)).bits
     800.0

@@ -24,7 +24,7 @@ class BlockPattern:
     Raises:
         StructureError: the states have another shape or type, or one is not among the three.
 
-    >>> from secateur.structure import Block
+    >>> from secateur.blocks import Block
     >>> pattern = BlockPattern(Partition(Block(2, 1), (4, 2)), torch.tensor([[[[0], [1]], [[2], [2]]]]).to(torch.int8))
     >>> pattern.project(torch.tensor([[1.0, 1.0], [2.0, 2.0], [1.0, -1.0], [-3.0, 2.0]]))
     tensor([[ 1.0000,  0.0000],

@@ -96,7 +96,7 @@ def project(
     Raises:
         StructureError: as `choose`.
 
-    >>> from secateur.structure import Block
+    >>> from secateur.blocks import Block
     >>> weight = torch.tensor([[0.1, 3.0, 2.0], [0.2, -1.0, 2.0]])
     >>> project(weight, Partition(Block(2, 1), (2, 3)), zero=1 / 3, unify=1 / 3)[0]
     tensor([[ 0.,  3.,  2.],

@@ -40,6 +40,7 @@ def to_exported_program(
         TraceError: torch.export refuses the model.
         ExportError: as `to_onnx`.
 
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
     >>> x, file = torch.randn(5, 8), getfixture("tmp_path") / "net.pt2"
     >>> to_exported_program(net, x, file).max_difference

@@ -121,6 +121,7 @@ Example = Tensor | Sequence[Any] | Mapping[str, Any] | Inputs
 def plain(value: Any) -> Any:
     """Return a tensor of a subclass that only carries a name (fastai's TensorImage) as a plain one, all else as it is.
 
+    >>> import torch
     >>> class Image(Tensor): pass
     >>> type(plain(torch.zeros(2).as_subclass(Image))).__name__
     'Tensor'

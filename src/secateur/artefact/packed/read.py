@@ -142,7 +142,9 @@ class PackedFile(Mapping[str, Tensor]):
         try:
             text = str(unframed(frame, plain, plain, self._decompressor), "utf-8")
             records = checked(parse_json(text, "the header"))
-        except (ArtefactError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise ArtefactError(f"{self.path}: the header is not JSON: {error}") from None
+        except ArtefactError as error:
             raise ArtefactError(f"{self.path}: {error}") from None
         whole = end + sum(record.size for record in records)
         if whole != size:
