@@ -26,6 +26,15 @@ class Nodes(nn.Module):
         return self.out(x + self.b(torch.relu(self.a(x))))
 
 
+class Pooled(Nodes):
+    """Nodes (n, 8) of several graphs and the number of each node's graph, which add up to graphs."""
+
+    def forward(self, x: Tensor, graph: Tensor) -> Tensor:
+        count = graph.max().item() + 1
+        x = x.new_zeros(count, 8).index_add(0, graph, self.b(torch.relu(self.a(x))))
+        return self.out(x)
+
+
 class Adjacency(Nodes):
     """Nodes (n, 8) and a dense adjacency (n, n)."""
 
@@ -104,6 +113,7 @@ CASES: dict[str, tuple[nn.Module, tuple[Any, ...], tuple[int | None, ...]]] = {
     "tokens, batch first": (nn.Embedding(9, 4), (torch.zeros(2, 6, dtype=torch.long),), (0,)),
     "nodes and edges": (Nodes(), (torch.zeros(10, 8), edges(10, 30)), (None, None)),
     "nodes and a matrix": (Adjacency(), (torch.zeros(10, 8), torch.eye(10)), (None, None)),
+    "nodes of graphs": (Pooled(), (torch.zeros(10, 8), torch.arange(10) // 4), (None, None)),
     "encoder, batch first": (Encoder(True), (torch.zeros(3, 7, 16), torch.zeros(7, 7)), (0, None)),
     "encoder, time first": (Encoder(False), (torch.zeros(7, 3, 16), torch.zeros(7, 7)), (1, None)),
     "encoder, as long as the batch": (Encoder(False), (torch.zeros(7, 7, 16), torch.zeros(7, 7)), (1, None)),

@@ -89,10 +89,14 @@ def repeat(ctx: Context, node: Node, x: Value, times: Sequence[int]) -> Value:
 def repeat_interleave(
     ctx: Context, node: Node, x: Value, repeats: int | Value, dim: int | None = None, **_: Any
 ) -> Value:
-    """Repeat each label. Copies of what has none may go."""
-    if dim is None or not isinstance(repeats, int):
-        raise Unsupported("repeat_interleave with a tensor of repeats, or of the flattened input")
+    """Repeat each label. Copies of what has none may go. Where a tensor says how often, the dimension stays."""
+    if dim is None:
+        raise Unsupported("repeat_interleave of the flattened input")
     dim %= x.ndim
+    if isinstance(repeats, Value):
+        ctx.block_value(repeats, None, "says how often entries repeat")
+        x = ctx.block_value(x, [dim], "is repeated as often as a tensor says")
+        return replace(x, shape=node.tensor_shape())
     fields = tuple(f.repeat(repeats, axis=dim) if f.shape[dim] > 1 else f for f in x.fields)
     made = replace(x, shape=node.tensor_shape(), fields=fields)
     return made if repeats == 1 or any(dim in varying(f) for f in fields) else ctx.copies(made, dim, repeats)
