@@ -117,7 +117,9 @@ def _norm(node: Node, args: Sequence[Any], known: Mapping[str, Node]) -> bool:
 
 
 def _rows(node: Node, args: Sequence[Any], known: Mapping[str, Node]) -> bool:
-    added_up = len(args) > 3 and _grows(args[3], args[1]) and not _grows(args[0], args[1])  # nodes into graphs
+    added_up = (
+        len(args) > 3 and _grows(args[3], args[1]) and not _grows(args[0], args[1])
+    )  # nodes into graphs
     return added_up or (_grows(args[0], args[1]) and not _made_by_batch(args[2]))
 
 

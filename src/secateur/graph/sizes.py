@@ -66,7 +66,9 @@ class Sizes:
 
     def _most(self, node: FxNode) -> tuple[int, int]:
         """Return how many entries a call can choose at most, in the example and for one sample."""
-        indexed = any(name in str(node.target) for name in ("index", "repeat_interleave")) and len(node.args) > 1
+        indexed = (
+            any(name in str(node.target) for name in ("index", "repeat_interleave")) and len(node.args) > 1
+        )
         choosers = pytree.tree_leaves(node.args[1:] if indexed else node.args)  # what is indexed has no say
         shapes = [a.meta["val"].shape for a in choosers if isinstance(a, FxNode) and _is_tensor(a)]
         if not shapes or not _is_tensor(node, several=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ from secateur.surgery.candidates import Candidates
 from secateur.surgery.cutting import Cut, cut
 
 __all__ = ["cut_to_latency"]
+
+_log = logging.getLogger("secateur")
 
 
 def cut_to_latency(
@@ -85,10 +88,12 @@ def cut_to_latency(
             timed[_key(kept)] = _Timed(made, *timer.models([model, made.model], example))
         tried[target] = kept
         found = timed[_key(kept)]
+        _refuse_overhead(graph, list(timed.values()), found, budget)
         return found.ms / budget.absolute(found.dense_ms)
 
     target = settle(level, 0.975 * budget.absolute(dense), low, dense)
     best = timed[_key(tried[low if target is None else target])]
+    _warn_of_overhead(graph, list(timed.values()), best)
     if target is None:
         floor = "every group is at its floor, and the smallest model was timed"
         raise BudgetError(out_of_reach(graph, budget, best.dense_ms, best.ms, floor))
@@ -109,6 +114,48 @@ class _Timed:
     cut: Cut
     dense_ms: float
     ms: float
+
+
+GAIN = 0.03  # of the dense time: what halving the work has to save at least
+
+
+def _refuse_overhead(graph: Graph, timed: Sequence[_Timed], last: _Timed, budget: Budget) -> None:
+    """Refuse to cut further where half of the work left takes as long: what is left is overhead.
+
+    Raises:
+        BudgetError: the budget is not met, and a further cut buys no time.
+    """
+    if last.ms <= budget.absolute(last.dense_ms):
+        return
+    work = graph.total_macs(last.cut.kept)
+    for other in timed:
+        more = graph.total_macs(other.cut.kept)
+        if work <= more / 2 and other.ms - last.ms < GAIN * last.dense_ms:
+            dense = graph.total_macs()
+            raise BudgetError(
+                f"The budget ({budget}) is out of reach: with {more / dense:.1%} of the MACs the model takes "
+                f"{other.ms:.3g} ms, with {work / dense:.1%} still {last.ms:.3g} of {last.dense_ms:.3g}: what "
+                "is left is overhead, and a further cut buys no time. Ask for more, time larger batches, or give the "
+                "model to a runtime that fuses calls."
+            )
+
+
+def _warn_of_overhead(graph: Graph, timed: Sequence[_Timed], best: _Timed) -> None:
+    """Warn where a network with four times the work left was nearly as fast."""
+    work = graph.total_macs(best.cut.kept)
+    for other in timed:
+        more = graph.total_macs(other.cut.kept)
+        if other is not best and work < more / 4 and other.ms - best.ms < 2 * GAIN * best.dense_ms:
+            dense = graph.total_macs()
+            _log.warning(
+                "The latency budget took %.1f%% of the MACs; with %.1f%% left the model was nearly as fast "
+                "(%.3g ms, not %.3g): ask for a little more time.",
+                100 * (1 - work / dense),
+                100 * more / dense,
+                other.ms,
+                best.ms,
+            )
+            return
 
 
 @dataclass(frozen=True)
