@@ -139,3 +139,25 @@ def test_what_cannot_go_on_is_refused() -> None:
         )
     with pytest.raises(TypeError, match="comes first"):
         sc.prune(both, x, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=data())
+
+
+class Remembers(nn.Module):
+    """Keeps a tensor of its last forward, as for plots or for a loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = torch.relu(self.first(x))
+        return self.last(self.features)
+
+
+@pytest.mark.parametrize("method", [sc.SNP(), sc.Magnitude(), sc.DeadUnits(), ZEROS])
+def test_a_model_straight_from_training_is_pruned(method: sc.Method) -> None:
+    torch.manual_seed(0)
+    model, x = Remembers(), torch.randn(64, 6)
+    model(x).sum().backward()
+    budget = sc.Budget(macs=0.8) if isinstance(method, sc.SNP | sc.Magnitude) else None
+    result = sc.prune(model.eval(), x[:2], method=method, budget=budget, calibration=[x], progress=False)
+    assert result.model(x).shape == (64, 3)

@@ -2,8 +2,8 @@
 
 from .load import load, read
 from .manifest import Artefact
-from .pack import Packed, describe, pack, unpack_to
 from .packed import PackedFile, Quantise, unpack
+from .packing import Packed, describe, pack, unpack_to
 from .save import save
 
 __all__ = [

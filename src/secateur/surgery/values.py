@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.blocks import BlockPattern
 from secateur.graph import Graph, Kept
+from secateur.ground.copies import copied
 from secateur.ground.tensors import tensor_names, tensors_of
 from secateur.statistics import state_tensors
 
@@ -79,4 +79,4 @@ def _with(model: nn.Module, tensors: Mapping[str, Tensor], names: set[str]) -> n
         memo[id(tensor)] = (
             nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
         )
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)

@@ -1,5 +1,6 @@
 """Latency budgets, on processors that compute their times."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -139,3 +140,31 @@ def test_code_that_resists_is_left_whole() -> None:
     assert set(result.report.kept) == {"b"}
     dense, pruned = Analytic(500.0, 0.5).models([model, result.model], (x[:4],))
     assert 0.95 <= pruned / (0.7 * dense) <= 1
+
+
+class Flat(Analytic):
+    """A processor on which a cut saves a fifth of the time, and more only below a fiftieth of the work."""
+
+    largest = 0.0
+
+    def models(self, models: Sequence[nn.Module], inputs: Any) -> Sequence[float]:
+        times = super().models(models, inputs)
+        self.largest = max(self.largest, *times)
+        return [self._flat(time / self.largest) for time in times]
+
+    def _flat(self, share: float) -> float:
+        if share == 1.0:
+            return 100.0
+        return 80.0 + share if share > 0.02 else 10.0
+
+
+def test_overhead_is_not_cut_down_for() -> None:
+    with pytest.raises(BudgetError, match="what is left is overhead, and a further cut buys no time"):
+        prune(Flat(start=0.0), sc.Budget(latency=0.5))
+    assert level(Analytic(), prune(Analytic(), sc.Budget(latency=0.5)), sc.Budget(latency=0.5)) <= 1
+
+
+def test_the_smallest_model_is_timed_before_a_budget_is_refused() -> None:
+    timer = Flat(start=100.0)  # the smallest model is as slow
+    with pytest.raises(BudgetError, match=r"at its floor \(the smallest model was timed\)"):
+        prune(timer, sc.Budget(latency=0.5))

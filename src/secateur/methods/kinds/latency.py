@@ -95,7 +95,7 @@ def cut_to_latency(
     best = timed[_key(tried[low if target is None else target])]
     _warn_of_overhead(graph, list(timed.values()), best)
     if target is None:
-        floor = "every group is at its floor, and the smallest model was timed"
+        floor = "every group is at its floor (the smallest model was timed)"
         raise BudgetError(out_of_reach(graph, budget, best.dense_ms, best.ms, floor))
     return best.cut
 
