@@ -31,7 +31,7 @@ def plain(value: Any) -> Value | None:
     ((2, None, (3,)), None, None)
     """
     if type(value) in (int, float):
-        return value  # type: ignore[no-any-return]
+        return value if value == value else None  # NaN equals nothing, itself included
     if isinstance(value, torch.SymInt):
         known = value.node.maybe_as_int()
         return (
