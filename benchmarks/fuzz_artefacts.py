@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
+from fuzz_packed import random_place
 from table import Table
 from torch import Tensor, nn
 
@@ -162,16 +163,9 @@ def change_tensors(rng: random.Random, tensors: dict[str, Tensor]) -> None:
 
 
 def change_entry(rng: random.Random, content: Any) -> None:
-    place = content
-    while True:
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        if not keys:
-            return
-        key = rng.choice(keys)
-        if isinstance(place[key], dict | list) and place[key] and rng.random() < 0.85:
-            place = place[key]
-            continue
-        break
+    if (found := random_place(rng, content)) is None:
+        return
+    place, key = found
     if rng.random() < 0.2:
         del place[key]
     elif isinstance(place[key], int) and rng.random() < 0.5:

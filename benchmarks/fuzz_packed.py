@@ -191,18 +191,22 @@ def informed(rng: random.Random, data: bytes, _others: Sequence[Seed]) -> bytes:
     return sealed(json.dumps(header).encode()) + bytes(body)
 
 
+def random_place(rng: random.Random, content: Any) -> tuple[Any, Any] | None:
+    """Return a container somewhere within JSON content and one of its keys, or nothing at an empty container."""
+    place = content
+    while keys := list(place) if isinstance(place, dict) else list(range(len(place))):
+        key = rng.choice(keys)
+        if not (isinstance(place[key], dict | list) and place[key] and rng.random() < 0.85):
+            return place, key
+        place = place[key]
+    return None
+
+
 def change_entry(rng: random.Random, header: Any) -> None:
     """Change, remove, copy or move one random entry somewhere within the header."""
-    place = header
-    while True:
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        if not keys:
-            return
-        key = rng.choice(keys)
-        if isinstance(place[key], dict | list) and place[key] and rng.random() < 0.85:
-            place = place[key]
-            continue
-        break
+    if (found := random_place(rng, header)) is None:
+        return
+    place, key = found
     old = place[key]
     match rng.randrange(7):
         case 0:
