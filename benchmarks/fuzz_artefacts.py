@@ -133,9 +133,10 @@ def informed(rng: random.Random, folder: Path) -> None:
     for _ in range(rng.choice((1, 1, 2, 3))):
         match rng.randrange(6):
             case 0:
-                tensors = safetensors.torch.load_file(folder / MODEL)
-                change_tensors(rng, tensors)
-                safetensors.torch.save_file(tensors, folder / MODEL)
+                with contextlib.suppress(safetensors.SafetensorError):  # an earlier change damaged it
+                    tensors = safetensors.torch.load_file(folder / MODEL)
+                    change_tensors(rng, tensors)
+                    safetensors.torch.save_file(tensors, folder / MODEL)
             case 1:
                 path = folder / rng.choice(FILES)
                 path.write_bytes(damaged(rng, path.read_bytes()))
