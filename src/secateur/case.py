@@ -95,11 +95,12 @@ class Case:
         if not isinstance(given, Result):
             model = module_of(given)
             copyable(model)  # before any work: what cannot be copied is found at once
-            return Case(model, model if dense is None else module_of(dense), inputs, **options)
+            dense = model if dense is None else module_of(dense)
+            return Case(model, dense, inputs.beside(model), **options)
         dense = given.dense if dense is None else dense
         if dense is None:
             raise UsageError("A result goes on from the model that it was made of: give it as dense=...")
-        return Case(given.model, dense, inputs, earlier=given, **options)
+        return Case(given.model, dense, inputs.beside(given.model), earlier=given, **options)
 
     @cached_property
     def graph(self) -> Graph:

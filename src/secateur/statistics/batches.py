@@ -189,6 +189,8 @@ class Calibration:
             )
         for i, (x, example) in enumerate(zip(flat, self._example, strict=True)):
             self._check(x, example, i, number)
+            if isinstance(example, Tensor) and x.device != example.device:
+                flat[i] = x.to(example.device, non_blocking=True)
         sizes = {
             x.shape[d]: i for i, (x, d) in enumerate(zip(flat, self._dims, strict=True)) if d is not None
         }

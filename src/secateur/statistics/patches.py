@@ -43,12 +43,13 @@ def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) ->
     if not layer.taps:
         flat = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None, :]
         if rows.index is not None:
-            flat = flat[:, rows.index]
+            flat = flat[:, rows.index.to(flat.device)]
         return flat.reshape(1, -1, x.shape[-1])
     padded = _pad(layer, x)
     index = _windows(layer, tuple(padded.shape[2:]))
     if rows.index is not None:
         index = index[rows.index]
+    index = index.to(x.device)
     n, c = padded.shape[:2]
     g = layer.groups if groups is None else groups
     patches = padded.flatten(2)[:, :, index]  # (N, C, rows, taps)
@@ -78,11 +79,11 @@ def output_rows(layer: Layer, y: Tensor, rows: Rows) -> Tensor:
     if not layer.taps:
         flat = y.reshape(len(y), -1, y.shape[-1]) if y.ndim > 2 else y[:, None, :]
         if rows.index is not None:
-            flat = flat[:, rows.index]
+            flat = flat[:, rows.index.to(flat.device)]
         return flat.reshape(1, -1, y.shape[-1])
     flat = y.flatten(2)
     if rows.index is not None:
-        flat = flat[:, :, rows.index]
+        flat = flat[:, :, rows.index.to(flat.device)]
     n, m, r = flat.shape
     g = layer.groups
     return flat.view(n, g, m // g, r).permute(1, 0, 3, 2).reshape(g, n * r, m // g)
