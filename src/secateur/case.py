@@ -15,6 +15,7 @@ from secateur.blocks import BlockPattern
 from secateur.graph import Graph
 from secateur.graph.trace import traced
 from secateur.ground.copies import copyable
+from secateur.ground.devices import check_placement
 from secateur.ground.errors import CalibrationError, UsageError
 from secateur.ground.inputs import Inputs
 from secateur.ground.models import module_of
@@ -94,6 +95,7 @@ class Case:
         options["calibration"] = calibration
         if not isinstance(given, Result):
             model = module_of(given)
+            check_placement(model)
             copyable(model)  # before any work: what cannot be copied is found at once
             dense = model if dense is None else module_of(dense)
             return Case(model, dense, inputs.beside(model), **options)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .devices import device_of
+from .devices import device_of, moved
 from .errors import TraceError, did_you_mean
 
 __all__ = ["BatchDims", "Example", "Inputs", "plain"]
@@ -59,7 +59,7 @@ class Inputs:
         device = device_of(model)
         if device is None or all(x.device == device for x in self.leaves if isinstance(x, Tensor)):
             return self
-        args, kwargs = tree_map_only(Tensor, lambda x: x.to(device), (self.args, dict(self.kwargs)))
+        args, kwargs = moved((self.args, dict(self.kwargs)), device)
         return Inputs(args, kwargs, self.batch_dims)
 
     @property

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "training", "without_fastpath"]
+__all__ = ["evaluating", "exact_products", "training", "without_fastpath"]
 
 
 @contextmanager
@@ -50,6 +50,31 @@ def without_fastpath() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Let products of float32 matrices be just that, whatever `torch.set_float32_matmul_precision` allows elsewhere.
+
+    Moments from TF32 or bfloat16 products have three digits, which is less than the ridges of recovery suppose.
+    """
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    if not all(hasattr(backend, "fp32_precision") for backend in backends):  # before torch 2.9
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return
+    allowed = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, allowed, strict=True):
+            backend.fp32_precision = precision
 
 
 @contextmanager

@@ -6,12 +6,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.ground.inputs import Example, Inputs
 
+from .clock import milliseconds
 from .mode import evaluating, using_threads
 
 __all__ = ["Comparison", "Latency", "Timing", "compare_latency", "interleaved", "time_model"]
@@ -115,7 +117,8 @@ def interleaved(
     """Return the milliseconds of each run of each model, in turns; the other arguments are `compare_latency`'s."""
     if rounds < 2:
         raise ValueError(f"quartiles need at least two rounds, not {rounds}")
-    given = Inputs.of(inputs)
+    given = Inputs.of(inputs).beside(models[0])
+    device = next((x.device for x in given.leaves if isinstance(x, Tensor)), None)
     times: list[list[float]] = [[] for _ in models]
     turns = list(range(len(models)))
     with evaluating(*models), torch.inference_mode():
@@ -125,9 +128,7 @@ def interleaved(
         begin = clock()
         while len(times[0]) < rounds or clock() - begin < seconds:
             for i in turns:
-                start = clock()
-                given(models[i])
-                times[i].append(1000 * (clock() - start))
+                times[i].append(milliseconds(partial(given, models[i]), device, clock))
             turns.reverse()
     return times
 

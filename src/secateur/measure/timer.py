@@ -17,6 +17,7 @@ from torch import nn
 from secateur.ground.inputs import Example
 from secateur.ground.progress import track
 
+from .clock import milliseconds
 from .environment import environment
 from .latency import interleaved
 from .operation import Operation, runnable
@@ -56,7 +57,9 @@ class Stopwatch:
     def operations(self, operations: Sequence[Operation], batch: int) -> Mapping[Operation, float]:
         """Return the milliseconds of each operation, from the folder where they are known."""
         here = environment()
-        conditions = Conditions(here.cpu, here.torch, here.threads, batch)
+        on_device = any(o.device != "cpu" for o in operations)
+        where = here.accelerator if on_device else here.cpu
+        conditions = Conditions(where, here.torch, here.threads, batch)
         known = read_times(self.folder, conditions)
         missing = [o for o in dict.fromkeys(operations) if o.key not in known]
         for group in track(_together(missing), "timing layers"):
@@ -75,7 +78,7 @@ class Stopwatch:
 
     def _in_turns(self, operations: Sequence[Operation]) -> list[float]:
         """Time operations in turns: what disturbs one disturbs all, and none finds its weights in the cache."""
-        calls = [runnable(o) for o in operations]
+        calls, device = [runnable(o) for o in operations], torch.device(operations[0].device)
         times: list[list[float]] = [[] for _ in calls]
         with torch.inference_mode():
             for call in calls:
@@ -83,9 +86,7 @@ class Stopwatch:
             begin, enough = self.clock(), self.seconds * len(calls)
             while len(times[0]) < self.runs or (len(times[0]) < 200 and self.clock() - begin < enough):
                 for call, taken in zip(calls, times, strict=True):
-                    start = self.clock()
-                    call()
-                    taken.append(1000 * (self.clock() - start))
+                    taken.append(milliseconds(call, device, self.clock))
         return [statistics.median(t) for t in times]
 
 

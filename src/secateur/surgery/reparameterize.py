@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
+from secateur.ground.inputs import Inputs
 from secateur.ground.modes import evaluating
 
 from .fold import TOLERANCE, floats
@@ -54,6 +55,8 @@ def reparameterize(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
       (1): ReLU()
     )
     """
+    example = Inputs(args, kwargs).beside(model)
+    args, kwargs = example.args, dict(example.kwargs)
     fused = copied(model).eval()
     with evaluating(model), torch.no_grad():
         wanted = list(floats(model(*args, **kwargs)))

@@ -21,6 +21,7 @@
 #include <torch/library.h>
 
 #include <atomic>
+#include <chrono>
 #include <set>
 #include <string>
 
@@ -44,10 +45,22 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream getNewStream(c10::Device d, int = 0) const override { return c10::Stream(c10::Stream::DEFAULT, d); }
   c10::Stream exchangeStream(c10::Stream s) const override { return s; }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
-  void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
+  // What is called is done when it returns: an event is a moment.
+  void record(void** event, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {
+    if (!*event) *event = new std::chrono::steady_clock::time_point;
+    *static_cast<std::chrono::steady_clock::time_point*>(*event) = std::chrono::steady_clock::now();
+  }
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
-  void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
+  void synchronizeEvent(void*) const override {}
+  void synchronizeDevice(const c10::DeviceIndex) const override {}
+  double elapsedTime(void* a, void* b, const c10::DeviceIndex) const override {
+    using moment = std::chrono::steady_clock::time_point;
+    return std::chrono::duration<double, std::milli>(*static_cast<moment*>(b) - *static_cast<moment*>(a)).count();
+  }
+  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override {
+    delete static_cast<std::chrono::steady_clock::time_point*>(event);
+  }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 

@@ -15,6 +15,7 @@ from secateur.case import Case
 from secateur.graph import Graph, Group
 from secateur.ground.errors import BudgetError
 from secateur.ground.inputs import Inputs
+from secateur.ground.modes import exact_products
 from secateur.ground.processes import digest, in_step, require_same
 from secateur.measure import Stopwatch, Timer
 from secateur.methods.protocol import Draft, Evidence, Needs
@@ -73,7 +74,8 @@ class OfUnits(ABC):
             SurgeryError: the smaller model does not compute what was promised.
         """
         assert budget is not None  # `needs` says so
-        return _draft(self, case, budget)
+        with exact_products():
+            return _draft(self, case, budget)
 
 
 def _draft(method: OfUnits, case: Case, budget: Budget) -> Draft:
