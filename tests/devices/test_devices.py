@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,8 @@ def test_a_run_there_is_the_run_here(name: str, there: torch.device) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert {t.device.type for t in found.plan.tensors.values()} <= {"cpu"}
     x = inputs(3)
-    torch.testing.assert_close(found.model(x.to(there)).cpu(), expected.model(x), rtol=1e-3, atol=1e-3)
+    close = 0.05 if found.trained else 1e-3  # steps of training amplify how products are rounded
+    torch.testing.assert_close(found.model(x.to(there)).cpu(), expected.model(x), rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -48,7 +48,7 @@ def test_half_precision(name: str, dtype: torch.dtype, there: torch.device) -> N
     wide = run(name, on(there))
     x = inputs(3).to(there)
     assert {p.dtype for p in found.model.parameters()} == {dtype}
-    expected = wide.model(x)
+    expected = wide.model(x).detach()
     assert float((found.model(x.to(dtype)).float() - expected).norm() / expected.norm()) < 0.1
 
 
@@ -63,25 +63,24 @@ def test_without_float64_moments_are_the_processors(there: torch.device) -> None
 
 
 def test_short_memory_leaves_the_moments_to_the_processor(there: torch.device) -> None:
-    model, expected = on(there), run("snp", on(there))
-    run("snp", model)  # what is made once is there
-    failed, room = None, 0
-    for room in range(100_000, 1_500_000, 50_000):
-        with limited(room), warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            try:
-                found = run("snp", model)
-            except sc.SecateurError as error:
-                failed = error
-                continue
-            except torch.OutOfMemoryError:  # in the trace, or when the smaller model is measured
-                continue
-        if any("processor" in str(w.message) for w in told):
-            break
-    else:
-        pytest.fail("at no size did the moments alone find no room")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 384), nn.ReLU(), nn.Linear(384, 384), nn.ReLU(), nn.Linear(384, 4)
+    ).to(there)
+    x = torch.randn(64, 8)
+    moments = 2 * 3 * 8 * 384**2
+
+    def halved() -> sc.Result:
+        half = sc.Budget(macs=0.5)
+        return sc.prune(model, x[:4], method=sc.SNP(), budget=half, calibration=x.split(16), progress=False)
+
+    expected = halved()
+    with limited(moments // 2), pytest.warns(UserWarning, match="moments are kept and solved by the processor"):
+        found = halved()
     assert kept(found) == kept(expected)
-    assert failed is None or "smaller batches" in str(failed)
+    torch.testing.assert_close(found.model(x.to(there)), expected.model(x.to(there)))
+    with limited(1000), pytest.raises(sc.SecateurError, match="smaller batches"):
+        halved()
 
 
 def test_moments_on_the_host_are_asked_for(there: torch.device) -> None:
@@ -105,7 +104,7 @@ def test_saved_there_loaded_anywhere(there: torch.device, tmp_path: Path) -> Non
 
 def test_trained_on_there(there: torch.device) -> None:
     result = run("snp", on(there))
-    tuned = sc.finetune(result, labelled(), F.cross_entropy, epochs=1)
+    tuned = sc.finetune(result, labelled(), loss=F.cross_entropy, epochs=1)
     assert {p.device for p in tuned.parameters()} == {there}
     assert any(not torch.equal(a, b) for a, b in zip(tuned.parameters(), result.model.parameters(), strict=True))
 

@@ -118,7 +118,7 @@ class Session:
 
     def mean(self, value: Tensor) -> float:
         """Return the mean of a number over the processes."""
-        return float(summed(value.detach().double())) / self.count
+        return float(summed(value.detach().cpu().double())) / self.count
 
     def agreed(self, value: float) -> float:
         """Return the first process's number in all of them: what is decided by it is then decided alike."""
