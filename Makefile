@@ -10,7 +10,7 @@ DOCS := $(VENV)/.docs
 NATIVE := $(wildcard native/*.h native/*.cpp native/*.py)  # compiled by the install, where there is a compiler
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench sanitize coverage docs clean
+.PHONY: help demo test check bench gpu sanitize coverage docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,6 +25,10 @@ check: $(TEST) ## Lint, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+gpu: $(BENCH) ## Run the tests of tests/gpu and benchmarks/gpu.py, where there is a GPU (eight minutes)
+	@$(BIN)/python -m pytest -n0 tests/gpu
+	@$(BIN)/python benchmarks/gpu.py
 
 coverage: $(BENCH) ## Append missing rows to results/coverage.csv: which models go through (an hour)
 	@$(BIN)/python benchmarks/coverage.py
