@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, SupportsIndex, TypeVar
@@ -20,8 +19,7 @@ from secateur.ground.inputs import Example, Inputs
 from secateur.ground.models import ModelLike, module_of
 from secateur.ground.modes import evaluating
 from secateur.ground.progress import track
-from secateur.measure.environment import environment
-from secateur.measure.store import Conditions, cache_folder, read_times, write_times
+from secateur.measure.store import Times, cache_folder
 
 from .chain import Chain, find_chains, part_sizes, time_parts
 from .choose import Choice, candidates, key_of, time_candidates
@@ -127,8 +125,7 @@ def compile(
     layers = list(find_layers(module))
     example = next((x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()), None)
     batch = 1 if example is None else example.shape[0]
-    here = environment()
-    times = _Times(folder or cache_folder(), Conditions(here.cpu, here.torch, here.threads, batch))
+    times = Times.here(folder or cache_folder(), batch)
     choices, memory = [], Memory()
     for i, layer in enumerate(track(layers, "choosing kernels")):
         shape = _shape(layer.input, program.batch, batch)
@@ -162,28 +159,6 @@ def compile(
     compiled = Compiled(module, tuple(choices), found.reason)
     _verify(model, compiled, args, kwargs)
     return compiled
-
-
-class _Times:
-    """Times of layers, from the folder where they are known."""
-
-    def __init__(self, folder: Path, conditions: Conditions) -> None:
-        self.folder, self.conditions = folder, conditions
-        self.known, self.fresh = read_times(folder, conditions), dict[str, float]()
-
-    def of(self, keys: Mapping[K, str], measure: Callable[[], Mapping[K, float]]) -> dict[K, float]:
-        if any(key not in self.known for key in keys.values()):
-            took = measure()
-            self.fresh |= {keys[name]: ms for name, ms in took.items()}
-            self.known |= self.fresh
-        return {name: self.known[key] for name, key in keys.items()}
-
-    def keep(self) -> None:
-        if self.fresh:
-            try:
-                write_times(self.folder, self.conditions, self.fresh)
-            except OSError as error:
-                warnings.warn(f"Times cannot be kept in {self.folder}: {error}", stacklevel=3)
 
 
 def _form(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
