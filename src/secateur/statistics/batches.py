@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 from secateur.graph import Program
 from secateur.ground.errors import CalibrationError
 from secateur.ground.inputs import plain
-from secateur.ground.processes import processes
+from secateur.ground.processes import processes, summed
 
-__all__ = ["HELD_OUT", "Calibration"]
+__all__ = ["HELD_OUT", "Calibration", "counted"]
 
 HELD_OUT = 4
 """One sample in this many is held out, on average: it chooses ridges and never fits weights."""
@@ -244,6 +244,19 @@ class Calibration:
                 f"example ({self._batch}): give batches of a multiple of it."
             )
         yield from (torch.arange(i, i + self._batch) for i in range(0, n - self._batch + 1, self._batch))
+
+
+def counted(seen: Tensor) -> int:
+    """Return the samples of all processes.
+
+    Raises:
+        CalibrationError: there are none.
+    """
+    if samples := int(summed(seen)):
+        return samples
+    raise CalibrationError(
+        "The calibration data are empty in every process: give at least one batch of inputs."
+    )
 
 
 def _cut(values: Any, piece: Tensor, n: int) -> Any:

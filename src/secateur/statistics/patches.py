@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.graph import Layer
 
-__all__ = ["Rows", "multiplicity", "output_rows", "patch_width", "read_maps", "read_rows", "sample_rows"]
+__all__ = ["Rows", "multiplicity", "output_rows", "read_maps", "read_rows", "sample_rows"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,6 @@ class Rows:
         return Rows(torch.randperm(positions, generator=generator)[:wanted].sort().values)
 
 
-def patch_width(layer: Layer, channels: int) -> int:
-    """Return how many columns `channels` input channels make: channels x taps."""
-    return channels * math.prod(layer.taps)
-
-
 def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) -> Tensor:
     """Return what `layer` reads at the chosen output positions; `groups` where fewer than its own are left.
 
@@ -41,10 +36,7 @@ def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) ->
     convolution reads, against the order of its taps, its input with zeros between the positions.
     """
     if not layer.taps:
-        flat = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None, :]
-        if rows.index is not None:
-            flat = flat[:, rows.index]
-        return flat.reshape(1, -1, x.shape[-1])
+        return _linear_rows(x, rows)
     padded = _pad(layer, x)
     index = _windows(layer, tuple(padded.shape[2:]))
     if rows.index is not None:
@@ -76,16 +68,18 @@ def read_maps(layer: Layer, x: Tensor) -> Tensor:
 def output_rows(layer: Layer, y: Tensor, rows: Rows) -> Tensor:
     """Return a layer's output (or a target of its shape) at the chosen positions, (groups, N * rows, M / groups)."""
     if not layer.taps:
-        flat = y.reshape(len(y), -1, y.shape[-1]) if y.ndim > 2 else y[:, None, :]
-        if rows.index is not None:
-            flat = flat[:, rows.index]
-        return flat.reshape(1, -1, y.shape[-1])
+        return _linear_rows(y, rows)
     flat = y.flatten(2)
     if rows.index is not None:
         flat = flat[:, :, rows.index]
     n, m, r = flat.shape
     g = layer.groups
     return flat.view(n, g, m // g, r).permute(1, 0, 3, 2).reshape(g, n * r, m // g)
+
+
+def _linear_rows(x: Tensor, rows: Rows) -> Tensor:
+    flat = x.reshape(len(x), -1, x.shape[-1])
+    return (flat if rows.index is None else flat[:, rows.index]).reshape(1, -1, x.shape[-1])
 
 
 def sample_rows(per_sample: Tensor, count: int) -> Tensor:
