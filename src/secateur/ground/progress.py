@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.errors import LiveError
@@ -86,19 +85,25 @@ def counting(
         yield lambda text: None
         return
     start, said, count = time.monotonic(), time.monotonic(), done
-    with _line(label, console, total=total, completed=done) as update:
+    with _display(console) as progress:
+        task = None if progress is None else progress.add_task(label, total=total, completed=done)
 
         def advance(text: str) -> None:
             nonlocal said, count
             count += 1
             now = f"{label}, {text}" if text else label
-            if update is not None:
-                update(advance=1, description=now)
+            if progress is not None and task is not None:
+                progress.update(task, advance=1, description=now)
             elif time.monotonic() - said > OFTEN:
                 said = time.monotonic()
                 _log.info("%s: %s", now, _left(count, total, done, said - start))
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            if progress is not None and task is not None:
+                progress.refresh()  # the last count is seen as well
+                progress.remove_task(task)
 
 
 @contextmanager
@@ -108,13 +113,16 @@ def working(label: str, *, console: Console | None = None) -> Iterator[None]:
         yield
         return
     start = time.monotonic()
-    with _line(label, console, total=None, open=True) as update:
-        if update is None:
+    with _display(console) as progress:
+        task = None if progress is None else progress.add_task(label, total=None, open=True)
+        if progress is None:
             _log.info("%s ...", label)
         try:
             yield
         finally:
-            if update is None and time.monotonic() - start > LONG:
+            if progress is not None and task is not None:
+                progress.remove_task(task)
+            elif time.monotonic() - start > LONG:
                 _log.info("%s: done in %.1f s", label, time.monotonic() - start)
 
 
@@ -123,21 +131,6 @@ class _Count(MofNCompleteColumn):
 
     def render(self, task: Task) -> Text:
         return Text() if task.fields.get("open") else super().render(task)
-
-
-@contextmanager
-def _line(label: str, console: Console | None, **fields: Any) -> Iterator[Callable[..., None] | None]:
-    """Give what changes a line of the display while it is there; None where nobody would see it."""
-    with _display(console) as progress:
-        if progress is None:
-            yield None
-            return
-        task = progress.add_task(label, **fields)
-        try:
-            yield partial(progress.update, task)
-        finally:
-            progress.refresh()  # the last count is seen as well
-            progress.remove_task(task)
 
 
 @contextmanager
