@@ -159,28 +159,21 @@ class Calibration:
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
         if isinstance(batch, Mapping):
+            told = f"mapping with keys {sorted(map(str, batch))}"
             options = {k: v for k, v in self._kwargs.items() if not _tensors(v)}
-            missing = [k for k in self._kwargs if k not in batch and k not in options]
-            if missing or self._args:
-                raise CalibrationError(
-                    f"Calibration batch {number} is a mapping with keys {sorted(map(str, batch))}; the model was "
-                    f"traced with {len(self._args)} positional inputs and the keywords {list(self._kwargs)}."
-                )
-            kwargs = {k: {**options, **batch}[k] for k in self._kwargs}
+            kwargs = {k: v for k, v in {**options, **batch}.items() if k in self._kwargs}
         else:
+            told = f"{type(batch).__name__} that does not hold the inputs"
             given = (
-                (batch,)
-                if isinstance(batch, Tensor)
-                else tuple(batch)
-                if isinstance(batch, list | tuple)
-                else None
+                (batch,) if isinstance(batch, Tensor) else batch if isinstance(batch, list | tuple) else ()
             )
-            if given is None or len(given) < len(self._args) or self._kwargs:
-                raise CalibrationError(
-                    f"Calibration batch {number} is a {type(batch).__name__} that does not hold the inputs: the model "
-                    f"was traced with {len(self._args)} positional inputs and the keywords {list(self._kwargs)}."
-                )
-            args = given[: len(self._args)]
+            args = tuple(given[: len(self._args)])
+        if len(args) != len(self._args) or kwargs.keys() != self._kwargs.keys():
+            raise CalibrationError(
+                f"Calibration batch {number} is a {told}: the model was traced with {len(self._args)} positional "
+                f"inputs and the keywords {list(self._kwargs)}."
+            )
+        kwargs = {k: kwargs[k] for k in self._kwargs}
         args, kwargs = _like((self._args, self._kwargs), (args, kwargs), number)
         flat = list(map(plain, pytree.tree_leaves((args, kwargs))))
         if len(flat) != len(self._example):
