@@ -23,7 +23,7 @@ from secateur.measure.store import Times, cache_folder
 
 from .chain import Chain, find_chains, part_sizes, time_parts
 from .choose import Choice, candidates, key_of, time_candidates
-from .fuse import FusedLayer, find_layers, find_pools
+from .fuse import find_layers, find_pools
 from .memory import Memory
 from .modules import SparseConv2d, SparseLinear
 from .ops import found_library
@@ -136,7 +136,8 @@ def compile(
         keys = {name: key_of(layer, name, way, shape, instruction_set) for name, way in ways.items()}
         took = times.of(keys, partial(time_candidates, layer, ways, shape)) if len(ways) > 1 else {}
         best = _fastest(took) if took else "dense"
-        _replace(module, layer, ways[best], f"secateur_{i}")
+        inputs = (layer.input,) if layer.residual is None else (layer.input, layer.residual)
+        _call_instead(module, layer.last, inputs, ways[best], f"secateur_{i}")
         stored = [w.values.numel() for w in ways.values() if isinstance(w, SparseLinear | SparseConv2d)]
         choices.append(
             Choice(layer.name, best, min([layer.weight.numel(), *stored]) / layer.weight.numel(), took)
@@ -177,11 +178,6 @@ def _shape(node: Node, traced: int, batch: int) -> list[int]:
     """Return the shape of a value for the example: where the traced batch stands, the batch that is wanted."""
     sizes: list[Any] = list(node.meta["val"].shape)
     return [int(n) if isinstance(n, int) else max(1, round(int(n.node.hint) * batch / traced)) for n in sizes]
-
-
-def _replace(module: GraphModule, layer: FusedLayer, way: nn.Module, name: str) -> None:
-    inputs = (layer.input,) if layer.residual is None else (layer.input, layer.residual)
-    _call_instead(module, layer.last, inputs, way, name)
 
 
 def _call_instead(
