@@ -49,13 +49,13 @@ def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
         ExportError: the model is not one of the library transformers.
         ArtefactError: the folder holds something else, see `secateur.artefact.save`.
     """
-    model = result.model
+    model: Any = result.model
     if type(model) is not model_class(type(model).__name__):
         raise ExportError(
             f"{type(model).__module__}.{type(model).__name__} is not a model class of transformers: use "
             "Result.save and secateur.load, which take any class."
         )
-    config: Any = model.config
+    config = model.config
     data = plain(json.loads(config.to_json_string(use_diff=False)))
     data["architectures"] = [type(model).__name__]
     try:
