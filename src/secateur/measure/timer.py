@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,11 +17,9 @@ from torch import nn
 from secateur.ground.inputs import Example
 from secateur.ground.progress import track
 
-from .clock import milliseconds
-from .environment import environment
-from .latency import interleaved
+from .latency import in_turns, interleaved
 from .operation import Operation, runnable
-from .store import Conditions, cache_folder, read_times, write_times
+from .store import Times, cache_folder
 
 __all__ = ["Stopwatch", "Timer"]
 
@@ -56,38 +54,23 @@ class Stopwatch:
 
     def operations(self, operations: Sequence[Operation], batch: int) -> Mapping[Operation, float]:
         """Return the milliseconds of each operation, from the folder where they are known."""
-        here = environment()
-        on_device = any(o.device != "cpu" for o in operations)
-        where = here.accelerator if on_device else here.cpu
-        conditions = Conditions(where, here.torch, here.threads, batch)
-        known = read_times(self.folder, conditions)
-        missing = [o for o in dict.fromkeys(operations) if o.key not in known]
+        times = Times.here(self.folder, batch, any(o.device != "cpu" for o in operations))
+        missing = [o for o in dict.fromkeys(operations) if o.key not in times.known]
         for group in track(_together(missing), "timing layers"):
-            known |= {o.key: ms for o, ms in zip(group, self._in_turns(group), strict=True)}
-        if missing:
-            try:
-                write_times(self.folder, conditions, {o.key: known[o.key] for o in missing})
-            except OSError as error:
-                warnings.warn(f"Times cannot be kept in {self.folder}: {error}", stacklevel=2)
-        return {o: known[o.key] for o in operations}
+            times.of({o: o.key for o in group}, partial(self._in_turns, group))
+        times.keep()
+        return {o: times.known[o.key] for o in operations}
 
     def models(self, models: Sequence[nn.Module], inputs: Example) -> Sequence[float]:
         """Return the median milliseconds of each model, run in turns."""
         times = interleaved(models, inputs, self.rounds, self.model_seconds, 3, self.clock)
         return [statistics.median(t) for t in times]
 
-    def _in_turns(self, operations: Sequence[Operation]) -> list[float]:
-        """Time operations in turns: what disturbs one disturbs all, and none finds its weights in the cache."""
+    def _in_turns(self, operations: Sequence[Operation]) -> dict[Operation, float]:
+        seconds = self.seconds * len(operations)
         calls, device = [runnable(o) for o in operations], torch.device(operations[0].device)
-        times: list[list[float]] = [[] for _ in calls]
-        with torch.inference_mode():
-            for call in calls:
-                call()
-            begin, enough = self.clock(), self.seconds * len(calls)
-            while len(times[0]) < self.runs or (len(times[0]) < 200 and self.clock() - begin < enough):
-                for call, taken in zip(calls, times, strict=True):
-                    taken.append(milliseconds(call, device, self.clock))
-        return [statistics.median(t) for t in times]
+        times = in_turns(calls, self.runs, seconds, most=200, clock=self.clock, device=device)
+        return dict(zip(operations, map(statistics.median, times), strict=True))
 
 
 def _together(operations: Sequence[Operation]) -> list[list[Operation]]:
