@@ -64,9 +64,9 @@ def test_without_float64_moments_are_the_processors(there: torch.device) -> None
 
 def test_short_memory_leaves_the_moments_to_the_processor(there: torch.device) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(8, 384), nn.ReLU(), nn.Linear(384, 384), nn.ReLU(), nn.Linear(384, 4)
-    ).to(there)
+    model = nn.Sequential(nn.Linear(8, 384), nn.ReLU(), nn.Linear(384, 384), nn.ReLU(), nn.Linear(384, 4)).to(
+        there
+    )
     x = torch.randn(64, 8)
     moments = 2 * 3 * 8 * 384**2
 
@@ -75,7 +75,10 @@ def test_short_memory_leaves_the_moments_to_the_processor(there: torch.device) -
         return sc.prune(model, x[:4], method=sc.SNP(), budget=half, calibration=x.split(16), progress=False)
 
     expected = halved()
-    with limited(moments // 2), pytest.warns(UserWarning, match="moments are kept and solved by the processor"):
+    with (
+        limited(moments // 2),
+        pytest.warns(UserWarning, match="moments are kept and solved by the processor"),
+    ):
         found = halved()
     assert kept(found) == kept(expected)
     torch.testing.assert_close(found.model(x.to(there)), expected.model(x.to(there)))
@@ -106,7 +109,9 @@ def test_trained_on_there(there: torch.device) -> None:
     result = run("snp", on(there))
     tuned = sc.finetune(result, labelled(), loss=F.cross_entropy, epochs=1)
     assert {p.device for p in tuned.parameters()} == {there}
-    assert any(not torch.equal(a, b) for a, b in zip(tuned.parameters(), result.model.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(tuned.parameters(), result.model.parameters(), strict=True)
+    )
 
 
 def test_exported_and_compiled_from_there(there: torch.device, tmp_path: Path) -> None:
@@ -153,5 +158,10 @@ def test_values_that_are_not_there_are_refused() -> None:
     model = Branched().to("meta")
     with pytest.raises(sc.SecateurError, match=r"first\.weight is on the meta device"):
         sc.prune(
-            model, inputs()[:2], method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[*BATCHES], progress=False
+            model,
+            inputs()[:2],
+            method=sc.SNP(),
+            budget=sc.Budget(macs=0.5),
+            calibration=[*BATCHES],
+            progress=False,
         )

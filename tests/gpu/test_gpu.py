@@ -14,7 +14,9 @@ from secateur.statistics import collect
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU: run make gpu where there is one"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="there is no GPU: run make gpu where there is one"
+    ),
 ]
 CUDA = torch.device("cuda", 0)
 

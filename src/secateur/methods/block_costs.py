@@ -161,5 +161,8 @@ def _moments(layer: Layer, site: SiteStatistics) -> Tensor:
     channels = len(gram) // layer.groups
     parts = torch.stack([gram[i : i + channels, i : i + channels] for i in range(0, len(gram), channels)])
     return torch.stack(
-        [torch.kron(part, torch.eye(whole // channels, dtype=part.dtype, device=part.device)) for part in parts]
+        [
+            torch.kron(part, torch.eye(whole // channels, dtype=part.dtype, device=part.device))
+            for part in parts
+        ]
     )

@@ -174,7 +174,9 @@ class Pivot:
             order.append(unit)
             own = columns[unit][columns[unit] < d]
             block = residual[own][:, own]
-            block = block + 1e-12 * block.diagonal().mean() * torch.eye(len(own), dtype=gram.dtype, device=gram.device)
+            block = block + 1e-12 * block.diagonal().mean() * torch.eye(
+                len(own), dtype=gram.dtype, device=gram.device
+            )
             residual -= residual[:, own] @ torch.linalg.solve(block, residual[own])
         scores = gram.new_empty(n)
         scores[columns.new_tensor(order)] = torch.arange(n, 0, -1, dtype=gram.dtype, device=gram.device)

@@ -131,7 +131,9 @@ class OutputRegression:
         )
         self._spatial = math.prod(job.layer.positions)
         self._wanted = sampling.wanted(job.width)
-        self._sums = _Sums(job.layer.module, g, job.width + (job.intercept is not None), m, moments_device(where))
+        self._sums = _Sums(
+            job.layer.module, g, job.width + (job.intercept is not None), m, moments_device(where)
+        )
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the output positions that count."""

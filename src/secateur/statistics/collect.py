@@ -109,7 +109,11 @@ def collect(
         if patches and narrow:
             size += 8 * layer.groups * (columns + 1) ** 2
         inside = not layer.taps and samples_inside(graph.program, layer.value)
-        return Event(layer.node, size, partial(SiteSum, layer, patches and narrow, positions, pooled, inside, device(layer)))
+        return Event(
+            layer.node,
+            size,
+            partial(SiteSum, layer, patches and narrow, positions, pooled, inside, device(layer)),
+        )
 
     sites: dict[Any, Event[SiteSum]] = {}
     powers: dict[str, Event[PowerSum]] = {}

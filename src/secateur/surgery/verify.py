@@ -163,7 +163,11 @@ def _first_difference(
 
     def noise(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf.dtype).to(leaf.device)
+            return (
+                torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+                .to(leaf.dtype)
+                .to(leaf.device)
+            )
         return leaf
 
     inputs = pytree.tree_map(noise, example)
