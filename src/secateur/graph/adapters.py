@@ -24,18 +24,17 @@ class Adapter:
     join: str  # the addition
 
 
-def find_adapters(
-    program: Program, layers: Sequence[Layer], users: Mapping[str, Sequence[Node]]
-) -> tuple[Adapter, ...]:
+def find_adapters(program: Program, layers: Sequence[Layer]) -> tuple[Adapter, ...]:
     """Return the adapters of a program, in order.
 
     `down` reads what the base reads and makes fewer channels than either end has; nothing but `up` reads it, and
     what that makes is added to what the base makes, perhaps times a number.
     """
-    by_node = {layer.node: layer for layer in layers}
+    by_node, users = {layer.node: layer for layer in layers}, program.users
     found = []
     for down in layers:
-        up = by_node.get(_only_reader(users, down.node))
+        reader = _only_user(users, down.node)
+        up = by_node.get(reader.name) if reader is not None else None
         if (
             up is None
             or up.groups * down.groups > 1
@@ -86,11 +85,6 @@ def _only_user(users: Mapping[str, Sequence[Node]], name: str) -> Node | None:
             return readers[0]
         name = readers[0].name
     return None
-
-
-def _only_reader(users: Mapping[str, Sequence[Node]], name: str) -> str:
-    user = _only_user(users, name)
-    return user.name if user is not None else ""
 
 
 def _scaled(users: Mapping[str, Sequence[Node]], name: str) -> tuple[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from .context import Context, Piece, Unsupported
 from .groups import Kind
 from .labels import Labels, Reason, UnionFind, Value
-from .program import Node, Program, Ref, Shape, references
+from .program import Node, Program, Ref, Shape
 from .rules import CONTRACTIONS, RULES, Result
 
 __all__ = ["Analysis", "analyse"]
@@ -65,11 +65,8 @@ class _Run:
         self.context = Context()
         self.values: dict[str, Result] = {}
         self.hints = {n.name: n.hint for n in program.nodes if n.hint is not None}
-        self.used = {name for n in program.nodes for name in references((n.args, n.kwargs))}
         self.parameters: dict[str, tuple[Labels | None, ...]] = {}
         self.missing: list[Reason] = []
-        self.unused = {names[0] for names in program.parameters.values()}
-        self.unused -= {program.parameters[p][0] for p in self.used if p in program.parameters}
 
     def visit(self, node: Node) -> None:
         self.context.here = node
@@ -123,7 +120,7 @@ class _Run:
                     self.context.freeze(along, self.fixed[names[0], d])
             if names[0] in self.program.shared:
                 self._freeze_parameter(labels, "shares its memory with a tensor of another form")
-            if names[0] in self.unused:
+            if not self.program.readers[names[0]]:
                 self._freeze_parameter(labels, "is not used")
         fields = [
             along.reshape([n if k == d else 1 for k, n in enumerate(shape)])

@@ -114,6 +114,23 @@ class Program:
         return self._by_name[name]
 
     @cached_property
+    def users(self) -> Mapping[str, tuple[Node, ...]]:
+        """The calls that read the output of each node, in order."""
+        users: dict[str, tuple[Node, ...]] = {node.name: () for node in self.nodes}
+        for node in self.nodes:
+            for name in dict.fromkeys(references((node.args, node.kwargs))):
+                users[name] = (*users[name], node)
+        return users
+
+    @cached_property
+    def readers(self) -> Mapping[str, set[str]]:
+        """Parameter or buffer, by canonical name -> the calls that read it, under any of its names."""
+        readers: dict[str, set[str]] = {}
+        for placeholder, names in self.parameters.items():
+            readers.setdefault(names[0], set()).update(n.name for n in self.users[placeholder])
+        return readers
+
+    @cached_property
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
 
