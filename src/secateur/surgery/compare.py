@@ -16,9 +16,8 @@ from secateur.graph.groups import Kept
 from secateur.graph.program import Node, Program, Ref, references
 from secateur.ground.errors import SurgeryError
 
-from .arguments import INFERRED, SIZES
 from .branches import emptied, tail
-from .prediction import Prediction, predict
+from .prediction import INFERRED, SIZES, Prediction, predict
 
 __all__ = ["Match", "MismatchError", "compare"]
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from secateur.graph.program import Node, Program, Ref
+from secateur.graph.program import Node, Program
 from secateur.ground.errors import SurgeryError
 
-from .arguments import SIZES
 from .plan import Resize, Retrace
 from .prediction import Prediction
 from .region import Region, exports, find_region
 
-__all__ = ["changes", "owners", "retraces", "same_calls"]
+__all__ = ["owners", "retraces", "same_calls"]
 
 
 def owners(model: nn.Module, prediction: Prediction) -> dict[str, list[Node]]:
@@ -25,7 +23,7 @@ def owners(model: nn.Module, prediction: Prediction) -> dict[str, list[Node]]:
     for node in prediction.graph.program.nodes:
         if isinstance(model.get_submodule(node.module), _ConvNd | nn.GroupNorm):
             continue
-        if next(changes(node, prediction), None):
+        if next(prediction.changes(node), None):
             found.setdefault(node.module, []).append(node)
     return found
 
@@ -96,26 +94,5 @@ def _retrace(region: Region, calls: Mapping[str, Node], prediction: Prediction) 
         node = calls.get(fx.name)
         if node is None:
             raise SurgeryError(f"{region.module} makes calls inside of a context ({fx.name})")
-        sizes += [Resize(i, place, old, new) for place, old, new in changes(node, prediction)]
+        sizes += [Resize(i, place, old, new) for place, old, new in prediction.changes(node)]
     return Retrace(region.module, region.digest, tuple(sizes))
-
-
-def changes(node: Node, prediction: Prediction) -> Iterator[tuple[tuple[int, ...], int, int]]:
-    """Yield the place, old and new value of every size among the arguments of a call that changes."""
-    yield from _differences(node.args, prediction.arguments(node), ())
-    at = SIZES.get(node.op)
-    if at is not None and at < len(node.args) and node.name in prediction.after:
-        # A multiple of the batch size: heads that were folded into the batch.
-        old, new = prediction.before[node.name], prediction.after[node.name]
-        sizes = node.args[at] if isinstance(node.args[at], tuple) else ()
-        for i, (size, a, b) in enumerate(zip(sizes, old, new, strict=False)):
-            if isinstance(size, Ref) and a != b:
-                yield (at, i), a, b
-
-
-def _differences(old: Any, new: Any, place: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int, int]]:
-    if isinstance(old, tuple) and isinstance(new, tuple):
-        for i, (a, b) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(a, b, (*place, i))
-    elif type(old) is int and type(new) is int and old != new:
-        yield place, old, new
