@@ -23,7 +23,7 @@ from secateur.ground.tensors import tensors_of
 
 from .compare import Match, compare
 
-__all__ = ["Verification", "run", "tolerance", "verify"]
+__all__ = ["Verification", "outputs", "run", "tolerance", "verify"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _compared(
         SurgeryError: numbers or shapes of outputs differ, or the masked model's are not finite.
     """
     with without_fastpath():
-        expected, found = _run(masked, args, kwargs), _run(smaller, args, kwargs)
+        expected, found = outputs(masked, args, kwargs), outputs(smaller, args, kwargs)
     if len(expected) != len(found):
         raise SurgeryError(f"the smaller model has {len(found)} outputs, the masked one {len(expected)}")
     largest = scale = allowed = 0.0
@@ -135,7 +135,7 @@ def run(smaller: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
         SurgeryError: it does not run; the message says why.
     """
     try:
-        return _run(smaller, args, kwargs)
+        return outputs(smaller, args, kwargs)
     except SurgeryError:
         raise
     except Exception as error:  # the model's own code runs here
@@ -144,7 +144,8 @@ def run(smaller: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
         ) from error
 
 
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+def outputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the floating outputs of a model in evaluation mode."""
     with evaluating(model), torch.inference_mode():
         leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
