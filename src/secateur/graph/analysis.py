@@ -11,7 +11,7 @@ import numpy as np
 from .context import Context, Piece, Unsupported
 from .groups import Kind
 from .labels import Labels, Reason, UnionFind, Value
-from .program import Node, Program, Ref, Shape
+from .program import Node, Program, Shape, put
 from .rules import CONTRACTIONS, RULES, Result
 
 __all__ = ["Analysis", "analyse"]
@@ -169,17 +169,9 @@ class _Run:
                 self.context.freeze(labels, why)
 
     def _arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return self._resolve(node.args), {k: self._resolve(v) for k, v in node.kwargs.items()}
-
-    def _resolve(self, argument: Any) -> Any:
-        """Replace references by labelled values, and symbolic sizes by those of the example."""
-        if isinstance(argument, Ref):
-            if argument.name in self.hints:
-                return self.hints[argument.name]
-            return self.values.get(argument.name)
-        if isinstance(argument, tuple):
-            return tuple(self._resolve(a) for a in argument)
-        return argument
+        """Return the arguments of a call: labelled values, and the symbolic sizes of the example."""
+        known: Any = put((node.args, node.kwargs), lambda name: self.hints.get(name, self.values.get(name)))
+        return known  # type: ignore[no-any-return]
 
 
 def _values(argument: Any) -> list[Value]:

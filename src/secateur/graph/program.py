@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from torch.fx import Node as FxNode
 
 from .flat import flat
 
-__all__ = ["Node", "Program", "Ref", "Shape", "references"]
+__all__ = ["Node", "Program", "Ref", "Shape", "put", "references"]
 
 Shape = tuple[int, ...]
 
@@ -133,6 +133,15 @@ class Program:
     @cached_property
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
+
+
+def put(argument: Any, value: Callable[[str], Any]) -> Any:
+    """Return an argument with the value of each node in place of every reference to it."""
+    if isinstance(argument, Ref):
+        return value(argument.name)
+    if isinstance(argument, Mapping):
+        return {key: put(a, value) for key, a in argument.items()}
+    return tuple(put(a, value) for a in argument) if isinstance(argument, tuple) else argument
 
 
 def references(argument: Any) -> list[str]:
