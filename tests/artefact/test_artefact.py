@@ -25,8 +25,8 @@ from secateur.artefact import load, read, save
 from secateur.artefact.files import check_output, manifest_of
 from secateur.artefact.manifest import entries_from_json
 from secateur.ground.errors import ArtefactError
+from secateur.surgery import fingerprint
 from secateur.surgery.apply import apply
-from secateur.surgery.fingerprint import fingerprint
 from secateur.surgery.plan import Plan, RemoveBranch, SliceTensor
 
 RECIPE = {"model": "net", "budget": {"macs": 0.5}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,16 +13,38 @@ from torch import Tensor, nn
 from secateur.ground.errors import SurgeryError, did_you_mean
 from secateur.ground.tensors import tensor_names, tensors_of
 
-from .fingerprint import fingerprint
 from .modules import output_shape
 from .names import first_names
-from .plan import Edit, Plan, RemoveBranch, Retrace, RewriteCode, SetAttribute, SliceTensor, plain
+from .plan import (
+    Edit,
+    Fingerprint,
+    Plan,
+    RemoveBranch,
+    Retrace,
+    RewriteCode,
+    SetAttribute,
+    SliceTensor,
+    plain,
+)
 
-__all__ = ["OTHER_MODEL", "check", "lookup"]
+__all__ = ["OTHER_MODEL", "check", "fingerprint", "lookup"]
 
 OTHER_MODEL = "the plan was made for another model"
 
 T = TypeVar("T")
+
+
+def fingerprint(model: nn.Module) -> Fingerprint:
+    """Return the class of a model and a hash over the names and shapes of its parameters and buffers.
+
+    Values, data types and devices do not matter.
+
+    >>> fingerprint(nn.Linear(2, 3)) == fingerprint(nn.Linear(2, 3)) != fingerprint(nn.Linear(3, 2))
+    True
+    """
+    state = model.state_dict()
+    lines = sorted(f"{name} {tuple(t.shape)}" for name, t in state.items() if isinstance(t, Tensor))
+    return Fingerprint(type(model).__qualname__, hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
 
 def check(model: nn.Module, plan: Plan) -> None:

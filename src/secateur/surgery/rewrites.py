@@ -12,7 +12,7 @@ from secateur.ground.errors import SurgeryError
 
 from .plan import Resize, Retrace
 from .prediction import Prediction
-from .region import Region, exports, find_region
+from .region import Region, find_region, with_export
 
 __all__ = ["owners", "retraces", "same_calls"]
 
@@ -42,7 +42,9 @@ def retraces(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -
         )
     wanted = _outermost(modules)
     while True:
-        again, calls = _again(model, program, tuple(wanted))
+        again, calls = with_export(
+            model, *program.exported.example_inputs, wanted, lambda again: (again, same_calls(program, again))
+        )
         regions: dict[str, Region] = {}
         failed: dict[str, SurgeryError] = {}
         for path in wanted:
@@ -55,21 +57,6 @@ def retraces(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -
         if not failed:
             return tuple(_retrace(region, calls, prediction) for region in regions.values())
         wanted = _outermost([*regions, *(path.rpartition(".")[0] for path in failed)])
-
-
-def _again(
-    model: nn.Module, program: Program, modules: tuple[str, ...]
-) -> tuple[Program, Mapping[str, Node]]:
-    """Return another export of the model, with what these modules take and return, and its calls by name."""
-    failed: SurgeryError | None = None
-    args, kwargs = program.exported.example_inputs
-    for again in exports(model, args, kwargs, modules):
-        try:
-            return again, same_calls(program, again)
-        except SurgeryError as error:
-            failed = error
-    assert failed is not None
-    raise failed
 
 
 def _outermost(modules: Iterable[str]) -> list[str]:
