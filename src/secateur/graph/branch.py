@@ -26,6 +26,7 @@ class Branch:
     constants: tuple[str, ...]  # the consumer calls: their output is now the same at every position
     dead: tuple[str, ...]  # the calls that only feed them, in order
     join: str  # the addition that takes the constant
+    tails: Mapping[str, tuple[Node, ...]]  # by constant: the calls between it and that addition
 
 
 def find_branches(
@@ -67,9 +68,9 @@ def _carriers(
 def _find_branch(
     program: Program, layers: Mapping[str, Layer], group: Group, carriers: set[str]
 ) -> Branch | None:
-    joins = {s.node: join for s in group.consumers if (join := _join(program, s.node)) is not None}
-    ends = set(joins)
-    if len(set(joins.values())) != 1 or not all(_reads_only(group, layers[end]) for end in ends):
+    paths = {s.node: path for s in group.consumers if (path := _path(program, s.node)) is not None}
+    ends, joins = set(paths), {path[-1].name for path in paths.values()}
+    if len(joins) != 1 or not all(_reads_only(group, layers[end]) for end in ends):
         return None
     dead = _only_feeding(program, ends)
     if not carriers <= dead or any(s.node not in ends | dead for s in group.consumers):
@@ -78,21 +79,24 @@ def _find_branch(
     return Branch(
         constants=tuple(n for n in order if n in ends),
         dead=tuple(n for n in order if n in dead),
-        join=next(iter(joins.values())),
+        join=joins.pop(),
+        tails={name: path[:-1] for name, path in paths.items()},
     )
 
 
-def _join(program: Program, name: str) -> str | None:
-    """Follow an output through batch norms and identities to the addition that takes it."""
+def _path(program: Program, name: str) -> tuple[Node, ...] | None:
+    """Follow an output through batch norms and identities to the addition that takes it, which comes last."""
+    path: list[Node] = []
     while True:
         users = program.users[name]
         if len(users) != 1:
             return None
         (user,) = users
         if user.op == "add":
-            return user.name if _adds_to_full(program, user, name) else None
+            return (*path, user) if _adds_to_full(program, user, name) else None
         if user.op not in PASSES or references(user.args[0]) != [name]:
             return None
+        path.append(user)
         name = user.name
 
 

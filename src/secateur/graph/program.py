@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import Node as FxNode
+from torch.utils import _pytree as pytree
 
 from .flat import flat
 
@@ -104,6 +107,19 @@ class Program:
     def fx_names(self) -> Mapping[FxNode, str]:
         """torch's own nodes of the calls, and the names that they have here."""
         return flat(self.exported.graph_module)
+
+    def takes(self, tensors: Mapping[str, Tensor], inputs: Any) -> list[Any]:
+        """Return what the exported graph is run on: tensors by canonical name, its own constants, and inputs."""
+        given = iter(pytree.tree_leaves(inputs))
+        own = {**self.exported.state_dict, **self.exported.constants}
+        values = []
+        for spec in self.exported.graph_signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT:
+                values.append(next(given))
+            else:
+                name = self.parameters.get(spec.arg.name, (str(spec.target),))[0]
+                values.append(tensors[name] if name in tensors else own[str(spec.target)])
+        return values
 
     def node(self, name: str) -> Node:
         """Return the node of that name.

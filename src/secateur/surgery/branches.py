@@ -17,7 +17,7 @@ from secateur.ground.tensors import tensors_of
 from .modules import output_shape
 from .plan import RemoveBranch
 
-__all__ = ["constants", "emptied", "remove_branches", "tail"]
+__all__ = ["constants", "emptied", "remove_branches"]
 
 
 def emptied(graph: Graph, kept: Kept) -> dict[str, Branch]:
@@ -38,16 +38,6 @@ def emptied(graph: Graph, kept: Kept) -> dict[str, Branch]:
         found[group] = branch
     dead = {name for branch in found.values() for name in branch.dead}
     return {group: branch for group, branch in found.items() if not dead.issuperset(branch.constants)}
-
-
-def tail(graph: Graph, branch: Branch, constant: str) -> tuple[Node, ...]:
-    """Return the calls between a constant and the addition that takes it."""
-    nodes = []
-    (node,) = graph.users(constant)
-    while node.name != branch.join:
-        nodes.append(node)
-        (node,) = graph.users(node.name)
-    return tuple(nodes)
 
 
 def remove_branches(model: nn.Module, graph: Graph, kept: Kept) -> tuple[RemoveBranch, ...]:
@@ -71,14 +61,14 @@ def remove_branches(model: nn.Module, graph: Graph, kept: Kept) -> tuple[RemoveB
 def _removal(model: nn.Module, graph: Graph, branch: Branch) -> RemoveBranch:
     node = {n.name: n for n in graph.program.nodes}
     ends = [node[name] for name in branch.constants]
-    behind = [n for end in ends for n in tail(graph, branch, end.name)]
+    behind = [n for end in ends for n in branch.tails[end.name]]
     gone = {*branch.constants, *branch.dead, *(n.name for n in behind)}
     constants = _owners(model, graph, ends, gone)
     removed = _owners(model, graph, (node[name] for name in branch.dead), gone)
     for path in (*constants, *removed):
         output_shape(model.get_submodule(path), path)
     skipped = _owners(model, graph, behind, gone)
-    last = {(tail(graph, branch, end.name) or (end,))[-1].name for end in ends}
+    last = {(end, *branch.tails[end.name])[-1].name for end in ends}
     join = node[branch.join]
     in_place = join.overload.startswith("aten.add_.") and not last.isdisjoint(references(join.args[0]))
     return RemoveBranch(constants, removed, skipped, written_out=in_place)
@@ -119,7 +109,7 @@ def constants(model: nn.Module, graph: Graph, kept: Kept) -> dict[str, Tensor]:
                 if layer.bias is None
                 else tensors[layer.bias].detach()[None]
             )
-            for node in tail(graph, branch, name):
+            for node in branch.tails[name]:
                 if node.op == "batch_norm":
                     value = _batch_norm(graph, node, tensors, value)
             channels = torch.from_numpy(graph.surviving_along(name, layer.channel_dim, kept))

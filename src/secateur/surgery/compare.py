@@ -16,7 +16,7 @@ from secateur.graph.groups import Kept
 from secateur.graph.program import Node, Program, Ref, references
 from secateur.ground.errors import SurgeryError
 
-from .branches import emptied, tail
+from .branches import emptied
 from .prediction import INFERRED, SIZES, Prediction, predict
 
 __all__ = ["Match", "MismatchError", "compare"]
@@ -59,7 +59,7 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     program = export_program(smaller, args, kwargs, batch_dims=graph.program.batch_dims)
     branches = emptied(graph, kept).values()
     ends = {name for branch in branches for name in branch.constants}
-    behind = {n.name for b in branches for name in b.constants for n in tail(graph, b, name)}
+    behind = {n.name for b in branches for name in b.constants for n in b.tails[name]}
     fixed = {node.module for node in graph.program.nodes if node.name in ends}
     dense = _live(graph.program, ends, behind)
     small = _live(program, {n.name for n in program.nodes if n.module in fixed}, set())

@@ -40,11 +40,10 @@ def retraces(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -
             "the code repeats a size as a number, and the batch size with it: "
             "make it free of the batch size of the example"
         )
+    args, kwargs = program.exported.example_inputs
     wanted = _outermost(modules)
     while True:
-        again, calls = with_export(
-            model, *program.exported.example_inputs, wanted, lambda again: (again, same_calls(program, again))
-        )
+        again, calls = with_export(model, args, kwargs, wanted, lambda p: (p, same_calls(program, p)))
         regions: dict[str, Region] = {}
         failed: dict[str, SurgeryError] = {}
         for path in wanted:

@@ -190,12 +190,6 @@ def _values(program: Program, model: nn.Module, inputs: Any) -> dict[str, Tensor
                 found[n.name] = result.clone()
             return result
 
-    tensors = tensors_of(model)
-    given = iter(pytree.tree_leaves(inputs))
-    holes = [n for n in program.exported.graph.nodes if n.op == "placeholder"]
-    values = [
-        tensors[program.parameters[n.name][0]] if n.name in program.parameters else next(given) for n in holes
-    ]
     with torch.inference_mode():
-        Recorder(program.exported.graph_module).run(*values)
+        Recorder(program.exported.graph_module).run(*program.takes(tensors_of(model), inputs))
     return found
