@@ -55,8 +55,7 @@ def index(ctx: Context, node: Node, x: Value, indices: Sequence[Value | None]) -
     x = ctx.block_value(x, chosen.covered, _WHY)
     made = [_whole(ctx, i) for i in indices if i is not None]
     static = x.static and all(i.static for i in made)
-    fields = tuple(f.reshape(chosen.around(f.shape, middle)) for f in x.fields)
-    return replace(x, shape=shape, fields=fields, static=static)
+    return replace(x.reshaped(lambda sizes: chosen.around(sizes, middle)), shape=shape, static=static)
 
 
 @rule("index_put", "_unsafe_index_put", "_index_put_impl")
@@ -68,8 +67,7 @@ def index_put(
     x = ctx.block_value(x, chosen.covered, _WHY)
     made = [_whole(ctx, i) for i in indices if i is not None]
     middle = (1,) * max(1 if i.mask else i.ndim for i in made)
-    fields = tuple(f.reshape(chosen.around(f.shape, middle)) for f in x.fields)
-    read = replace(x, shape=chosen.around(x.shape, middle), fields=fields)
+    read = x.reshaped(lambda sizes: chosen.around(sizes, middle))
     places = range(len(chosen.before), len(chosen.before) + len(middle))
     ctx.joint(read.shape, [read, _flat(ctx, expand_left(values, read.ndim), places)])
     return ctx.norm(x)
@@ -136,13 +134,9 @@ def by_value(ctx: Context, node: Node, *args: Any, **kwargs: Any) -> Result:
 
 def _gathered(ctx: Context, x: Value, dim: int, chosen: Value) -> Value:
     x, chosen = ctx.block_value(x, [dim], _WHY), _whole(ctx, chosen)
-    static = x.static and chosen.static
-
-    def around(sizes: Sequence[int], middle: Sequence[int]) -> tuple[int, ...]:
-        return (*sizes[:dim], *middle, *sizes[dim + 1 :])
-
-    fields = tuple(f.reshape(around(f.shape, [1] * chosen.ndim)) for f in x.fields)
-    return replace(x, shape=around(x.shape, chosen.shape), fields=fields, static=static)
+    shape, middle = (*x.shape[:dim], *chosen.shape, *x.shape[dim + 1 :]), (1,) * chosen.ndim
+    gathered = x.reshaped(lambda sizes: (*sizes[:dim], *middle, *sizes[dim + 1 :]))
+    return replace(gathered, shape=shape, static=x.static and chosen.static)
 
 
 def _written(ctx: Context, x: Value, dim: int, sources: Sequence[Any]) -> Value:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -86,10 +85,7 @@ def _convolve(
     made = np.tile(made, samples)
     column = (1, shape[1], *[1] * len(spatial))
     out = Value(shape, (made.reshape(column), *rest), x.static and weight.static)
-    if bias is not None:
-        row = Value(column, tuple(f.reshape(column) for f in bias.fields), bias.static, bias.cause)
-        out = ctx.joint(shape, [out, row])
-    return ctx.norm(out)
+    return ctx.norm(out if bias is None else ctx.joint(shape, [out, bias.as_channels(x.ndim)]))
 
 
 def _samples_beside(node: Node) -> int:
@@ -176,12 +172,12 @@ def unfold(ctx: Context, node: Node, x: Value, kernel_size: Any, *_: Any) -> Val
     """Windows to columns: a channel's label repeats for every tap."""
     x = ctx.block_value(x, [2, 3], "windows slide over it")
     taps = prod(kernel_size)
-    fields = tuple(_rows(f) if f.shape[1] == 1 else _rows(f.repeat(taps, axis=1)) for f in x.fields)
-    return ctx.norm(replace(x, shape=node.tensor_shape(), fields=fields))
 
+    def columns(labels: Labels) -> Labels:
+        each = labels if labels.shape[1] == 1 else labels.repeat(taps, axis=1)
+        return each.reshape(*each.shape[:2], 1)
 
-def _rows(labels: Labels) -> Labels:
-    return labels.reshape(labels.shape[0], labels.shape[1], 1)
+    return ctx.norm(x.moved(node.tensor_shape(), columns))
 
 
 @rule("col2im")
@@ -189,10 +185,10 @@ def fold(ctx: Context, node: Node, x: Value, output_size: Any, kernel_size: Any,
     """Columns back to an image: the taps of a channel are one unit."""
     x = ctx.block_value(x, [2], "windows slide over it")
     taps = prod(kernel_size)
-    fields = []
-    for labels in x.fields:
+
+    def channels(labels: Labels) -> Labels:
         if labels.shape[1] > 1:
-            by_tap = labels.reshape(labels.shape[0], -1, taps)
-            labels = ctx.coarsen(by_tap, [2])[:, :, :1]
-        fields.append(labels.reshape(*labels.shape[:2], 1, 1))
-    return ctx.norm(replace(x, shape=node.tensor_shape(), fields=tuple(fields)))
+            labels = ctx.coarsen(labels.reshape(labels.shape[0], -1, taps), [2])[:, :, :1]
+        return labels.reshape(*labels.shape[:2], 1, 1)
+
+    return ctx.norm(x.moved(node.tensor_shape(), channels))
