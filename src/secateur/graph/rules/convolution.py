@@ -12,53 +12,18 @@ from ..labels import Labels, Reason, Value, varying
 from ..program import Node
 from .registry import rule
 
-_PLAIN = ("conv1d", "conv2d", "conv3d")
-_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-OPERATORS = frozenset(_PLAIN + _TRANSPOSED)
+OPERATORS = frozenset(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))
 
 
-@rule(*_PLAIN)
+@rule(*OPERATORS)
 def convolution(
-    ctx: Context,
-    node: Node,
-    x: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None = None, *rest: Any, **options: Any
 ) -> Value:
-    """Unify input channels with the weight's depth, output channels with its width; see `_group` for groups."""
-    return _convolve(ctx, node, x, weight, bias, groups)
+    """Unify input channels with the weight's depth, output channels with its width; see `_group` for groups.
 
-
-@rule(*_TRANSPOSED)
-def transposed(
-    ctx: Context,
-    node: Node,
-    x: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Value:
-    """As `convolution`, with the weight's first two dimensions swapped: (inputs, outputs of a group, *taps)."""
-    return _convolve(ctx, node, x, weight, bias, groups, inputs_first=True)
-
-
-def _convolve(
-    ctx: Context,
-    node: Node,
-    x: Value,
-    weight: Value,
-    bias: Value | None,
-    groups: int,
-    inputs_first: bool = False,
-) -> Value:
+    The first two dimensions of a transposed one's weight are swapped: (inputs, outputs of a group, *taps).
+    """
+    groups = options.get("groups", rest[3] if len(rest) > 3 else 1)
     shape = node.tensor_shape()
     if x.ndim != weight.ndim:
         raise Unsupported("convolution of an input without batch dimension")
@@ -71,7 +36,7 @@ def _convolve(
     if samples > 1:
         inputs, wide, groups = _of_one(ctx, inputs, samples), _of_one(ctx, wide, samples), groups // samples
     why = x.cause or ctx.why("reads channels that may not shrink")
-    if inputs_first:
+    if "transpose" in node.op:
         ctx.union(inputs, wide, why)
         made = np.tile(deep, groups)
         if groups > 1:
