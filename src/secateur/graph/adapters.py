@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .layers import Layer
-from .program import Node, Program, Ref, references
+from .program import DROPOUTS, IDENTITIES, Node, Program, Ref, references
 
 __all__ = ["Adapter", "find_adapters"]
 
-_PASSES = frozenset({"dropout", "to", "_to_copy", "alias", "contiguous", "detach", "clone"})
+_PASSES = IDENTITIES | DROPOUTS
 
 
 @dataclass(frozen=True)

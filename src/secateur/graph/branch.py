@@ -11,12 +11,11 @@ from .analysis import Analysis
 from .grouping import Units
 from .groups import Group
 from .layers import Layer
-from .program import Node, Program, references
+from .program import DROPOUTS, IDENTITIES, Node, Program, references
 
 __all__ = ["Branch", "find_branches"]
 
-PASSES = frozenset({"batch_norm", "dropout", "alpha_dropout", "feature_dropout", "clone", "contiguous", "alias",
-                    "detach", "to", "_to_copy", "lift_fresh_copy"})  # fmt: skip
+PASSES = IDENTITIES | DROPOUTS | {"batch_norm"}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .program import Node, Program, Ref, Shape
+from .program import IDENTITIES, Node, Program, Ref, Shape
 
 __all__ = ["Layer", "argument_names", "find_layers"]
 
@@ -13,7 +13,6 @@ RANK = {"linear": 0} | {f"conv{t}{n}d": n for t in ("", "_transpose") for n in (
 _PRODUCTS = {"matmul": 0, "mm": 0, "addmm": 1}
 """Matrix products, and where among their arguments the left factor stands."""
 _FLIPS = frozenset({"t", "transpose", "swapaxes", "swapdims", "numpy_T", "mT", "permute"})
-_SAME = frozenset({"alias", "detach", "contiguous", "clone", "to"})
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
@@ -149,7 +148,7 @@ def _weight(program: Program, argument: Any) -> tuple[str | None, bool]:
         if argument.name in program.parameters:
             return program.parameters[argument.name][0], flipped
         node = program.node(argument.name)
-        if node.op not in _FLIPS | _SAME or not isinstance(node.shape, tuple) or len(node.shape) != 2:
+        if node.op not in _FLIPS | IDENTITIES or not isinstance(node.shape, tuple) or len(node.shape) != 2:
             return None, False
         if node.op in _FLIPS:
             flipped ^= node.op != "permute" or [d % 2 for d in node.args[1]] == [1, 0]

@@ -15,9 +15,15 @@ from torch.utils import _pytree as pytree
 
 from .flat import flat
 
-__all__ = ["Node", "Program", "Ref", "Shape", "put", "references"]
+__all__ = ["DROPOUTS", "IDENTITIES", "Node", "Program", "Ref", "Shape", "put", "references"]
 
 Shape = tuple[int, ...]
+
+IDENTITIES = frozenset({"alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy"})
+"""Operators that hand on the values of their first argument, perhaps in another type or layout."""
+
+DROPOUTS = frozenset({"dropout", "alpha_dropout", "feature_dropout"})
+"""Operators that do so in evaluation."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from secateur.graph.branch import Branch
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
-from secateur.graph.program import Node, Ref, references
+from secateur.graph.program import Node, references
 from secateur.ground.errors import SurgeryError
 from secateur.ground.tensors import tensors_of
+from secateur.statistics.outlets import affine
 
 from .modules import output_shape
 from .plan import RemoveBranch
@@ -98,33 +99,19 @@ def constants(model: nn.Module, graph: Graph, kept: Kept) -> dict[str, Tensor]:
         SurgeryError: a group without units has no branch that could be removed.
     """
     layers = {layer.node: layer for layer in graph.layers}
-    tensors = tensors_of(model)
+    tensors = {name: tensor.detach() for name, tensor in tensors_of(model).items()}
     values = {}
     for branch in emptied(graph, kept).values():
         for name in branch.constants:
             layer = layers[name]
-            weight = tensors[layer.weight].detach()
-            value = (
-                weight.new_zeros(1, layer.out_channels)
-                if layer.bias is None
-                else tensors[layer.bias].detach()[None]
-            )
+            weight = tensors[layer.weight]
+            value = weight.new_zeros(layer.out_channels) if layer.bias is None else tensors[layer.bias]
             for node in branch.tails[name]:
-                if node.op == "batch_norm":
-                    value = _batch_norm(graph, node, tensors, value)
+                if node.op == "batch_norm" and (through := affine(node, graph, tensors)) is not None:
+                    value = value * through.scale + through.shift
             channels = torch.from_numpy(graph.surviving_along(name, layer.channel_dim, kept))
-            value = value[0, channels.to(value.device)]
+            value = value[channels.to(value.device)]
             if layer.taps:
                 value = value.reshape(1, -1, *[1] * (weight.ndim - 2))
             values[f"{layer.module}.value"] = value
     return values
-
-
-def _batch_norm(graph: Graph, node: Node, tensors: dict[str, Tensor], value: Tensor) -> Tensor:
-    def vector(argument: object) -> Tensor | None:
-        if not isinstance(argument, Ref):
-            return None
-        return tensors[graph.program.parameters[argument.name][0]].detach()
-
-    weight, bias, mean, variance = (vector(a) for a in node.args[1:5])
-    return nn.functional.batch_norm(value, mean, variance, weight, bias, False, 0.0, node.args[7])

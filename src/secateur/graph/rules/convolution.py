@@ -17,13 +17,13 @@ OPERATORS = frozenset(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2,
 
 @rule(*OPERATORS)
 def convolution(
-    ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None = None, *rest: Any, **options: Any
+    ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None = None, *more: Any, **options: Any
 ) -> Value:
     """Unify input channels with the weight's depth, output channels with its width; see `_group` for groups.
 
     The first two dimensions of a transposed one's weight are swapped: (inputs, outputs of a group, *taps).
     """
-    groups = options.get("groups", rest[3] if len(rest) > 3 else 1)
+    groups = options.get("groups", more[3] if len(more) > 3 else 1)
     shape = node.tensor_shape()
     if x.ndim != weight.ndim:
         raise Unsupported("convolution of an input without batch dimension")
