@@ -19,9 +19,9 @@ from secateur.graph.program import Program
 from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
 from secateur.ground.modes import evaluating, without_fastpath
-from secateur.ground.tensors import tensors_of
+from secateur.ground.tensors import floating, tensors_of
 
-from .compare import Match, compare
+from .compare import Match, compare, place
 
 __all__ = ["Verification", "outputs", "run", "tolerance", "verify"]
 
@@ -147,8 +147,7 @@ def run(smaller: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
 def outputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """Return the floating outputs of a model in evaluation mode."""
     with evaluating(model), torch.inference_mode():
-        leaves = pytree.tree_leaves(model(*args, **kwargs))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return floating(model(*args, **kwargs))
 
 
 def _first_difference(
@@ -174,8 +173,7 @@ def _first_difference(
             stays = torch.from_numpy(graph.surviving_along(old.name, d, kept))
             a = a.index_select(d, stays.to(a.device))
         if not _largest(a - b) <= allowed * max(_largest(a), 1e-30):
-            place = f" in {old.module}" if old.module else ""
-            return f", first at {old.op}{place} {old.source}".rstrip()
+            return f", first at {place(old)}"
     return ""
 
 
