@@ -161,7 +161,7 @@ class _Run:
         if any(f.any() for v in touched for f in self.context.norm(v).fields):
             self.missing.append(why)
         self._freeze(self._arguments(node), why)
-        return _blank(node.shape, all(v.static for v in touched), why)
+        return _inherit(_blank(node.shape), all(v.static for v in touched), why)
 
     def _freeze(self, argument: Any, why: Reason) -> None:
         for value in _values(argument):
@@ -195,19 +195,16 @@ def _fits(result: Result, shape: Shape | tuple[Shape | None, ...] | None) -> boo
 
 
 def _inherit(result: Result, static: bool, cause: Reason | None) -> Result:
-    if result is None:
-        return None
-    if isinstance(result, Value):
-        return replace(result, static=static, cause=result.cause or cause)
-    return [None if v is None else replace(v, static=static, cause=v.cause or cause) for v in result]
+    def told(value: Value | None) -> Value | None:
+        return None if value is None else replace(value, static=static, cause=value.cause or cause)
+
+    return told(result) if result is None or isinstance(result, Value) else [told(v) for v in result]
 
 
-def _blank(shape: Shape | tuple[Shape | None, ...] | None, static: bool, cause: Reason) -> Result:
-    if shape is None:
-        return None
-    if all(isinstance(n, int) for n in shape):
-        return Value(shape, static=static, cause=cause)  # type: ignore[arg-type]
-    return [None if s is None else Value(s, static=static, cause=cause) for s in shape]  # type: ignore[arg-type]
+def _blank(shape: Shape | tuple[Shape | None, ...] | None) -> Result:
+    if shape is None or all(isinstance(n, int) for n in shape):
+        return None if shape is None else Value(shape)  # type: ignore[arg-type]
+    return [None if s is None else Value(s) for s in shape]  # type: ignore[arg-type]
 
 
 def _census(context: Context) -> int:

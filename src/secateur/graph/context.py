@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .groups import Kind
-from .labels import Labels, Reason, UnionFind, Value, expand_left, varying
+from .labels import Labels, Reason, UnionFind, Value, expand_left, flattened, varying
 from .program import Node, Shape
 
 __all__ = ["Context", "Piece", "Unsupported"]
@@ -184,8 +184,7 @@ class Context:
                 for d in over:
                     labels = labels.take([0], axis=d)
             fields.append(labels)
-        sizes = tuple(1 if d in over else n for d, n in enumerate(value.shape))
-        reduced = self.norm(replace(value, shape=sizes, fields=tuple(fields)))
+        reduced = self.norm(replace(value, shape=flattened(value.shape, *over), fields=tuple(fields)))
         if keepdim:
             return reduced
         return reduced.reshaped(lambda sizes: tuple(n for d, n in enumerate(sizes) if d not in over))

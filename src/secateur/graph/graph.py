@@ -128,10 +128,8 @@ class Graph:
 
     def macs(self, kept: Kept = _EVERYTHING) -> dict[str, int]:
         """Return the multiply-accumulates of each convolution, linear and matrix product call, for one sample."""
-        cost = self._cost.macs(self._alive(kept))
-        for name in self.dropped(kept):
-            cost.pop(name, None)
-        return cost
+        gone = self.dropped(kept)
+        return {name: n for name, n in self._cost.macs(self._alive(kept)).items() if name not in gone}
 
     def total_macs(self, kept: Kept = _EVERYTHING) -> int:
         """Return the multiply-accumulates of the whole model, for one sample."""
@@ -149,10 +147,8 @@ class Graph:
 
     def elements(self, kept: Kept = _EVERYTHING) -> dict[str, int]:
         """Return the size of every node's output that is one tensor (batch of the example), without dropped calls."""
-        found = self._cost.elements(self._alive(kept))
-        for name in self.dropped(kept):
-            found.pop(name, None)
-        return found
+        gone = self.dropped(kept)
+        return {name: n for name, n in self._cost.elements(self._alive(kept)).items() if name not in gone}
 
     def dropped(self, kept: Kept) -> set[str]:
         """Return the calls that are gone because their branch has no units."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Labels", "Reason", "UnionFind", "Value", "expand_left", "permute", "varying"]
+__all__ = ["Labels", "Reason", "UnionFind", "Value", "expand_left", "flattened", "permute", "varying"]
 
 Labels = NDArray[np.int64]
 """Unit labels, broadcastable to the shape of a value. 0 means frozen, size 1 means "does not vary here"."""
@@ -146,6 +146,15 @@ class UnionFind:
             roots = further
         self._parent[labels] = roots
         return roots
+
+
+def flattened(shape: tuple[int, ...], *dims: int) -> tuple[int, ...]:
+    """Return a shape with one entry along these dimensions.
+
+    >>> flattened((2, 3, 4), 1)
+    (2, 1, 4)
+    """
+    return tuple(1 if d in dims else n for d, n in enumerate(shape))
 
 
 def expand_left(value: Value, ndim: int) -> Value:

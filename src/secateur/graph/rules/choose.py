@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..context import Context, Unsupported
-from ..labels import Value, expand_left
+from ..labels import Value, expand_left, flattened
 from ..program import Node
 from .registry import Result, rule
 
@@ -111,11 +111,7 @@ def scatter(
     """Freeze the dimension that is indexed; the others must be of full size."""
     dim %= x.ndim
     for value in (chosen, source):
-        if (
-            isinstance(value, Value)
-            and value.ndim
-            and _flattened(value.shape, dim) != _flattened(x.shape, dim)
-        ):
+        if isinstance(value, Value) and value.ndim and flattened(value.shape, dim) != flattened(x.shape, dim):
             raise Unsupported("scatter into a part of the other dimensions")
     return _written(ctx, x, dim, [chosen, source])
 
@@ -143,18 +139,14 @@ def _written(ctx: Context, x: Value, dim: int, sources: Sequence[Any]) -> Value:
     """Unify what is written with what it is written into, along all dimensions but one."""
     parts = [v for v in sources if isinstance(v, Value) and v.ndim == x.ndim]
     x = ctx.block_value(x, [dim], _WHY)
-    ctx.joint(_flattened(x.shape, dim), [_flat(ctx, v, [dim]) for v in (x, *parts)])
+    ctx.joint(flattened(x.shape, dim), [_flat(ctx, v, [dim]) for v in (x, *parts)])
     return ctx.norm(x)
 
 
 def _flat(ctx: Context, value: Value, dims: Sequence[int]) -> Value:
     """Return a value with one entry along these dimensions, which may not shrink."""
     value = ctx.block_value(value, dims, "is written by an index")
-    return replace(value, shape=tuple(1 if d in dims else n for d, n in enumerate(value.shape)))
-
-
-def _flattened(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
-    return (*shape[:dim], 1, *shape[dim + 1 :])
+    return replace(value, shape=flattened(value.shape, *dims))
 
 
 def _whole(ctx: Context, value: Value, why: str = "chooses entries of another value") -> Value:
