@@ -85,18 +85,12 @@ def _find_branch(
 
 def _path(program: Program, name: str) -> tuple[Node, ...] | None:
     """Follow an output through batch norms and identities to the addition that takes it, which comes last."""
-    path: list[Node] = []
-    while True:
-        users = program.users[name]
-        if len(users) != 1:
-            return None
-        (user,) = users
-        if user.op == "add":
-            return (*path, user) if _adds_to_full(program, user, name) else None
-        if user.op not in PASSES or references(user.args[0]) != [name]:
-            return None
-        path.append(user)
-        name = user.name
+    path = program.follow(name, PASSES)
+    if not path or path[-1].op != "add":
+        return None
+    read = [name, *(node.name for node in path)]
+    passed = all(references(node.args[0]) == [value] for value, node in zip(read, path[:-1]))
+    return path if passed and _adds_to_full(program, path[-1], read[-2]) else None
 
 
 def _adds_to_full(program: Program, node: Node, name: str) -> bool:

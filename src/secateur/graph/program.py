@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -143,6 +143,19 @@ class Program:
             for name in dict.fromkeys(references((node.args, node.kwargs))):
                 users[name] = (*users[name], node)
         return users
+
+    def follow(self, name: str, passes: Collection[str]) -> tuple[Node, ...]:
+        """Return the calls that a value goes through while each is the only reader: `passes`, then one that is none.
+
+        Nothing where several calls read it before there is such a one.
+        """
+        path: list[Node] = []
+        while len(users := self.users[name]) == 1:
+            path += users
+            name = users[0].name
+            if users[0].op not in passes:
+                return tuple(path)
+        return ()
 
     @cached_property
     def readers(self) -> Mapping[str, set[str]]:
