@@ -11,8 +11,8 @@ import numpy as np
 from .context import Context, Piece, Unsupported
 from .groups import Kind
 from .labels import Labels, Reason, UnionFind, Value
-from .program import Node, Program, Shape, put
-from .rules import CONTRACTIONS, RULES, Result
+from .program import Node, Program, put
+from .rules import CONTRACTIONS, RULES, Result, blank
 
 __all__ = ["Analysis", "analyse"]
 
@@ -148,7 +148,7 @@ class _Run:
             # Law 6: whatever goes wrong in a rule freezes what the call touches, and tracing goes on. A rule
             # meets arguments of models that nobody here has seen, so no narrower class would do.
             return self._unknown(node, f"{node.op}: the rule failed ({type(error).__name__}: {error})")
-        if not _fits(result, node.shape):
+        if not _fits(result, node):
             return self._unknown(node, f"{node.op}: the rule predicts another shape")
         static = all(v.static for v in inputs)
         # A contraction makes its dimensions anew: why those of its inputs are frozen says nothing about them.
@@ -161,7 +161,7 @@ class _Run:
         if any(f.any() for v in touched for f in self.context.norm(v).fields):
             self.missing.append(why)
         self._freeze(self._arguments(node), why)
-        return _inherit(_blank(node.shape), all(v.static for v in touched), why)
+        return _inherit(blank(node), all(v.static for v in touched), why)
 
     def _freeze(self, argument: Any, why: Reason) -> None:
         for value in _values(argument):
@@ -184,14 +184,13 @@ def _values(argument: Any) -> list[Value]:
     return []
 
 
-def _fits(result: Result, shape: Shape | tuple[Shape | None, ...] | None) -> bool:
-    if result is None:
-        return True
-    if isinstance(result, Value):
-        return result.shape == shape
-    if shape is None or len(result) != len(shape):
+def _fits(result: Result, node: Node) -> bool:
+    if result is None or isinstance(result, Value):
+        return result is None or result.shape == node.shape
+    several = node.several
+    if several is None or len(result) != len(several):
         return False
-    return all(v is None or v.shape == s for v, s in zip(result, shape, strict=True))
+    return all(v is None or v.shape == s for v, s in zip(result, several, strict=True))
 
 
 def _inherit(result: Result, static: bool, cause: Reason | None) -> Result:
@@ -199,12 +198,6 @@ def _inherit(result: Result, static: bool, cause: Reason | None) -> Result:
         return None if value is None else replace(value, static=static, cause=value.cause or cause)
 
     return told(result) if result is None or isinstance(result, Value) else [told(v) for v in result]
-
-
-def _blank(shape: Shape | tuple[Shape | None, ...] | None) -> Result:
-    if shape is None or all(isinstance(n, int) for n in shape):
-        return None if shape is None else Value(shape)  # type: ignore[arg-type]
-    return [None if s is None else Value(s) for s in shape]  # type: ignore[arg-type]
 
 
 def _census(context: Context) -> int:

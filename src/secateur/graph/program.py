@@ -77,9 +77,15 @@ class Node:
         Raises:
             ValueError: it has none or several.
         """
-        if self.shape is None or any(not isinstance(n, int) for n in self.shape):
+        if self.shape is None or self.several is not None:
             raise ValueError(f"{self.name} has not exactly one tensor output")
         return self.shape  # type: ignore[return-value]
+
+    @property
+    def several(self) -> tuple[Shape | None, ...] | None:
+        """The shapes of an operator with several outputs; None for one with one or none."""
+        one = self.shape is None or all(isinstance(n, int) for n in self.shape)
+        return None if one else self.shape  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -113,11 +113,9 @@ class Prediction:
 
     def _outputs(self, node: Node) -> tuple[Shape, ...]:
         """Return the shapes of all results of a call with several, or nothing if some are not used."""
-        if not isinstance(node.shape, tuple) or all(isinstance(n, int) for n in node.shape):
-            return ()
         found = {u.args[1]: self.after.get(u.name) for u in self.graph.users(node.name) if u.op == "getitem"}
-        shapes = tuple(s for i in range(len(node.shape)) if (s := found.get(i)) is not None)
-        return shapes if len(shapes) == len(node.shape) else ()
+        shapes = tuple(s for i in range(len(node.several or ())) if (s := found.get(i)) is not None)
+        return shapes if len(shapes) == len(node.several or ()) else ()
 
 
 def predict(graph: Graph, kept: Kept) -> Prediction:

@@ -17,15 +17,16 @@ from .region import Region, find_region, with_export
 __all__ = ["owners", "retraces", "same_calls"]
 
 
-def owners(model: nn.Module, prediction: Prediction) -> dict[str, list[Node]]:
-    """Return the modules that make calls with sizes that change, and these calls; not layers, which hold them."""
-    found: dict[str, list[Node]] = {}
-    for node in prediction.graph.program.nodes:
-        if isinstance(model.get_submodule(node.module), _ConvNd | nn.GroupNorm):
-            continue
-        if next(prediction.changes(node), None):
-            found.setdefault(node.module, []).append(node)
-    return found
+def owners(model: nn.Module, prediction: Prediction) -> tuple[str, ...]:
+    """Return the modules that make calls with sizes that change; not layers, which hold them."""
+    return tuple(
+        dict.fromkeys(
+            node.module
+            for node in prediction.graph.program.nodes
+            if not isinstance(model.get_submodule(node.module), _ConvNd | nn.GroupNorm)
+            and next(prediction.changes(node), None)
+        )
+    )
 
 
 def retraces(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -> tuple[Retrace, ...]:

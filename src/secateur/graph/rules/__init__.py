@@ -14,7 +14,7 @@ from . import (
     reduction,
     split,
 )
-from .registry import RULES, Result, rule
+from .registry import RULES, Result, blank, rule
 
 PRODUCTS = convolution.OPERATORS | linear.OPERATORS
 """Operators that multiply by a weight, where one of their operands is one."""
@@ -26,4 +26,4 @@ _FAMILIES = (
     attention, choose, convolution, factory, join, linear, move, normalisation, pointwise, pooling, reduction, split,
 )  # fmt: skip
 
-__all__ = ["CONTRACTIONS", "PRODUCTS", "RULES", "Result", "rule"]
+__all__ = ["CONTRACTIONS", "PRODUCTS", "RULES", "Result", "blank", "rule"]

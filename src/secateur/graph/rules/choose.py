@@ -11,7 +11,7 @@ import numpy as np
 from ..context import Context, Unsupported
 from ..labels import Value, expand_left, flattened
 from ..program import Node
-from .registry import Result, rule
+from .registry import Result, blank, rule
 
 _WHY = "is indexed by a tensor"
 
@@ -123,9 +123,7 @@ def by_value(ctx: Context, node: Node, *args: Any, **kwargs: Any) -> Result:
     for value in (*args, *kwargs.values()):
         if isinstance(value, Value):
             _whole(ctx, value, "its values decide what is chosen")
-    if node.shape is None or all(isinstance(n, int) for n in node.shape):
-        return Value(node.tensor_shape()) if node.shape is not None else None
-    return [Value(s) if isinstance(s, tuple) else None for s in node.shape]
+    return blank(node)
 
 
 def _gathered(ctx: Context, x: Value, dim: int, chosen: Value) -> Value:
