@@ -36,7 +36,7 @@ Size = Annotated[int, Field(strict=True, ge=-MAX_SIZE, le=MAX_SIZE)]
 Count = Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE)]
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 ModulePath = Annotated[str, Field(max_length=1024)]
-Names = tuple[Name, ...]
+Names = Annotated[tuple[Name, ...], FailFast()]
 Setting = Size | Annotated[tuple[Size, ...], Field(max_length=64)]
 """The value of a module attribute that a plan may set (a list stays one)."""
 
@@ -148,7 +148,7 @@ class Retrace(Plain):
     edit: typing.Literal["retrace"] = field(default="retrace", kw_only=True, repr=False)
     module: ModulePath
     digest: Name
-    sizes: tuple[Resize, ...]
+    sizes: Annotated[tuple[Resize, ...], FailFast()]
 
 
 class Literal(NamedTuple):
@@ -173,7 +173,7 @@ class Function(Plain):
 
     path: Annotated[Names, Field(min_length=1, max_length=MAX_DIMS)]
     digest: Name
-    literals: tuple[Literal, ...]
+    literals: Annotated[tuple[Literal, ...], FailFast()]
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class RewriteCode(Plain):
 
     edit: typing.Literal["rewrite"] = field(default="rewrite", kw_only=True, repr=False)
     module: ModulePath
-    functions: tuple[Function, ...]
+    functions: Annotated[tuple[Function, ...], FailFast()]
 
 
 Edit = SliceTensor | SetAttribute | RemoveBranch | RewriteCode | Retrace

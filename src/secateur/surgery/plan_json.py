@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, to_jsonable_python
 from torch import Tensor
 
+from secateur.ground.checked import short
 from secateur.ground.errors import ArtefactError, StructureError, SurgeryError, did_you_mean
 
 from .example import rebuild
@@ -34,6 +35,7 @@ from .plan import (
 __all__ = ["PLAN_VERSION", "plan_from_json", "plan_to_json"]
 
 PLAN_VERSION = 1
+MOST = 1000  # faults of which the first is told; a file may be made to have millions
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class _File(Plain):
     version: Annotated[Count, Field(ge=1)]
     made_for: Fingerprint
     kept: dict[Name, Index]
-    edits: tuple[Annotated[Edit, Field(discriminator="edit")], ...]
+    edits: Annotated[tuple[Annotated[Edit, Field(discriminator="edit")], ...], FailFast()]
     example: Any = None
     patterns: dict[Name, Pattern] = field(default_factory=dict)
 
@@ -91,7 +93,9 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
     try:
         file = _FILE.validate_python(data)
     except ValidationError as error:
-        raise ArtefactError(_said(error.errors(include_url=False, include_context=False)[0])) from None
+        if error.error_count() > MOST:
+            raise ArtefactError(f"the plan has {error.error_count()} entries that are wrong") from None
+        raise ArtefactError(_said(data, error.errors(include_url=False, include_context=False)[0])) from None
     for i, edit in enumerate(file.edits):
         if isinstance(edit, SliceTensor) and edit.index[-1] >= edit.size:
             raise ArtefactError(f"plan.edits[{i}].index goes beyond the size of the dimension, {edit.size}")
@@ -103,19 +107,21 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
     return Plan(file.kept, file.edits, file.made_for, dict(tensors), example, patterns)
 
 
-def _said(error: ErrorDetails) -> str:
+def _said(data: Any, error: ErrorDetails) -> str:
     """Return the message for an entry: where it stands, what is wrong with it, and what it is."""
-    path = list(error["loc"])
-    if path[:1] == ["edits"]:
-        del path[2:3]  # the kind of edit
-    where = "plan" + "".join(f"[{p}]" if isinstance(p, int) else f".{p:.60}" for p in path)
+    around = where = "plan"
+    for key in error["loc"]:  # of which some say what was tried to read, not where
+        inside: Any = dict(enumerate(data)) if isinstance(data, list) else data
+        if isinstance(inside, dict) and key in inside:
+            around, data = where, inside[key]
+            plainly = isinstance(key, str) and key.isidentifier()
+            where += f".{key:.60}" if plainly else f"[{key!r:.60}]"
     if error["type"] == "missing":
-        return f"{where.rpartition('.')[0]} has no entry {path[-1]!r}"
+        return f"{where} has no entry {key!r}"
     if error["type"] == "unexpected_keyword_argument":
-        known = {f.name for part in _PARTS for f in fields(part)}
-        close = did_you_mean(str(path[-1]), known)
-        return f"{where.rpartition('.')[0]} has an unknown entry {path[-1]!r:.60}.{close}"
-    return f"{where}: {error['msg']}, not {error['input']!r:.60}"
+        close = did_you_mean(str(key), {f.name for part in _PARTS for f in fields(part)})
+        return f"{around} has an unknown entry {key!r:.60}.{close}"
+    return f"{where}: {error['msg']:.200}, not {short(error['input'])}"
 
 
 def _example(data: object, edits: tuple[Edit, ...]) -> Any:
@@ -129,4 +135,4 @@ def _example(data: object, edits: tuple[Edit, ...]) -> Any:
             except (SurgeryError, RecursionError) as error:
                 raise ArtefactError(f"plan.example: {error}") from None
             return data
-    raise ArtefactError(f"plan.example must describe arguments by position and by name, not be {data!r:.60}")
+    raise ArtefactError(f"plan.example must describe arguments by position and by name, not be {short(data)}")
