@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.artefact.manifest import CARD, CONFIGS, FILES, MANIFEST, MODEL, PAGE, Entry, entries_to_json
-from secateur.surgery.fingerprint import fingerprint
+from secateur.surgery import fingerprint
 from secateur.surgery.plan import Plan, RemoveBranch, SliceTensor
 
 RECIPE = {"model": "net", "budget": {"macs": 0.5}}

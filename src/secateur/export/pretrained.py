@@ -20,7 +20,7 @@ from secateur.ground.errors import ArtefactError, ExportError, did_you_mean
 from secateur.ground.tensors import tensors_of
 from secateur.report import page
 from secateur.result import Result
-from secateur.surgery.fingerprint import fingerprint
+from secateur.surgery import fingerprint
 
 from .configuration import (
     check_generation,
