@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from .errors import ArtefactError, did_you_mean
 
-__all__ = ["integer", "keys", "mapping", "short"]
+__all__ = ["integer", "keys", "listed", "mapping", "named", "short"]
 
 MAX_SIZE = 2**31
+MAX_NAME = 1024
+T = TypeVar("T")
 
 
 def mapping(data: object, where: str) -> Mapping[str, Any]:
@@ -29,6 +31,20 @@ def keys(data: object, where: str, *names: str) -> Mapping[str, Any]:
         if name not in names:
             raise ArtefactError(f"{where} has an unknown entry {short(name)}.{did_you_mean(name, names)}")
     return entries
+
+
+def listed(data: object, where: str, read: Callable[[object, str], T]) -> tuple[T, ...]:
+    """Return a list, each entry as `read` returns it."""
+    if not isinstance(data, list):
+        raise ArtefactError(f"{where} must be a list, not {short(data)}")
+    return tuple(read(entry, f"{where}[{i}]") for i, entry in enumerate(data))
+
+
+def named(data: object, where: str) -> str:
+    """Return a name of at most 1024 characters."""
+    if not isinstance(data, str) or not 0 < len(data) <= MAX_NAME:
+        raise ArtefactError(f"{where} must be a name of 1 to {MAX_NAME} characters, not {short(data)}")
+    return data
 
 
 def integer(data: object, where: str, low: int, high: int = MAX_SIZE) -> int:
