@@ -58,13 +58,15 @@ def _tokens(dtype: torch.dtype) -> list[Tensor]:
 def _resnet50() -> nn.Module:
     from torchvision.models import resnet50
 
-    return resnet50()
+    model: nn.Module = resnet50()
+    return model
 
 
 def _vit() -> nn.Module:
     from torchvision.models import vit_b_16
 
-    return vit_b_16()
+    model: nn.Module = vit_b_16()
+    return model
 
 
 def _llama() -> nn.Module:
@@ -81,7 +83,8 @@ def _llama() -> nn.Module:
 def _small() -> nn.Module:
     from torchvision.models import resnet18
 
-    return resnet18()
+    model: nn.Module = resnet18()
+    return model
 
 
 WORKS: Mapping[str, Work] = {

@@ -96,7 +96,7 @@ def moved(value: Any, device: torch.device | None) -> Any:
 
 
 def onto(x: Tensor, like: Tensor) -> Tensor:
-    """Return values on another tensor's device and in its type; they move in the narrower type, which both devices have.
+    """Return values on another tensor's device and in its type; they move in the narrower type, which both have.
 
     >>> onto(torch.ones(2), torch.zeros((), dtype=torch.float64)).dtype
     torch.float64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,8 +51,8 @@ def exact_products() -> Iterator[None]:
 
     Moments from TF32 or bfloat16 products have three digits, which is less than the ridges of recovery suppose.
     """
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    if not all(hasattr(backend, "fp32_precision") for backend in backends):  # before torch 2.9
+    mkldnn: Any = torch.backends.mkldnn
+    if not hasattr(mkldnn, "matmul") or not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
@@ -59,6 +60,7 @@ def exact_products() -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(precision)
         return
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, mkldnn.matmul)
     allowed = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"

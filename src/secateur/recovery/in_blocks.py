@@ -98,10 +98,8 @@ class InBlocks:
 
     def _classes(self, rows: Tensor) -> list[_Class]:
         key = torch.cat([self._free[rows].long(), self._owner[rows], self._group[rows, None]], 1)
-        if bool((key == key[0]).all()):
-            kinds = torch.zeros_like(rows)
-        else:
-            kinds = key.unique(dim=0, return_inverse=True)[1]
+        alike = bool((key == key[0]).all())
+        kinds = torch.zeros_like(rows) if alike else key.unique(dim=0, return_inverse=True)[1]
         ids = self._owner[rows].unique()
         ids = ids[ids >= 0]
         classes = []
