@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from secateur.ground.errors import ExportError
 from secateur.ground.modes import evaluating, without_fastpath
 
-__all__ = ["TOLERANCE", "Export", "check", "difference", "example_sizes"]
+__all__ = ["TOLERANCE", "Export", "accepted", "check", "difference", "example_sizes"]
 
 TOLERANCE = 1e-3
 """Largest difference that is let through, as a share of the largest output; float32 stays far below."""
@@ -75,6 +75,31 @@ def example_sizes(flat: list[Any], free: tuple[int, ...]) -> list[list[Any]]:
     return [sized(batch), sized(larger | more)]
 
 
+def accepted(
+    model: nn.Module, spec: pytree.TreeSpec, flat: list[Any], free: tuple[int, ...]
+) -> list[list[Any]]:
+    """Return flat inputs in the sizes of `example_sizes` that the model runs on, else the example as it is.
+
+    Inputs may count different things, and name one another: nodes, and edges between them.
+    """
+    found = [sized for sized in example_sizes(flat, free) if _runs(model, spec, sized)]
+    return found or [flat]
+
+
+def _runs(model: nn.Module, spec: pytree.TreeSpec, flat: list[Any]) -> bool:
+    try:
+        _outputs(model, spec, flat)
+    except Exception:  # the model's own code, on inputs that nobody asked it to take
+        return False
+    return True
+
+
+def _outputs(model: nn.Module, spec: pytree.TreeSpec, flat: list[Any]) -> list[Tensor]:
+    args, kwargs = pytree.tree_unflatten(flat, spec)
+    with evaluating(model), without_fastpath(), torch.inference_mode():
+        return [t for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+
+
 def check(
     model: nn.Module, spec: pytree.TreeSpec, sizes: Sequence[list[Any]], run: Run, tolerance: float, what: str
 ) -> float:
@@ -85,9 +110,7 @@ def check(
     """
     worst = 0.0
     for flat in sizes:
-        args, kwargs = pytree.tree_unflatten(flat, spec)
-        with evaluating(model), without_fastpath(), torch.inference_mode():
-            expected = [t for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+        expected = _outputs(model, spec, flat)
         shape = next((tuple(x.shape) for x in flat if isinstance(x, Tensor)), ())
         try:
             found = run(flat)
