@@ -1,6 +1,6 @@
 """Take networks of strangers through all that one does with a network: python benchmarks/strangers.py
 
-They and the stations are those of tests/helpers (strangers.py, stations.py). Rows are appended to
+They and the stations are those of tests/helpers (stranger_networks.py, stations.py). Rows are appended to
 results/strangers.csv; those that are there are skipped: delete a row to try its network again. Those of `diffusers`
 are tried where it is installed.
 """
@@ -17,7 +17,7 @@ from table import Table
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 from stations import STATIONS, Pruned, go_through, loaded_in_a_fresh_process, pruned, said
-from strangers import STRANGERS, Stranger
+from stranger_networks import STRANGERS, Stranger
 
 from secateur.ground.errors import SecateurError
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from models import randomise
-from strangers import UNet
+from stranger_networks import UNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset

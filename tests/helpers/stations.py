@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from strangers import STRANGERS, Stranger
+from stranger_networks import STRANGERS, Stranger
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 

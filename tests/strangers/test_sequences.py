@@ -2,7 +2,7 @@
 
 import pytest
 from stations import STATIONS, as_expected, go_through, loaded_in_a_fresh_process, pruned
-from strangers import SEQUENCES, Stranger
+from stranger_networks import SEQUENCES, Stranger
 
 
 @pytest.mark.parametrize("station", STATIONS)

@@ -2,7 +2,7 @@
 
 import pytest
 from stations import STATIONS, as_expected, go_through, loaded_in_a_fresh_process, pruned
-from strangers import SETS, Stranger
+from stranger_networks import SETS, Stranger
 
 
 @pytest.mark.parametrize("station", STATIONS)
