@@ -11,7 +11,16 @@ from torch import Tensor
 
 from secateur.graph import Layer
 
-__all__ = ["Rows", "multiplicity", "output_rows", "patch_width", "read_maps", "read_rows", "sample_rows"]
+__all__ = [
+    "Rows",
+    "multiplicity",
+    "output_rows",
+    "patch_width",
+    "read_maps",
+    "read_rows",
+    "rows_of",
+    "sample_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) ->
     convolution reads, against the order of its taps, its input with zeros between the positions.
     """
     if not layer.taps:
-        flat = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None, :]
+        flat = rows_of(x)
         if rows.index is not None:
             flat = flat[:, rows.index]
         return flat.reshape(1, -1, x.shape[-1])
@@ -86,6 +95,15 @@ def output_rows(layer: Layer, y: Tensor, rows: Rows) -> Tensor:
     n, m, r = flat.shape
     g = layer.groups
     return flat.view(n, g, m // g, r).permute(1, 0, 3, 2).reshape(g, n * r, m // g)
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """Return what a linear layer reads as (samples, positions, C); a vector is one sample, and there may be none.
+
+    >>> [tuple(rows_of(torch.zeros(shape)).shape) for shape in ((4,), (3, 4), (0, 4), (3, 2, 5, 4))]
+    [(1, 1, 4), (3, 1, 4), (0, 1, 4), (3, 10, 4)]
+    """
+    return x.reshape(len(x) if x.ndim > 1 else 1, math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 def sample_rows(per_sample: Tensor, count: int) -> Tensor:
