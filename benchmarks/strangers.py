@@ -55,12 +55,13 @@ def row(stranger: Stranger, network: Pruned | str, loaded: str) -> dict[str, obj
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[s.name for s in STRANGERS], help="networks")
     parser.add_argument("--output", type=Path, default=TABLE.path)
     options = parser.parse_args()
     table = Table(options.output, TABLE.keys, TABLE.columns)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    wanted = [s for s in STRANGERS if (s.name,) not in table.present()]
+    wanted = [s for s in STRANGERS if s.name in options.only and (s.name,) not in table.present()]
     networks = {s.name: attempt(s) for s in wanted}
     loaded = loaded_in_a_fresh_process(n for n in networks.values() if isinstance(n, Pruned))
     for stranger in wanted:
