@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,12 +51,23 @@ def readers(
             weight = weight * scale.scale.to(device).double().view(-1, *[1] * (weight.ndim - 1))
         power = max(statistics.power[site.node], torch.finfo(torch.float64).tiny)
         use = patches and moments.patches is not None and layer.groups == 1
-        found.append(
-            _patch_reader(layer, moments, weight, columns, power, centred)
-            if use
-            else _channel_reader(layer, moments, weight, columns, power, centred)
-        )
+        read_as = _patch_reader if use else _channel_reader
+        found.append(_told(read_as(layer, moments, weight, columns, power, centred), moments.seen))
     return found
+
+
+def _told(reader: Reader, seen: bool) -> Reader:
+    """Return a reader of whose inputs something is known.
+
+    One that read constants alone loses nothing, for its bias repairs that. Of one that read nothing (an expert to which
+    no sample was sent) nothing is known: its inputs count as white, so that a unit weighs what its weights do.
+    """
+    if reader.xx.diagonal().any():
+        return reader
+    if seen:
+        return replace(reader, weight=torch.zeros_like(reader.weight))
+    power = max(float(reader.weight.square().sum()), torch.finfo(torch.float64).tiny)
+    return replace(reader, xx=torch.eye(len(reader.xx), dtype=torch.float64), power=power)
 
 
 def _low_rank(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.graph import Layer
 
-__all__ = ["Rows", "multiplicity", "output_rows", "read_maps", "read_rows", "sample_rows"]
+__all__ = ["Rows", "multiplicity", "output_rows", "read_maps", "read_rows", "rows_of", "sample_rows"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,17 @@ def output_rows(layer: Layer, y: Tensor, rows: Rows) -> Tensor:
     return flat.view(n, g, m // g, r).permute(1, 0, 3, 2).reshape(g, n * r, m // g)
 
 
+def rows_of(x: Tensor) -> Tensor:
+    """Return what a linear layer reads as (samples, positions, C); a vector is one sample, and there may be none.
+
+    >>> [tuple(rows_of(torch.zeros(shape)).shape) for shape in ((4,), (3, 4), (0, 4), (3, 2, 5, 4))]
+    [(1, 1, 4), (3, 1, 4), (0, 1, 4), (3, 10, 4)]
+    """
+    return x.reshape(len(x) if x.ndim > 1 else 1, math.prod(x.shape[1:-1]), x.shape[-1])
+
+
 def _linear_rows(x: Tensor, rows: Rows) -> Tensor:
-    flat = x.reshape(len(x), -1, x.shape[-1])
+    flat = rows_of(x)
     return (flat if rows.index is None else flat[:, rows.index.to(x.device)]).reshape(1, -1, x.shape[-1])
 
 

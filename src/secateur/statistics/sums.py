@@ -14,7 +14,7 @@ from secateur.ground.devices import onto, single
 from secateur.ground.errors import CalibrationError
 from secateur.ground.processes import summed
 
-from .patches import Rows, multiplicity, read_rows, sample_rows
+from .patches import Rows, multiplicity, read_rows, rows_of, sample_rows
 
 __all__ = ["PowerSum", "SiteStatistics", "SiteSum", "require_finite"]
 
@@ -26,7 +26,8 @@ class SiteStatistics:
     ``fit`` and ``held`` (C, C) are channel moments over positions that the layer reads, each position counted as
     often as a tap reads it (C / fold of them, where flattened positions are pooled); ``gram`` and ``mean`` (C,)
     likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments of whole patches with a constant one
-    behind them, where they were asked for and fit.
+    behind them, where they were asked for and fit. ``seen``: the layer read something; an expert to which no sample
+    was sent reads nothing, and its moments are zero.
     """
 
     fit: Tensor
@@ -34,6 +35,7 @@ class SiteStatistics:
     gram: Tensor  # over all samples, as the next two are
     mean: Tensor
     patches: Tensor | None
+    seen: bool = True
 
 
 class PowerSum:
@@ -137,7 +139,7 @@ class SiteSum:
         if not self.layer.taps:
             if self.inside:
                 x = x.unflatten(0, (-1, len(self.held))).transpose(0, 1)
-            flat = x.reshape(len(x), -1, x.shape[-1])
+            flat = rows_of(x)
             if self.fold > 1:
                 flat = flat.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)
             return flat, None
@@ -165,7 +167,7 @@ class SiteSum:
         if self.patches is not None:
             rows = summed(self.count.new_tensor(float(self.rows_seen)))
             patches = summed(self.patches) / rows.clamp_min(1)
-        return SiteStatistics(fit, held, both, mean, patches)
+        return SiteStatistics(fit, held, both, mean, patches, bool(count.sum() > 0))
 
 
 def require_finite(layer: Layer, *sums: Tensor) -> None:

@@ -93,8 +93,7 @@ def _draft(method: OfUnits, case: Case, budget: Budget) -> Draft:
         ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
         statistics.release()
     with case.phase("surgery and timing" if budget.timed else "surgery"):
-        with _told_of(chosen.refused):
-            first = _cut(case, chosen, ranked, budget, method.allocation, constraints)
+        first = _cut(case, chosen, ranked, budget, method.allocation, constraints)
         with in_step():
             check_fixed(fixed, first.candidates)
     kept, chosen = first.kept, first.candidates
@@ -157,12 +156,14 @@ def _cut(
         shown = _shown(case.batches, graph)
     if budget.timed:
         timer = case.timer if isinstance(case.timer, Timer) else Stopwatch()
-        return cut_to_latency(
-            case.model, graph, chosen, ranked, budget, allocation, constraints, shown, case.inputs, timer
-        )
+        with _told_of(chosen.refused):
+            return cut_to_latency(
+                case.model, graph, chosen, ranked, budget, allocation, constraints, shown, case.inputs, timer
+            )
 
     def choose(left: Candidates) -> Mapping[str, tuple[int, ...]]:
-        return select(graph, remaining(ranked, left.groups), budget, allocation, constraints)
+        with _told_of(left.refused):  # by now also those whose code was tried and is in the way
+            return select(graph, remaining(ranked, left.groups), budget, allocation, constraints)
 
     with in_step():
         return cut(case.model, graph, chosen, choose, shown)
