@@ -20,7 +20,10 @@ HERE = Path(__file__).resolve().parent
 LIBRARIES = HERE.parent / "src" / "secateur" / "runtime" / "lib"
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512")
-X86 = {"avx512": AVX512, "avx2": AVX2, "portable": ()}
+X86 = {
+    "avx512vnni": (*AVX512, "-mavx512vnni"), "avx512": AVX512, "avxvnni": (*AVX2, "-mavxvnni"), "avx2": AVX2,
+    "portable": (),
+}  # fmt: skip
 COMMON = (
     "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra",
     "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option", "-Wno-ignored-optimization-argument",

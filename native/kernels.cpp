@@ -1,22 +1,27 @@
 // The C interface of the kernels. One shared library per instruction set is made from this file (see build.py).
 #include "chain.h"
+#include "int8_linear.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 EXPORT int secateur_abi() { return SECATEUR_ABI; }
 
-// Whether this processor, under this operating system, has the instructions of a library. Asked of the portable one.
-EXPORT int secateur_supports(int avx512) {
+// Whether this processor, under this operating system, has the instructions of a library (numbers of library.py). Asked
+// of the portable one.
+EXPORT int secateur_supports(int library) {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_cpu_init();
-  if (avx512)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  (void)avx512;
-  return 0;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  switch (library) {
+    case 0: return avx512 && __builtin_cpu_supports("avx512vnni");
+    case 1: return avx512;
+    case 2: return avx2 && __builtin_cpu_supports("avxvnni");
+    case 3: return avx2;
+  }
 #endif
+  return library == 4;
 }
 
 // Each returns 0, or 1 where memory ran out. x, y and residual are dense: (images, channels, height, width) or
@@ -40,3 +45,18 @@ EXPORT int secateur_max_pool(const Pool* p, const float* x, float* y, int64_t pl
 EXPORT int secateur_chain(const Step* steps, int64_t count, float* const* pieces, int threads) {
   return run_steps(steps, count, pieces, threads) ? 0 : 1;
 }
+
+// The twins for bytes: x, residual and y are words of four channels, (images, channels / 4, height, width) or
+// (rows, features / 4), but for a y of floats, which is as above.
+EXPORT int secateur_int8_conv(const Int8Matrix* m, const Conv* c, const int32_t* x, const int32_t* residual, int32_t* y,
+                              int64_t images, int threads) {
+  return int8_convolution(*m, *c, x, residual, y, images, threads) ? 0 : 1;
+}
+
+EXPORT int secateur_int8_linear(const Int8Matrix* m, const int32_t* x, const int32_t* residual, int32_t* y,
+                                int64_t rows, int threads) {
+  return int8_linear(*m, x, residual, y, rows, threads) ? 0 : 1;
+}
+
+// Whether the weights of a layer are to be 16-bit numbers, if its inputs are as large as `most`.
+EXPORT int secateur_int8_wide(int most) { return most > NARROW_MOST; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from ctypes import POINTER, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ __all__ = [
     "ABI",
     "INSTRUCTION_SETS",
     "Conv",
+    "Int8Matrix",
     "Library",
     "Matrix",
     "Place",
@@ -25,16 +26,16 @@ __all__ = [
     "kernels",
 ]
 
-ABI = 4
+ABI = 5
 """Version of the C interface (native/build.py compiles it in)."""
 
-INSTRUCTION_SETS = ("avx512", "avx2", "portable")
-"""What libraries are made for, the fastest first."""
+INSTRUCTION_SETS = ("avx512vnni", "avx512", "avxvnni", "avx2", "portable")
+"""What libraries are made for, the fastest first; the order is that of native/kernels.cpp."""
 
 FOLDER = Path(__file__).parent / "lib"
 VARIABLE = "SECATEUR_KERNELS"
 
-_Floats = c_void_p
+_Floats = _Words = c_void_p
 
 
 class Matrix(ctypes.Structure):
@@ -46,6 +47,17 @@ class Matrix(ctypes.Structure):
             for name in ("rows", "columns", "height", "blocks", "planes", "activation", "add_last")
         ),
         *((name, c_void_p) for name in ("first", "count", "start", "offset", "values", "bias")),
+    ]
+
+
+class Int8Matrix(ctypes.Structure):
+    """``struct Int8Matrix`` of native/requantise.h."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("rows", "columns", "height", "blocks", "wide", "floats")),
+        *((name, c_int32) for name in ("zero_x", "zero_y", "zero_residual")),
+        *((name, c_float) for name in ("low", "high")),
+        *((name, c_void_p) for name in ("start", "offset", "values", "bias", "multiplier", "residual", "table")),
     ]
 
 
@@ -107,7 +119,7 @@ class Found:
 def kernels() -> Library:
     """Return the kernels to use: the fastest that this processor can run.
 
-    The environment variable ``SECATEUR_KERNELS`` (``avx512``, ``avx2``, ``portable``, or ``none``) forces one.
+    The environment variable ``SECATEUR_KERNELS`` (one of `INSTRUCTION_SETS`, or ``none``) forces one.
 
     Raises:
         KernelError: there are none; the message says why, and what to do.
@@ -159,7 +171,9 @@ def _path(folder: Path, name: str) -> Path:
 
 
 def _supported(portable: Library, name: str) -> bool:
-    return name == "portable" or bool(portable.handle.secateur_supports(int(name == "avx512")))
+    return name == "portable" or bool(
+        portable.handle.secateur_supports(INSTRUCTION_SETS.index(name))
+    )
 
 
 def _open(folder: Path, name: str) -> Library:
@@ -187,8 +201,14 @@ def _open(folder: Path, name: str) -> Library:
     handle.secateur_linear.argtypes = (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int)
     handle.secateur_max_pool.argtypes = (POINTER(Pool), _Floats, _Floats, c_int64, c_int)
     handle.secateur_chain.argtypes = (POINTER(Step), c_int64, POINTER(c_void_p), c_int)
+    handle.secateur_int8_wide.argtypes = (c_int,)
+    handle.secateur_int8_conv.argtypes = (
+        POINTER(Int8Matrix), POINTER(Conv), _Words, _Words, _Words, c_int64, c_int,
+    )  # fmt: skip
+    handle.secateur_int8_linear.argtypes = (POINTER(Int8Matrix), _Words, _Words, _Words, c_int64, c_int)
     for function in (
         handle.secateur_conv, handle.secateur_linear, handle.secateur_max_pool, handle.secateur_chain,
+        handle.secateur_int8_wide, handle.secateur_int8_conv, handle.secateur_int8_linear,
     ):  # fmt: skip
         function.restype = c_int
     return Library(name, handle)

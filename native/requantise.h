@@ -1,0 +1,118 @@
+// From sums to what is stored: residual, rescaling, activation. Nothing that is computed here depends on the instruction
+// set: each product is rounded on its own, and never becomes part of a fused multiply-add.
+#pragma once
+#include "dot.h"
+#include "epilogue.h"
+
+// Shared with Python (src/secateur/runtime/library.py).
+extern "C" struct Int8Matrix {
+  int32_t rows;      // outputs
+  int32_t columns;   // inputs of a linear layer, or input channels of a convolution
+  int32_t height;    // rows of a block: 4, 8 or 16; all blocks but the last have as many
+  int32_t blocks;
+  int32_t wide;      // values are 16-bit numbers (see dot.h)
+  int32_t floats;    // y is float32 in planes, a channel each; else bytes, four channels to a word
+  int32_t zero_x, zero_y, zero_residual;
+  float low, high;         // limits of an output in front of zero_y, or of a float
+  const int32_t* start;    // [blocks + 1] range of entries
+  const int32_t* offset;   // [entries] four inputs each: words, or offsets into the laid planes of a convolution
+  const void* values;      // [entries][height][4], wide: [entries][2][height][2]
+  const int32_t* bias;     // [blocks][height], in units of a sum, the inputs' zero point taken off
+  const float* multiplier; // [blocks][height] units of y in one of a sum
+  const float* residual;   // [blocks][height] units of a sum in one of the residual
+  const uint8_t* table;    // [256] what is stored for each rescaled byte, or null: itself
+};
+
+namespace {
+
+// To the nearest integer, of two the even one.
+INLINE Bits nearest(Vector v) {
+#if defined(__AVX512F__)
+  return Bits(_mm512_cvtps_epi32(v));
+#elif defined(__AVX__)
+  return Bits(_mm256_cvtps_epi32(v));
+#elif defined(__SSE2__)
+  return Bits(_mm_cvtps_epi32(v));
+#else
+  Bits result;
+  for (int i = 0; i < LANES; i++) result[i] = int32_t(__builtin_rintf(v[i]));
+  return result;
+#endif
+}
+INLINE Vector to_floats(Bits v) { return __builtin_convertvector(v, Vector); }
+
+// table[byte] for each byte.
+INLINE Bits looked_up(const uint8_t* table, Bits v) {
+#if defined(__AVX512BW__)
+  const __m512i x = __m512i(v), high = _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15));
+  const __m512i low = _mm512_and_si512(x, _mm512_set1_epi8(15));
+  __m512i found = _mm512_setzero_si512();
+#pragma GCC unroll 1
+  for (int i = 0; i < 16; i++) {
+    const __m512i part = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table + 16 * i)));
+    found = _mm512_mask_shuffle_epi8(found, _mm512_cmpeq_epi8_mask(high, _mm512_set1_epi8(char(i))), part, low);
+  }
+  return Bits(found);
+#elif defined(__AVX2__)
+  __m256i x = __m256i(v), found = _mm256_setzero_si256();
+#pragma GCC unroll 1
+  for (int i = 0; i < 16; i++) {
+    const __m256i part = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table + 16 * i)));
+    // A byte of these sixteen stays below 128; of any other the top bit is set, and what is found is 0.
+    found = _mm256_or_si256(found, _mm256_shuffle_epi8(part, _mm256_adds_epu8(x, _mm256_set1_epi8(0x70))));
+    x = _mm256_sub_epi8(x, _mm256_set1_epi8(16));
+  }
+  return Bits(found);
+#else
+  typedef uint8_t Bytes __attribute__((vector_size(4 * LANES)));
+  Bytes bytes = Bytes(v);
+  for (int i = 0; i < 4 * LANES; i++) bytes[i] = table[bytes[i]];
+  return Bits(bytes);
+#endif
+}
+
+// The residual's units become the sum's; they are integers again before they are added.
+INLINE Bits with_residual(Bits sum, Bits residual, int32_t zero, Vector ratio) {
+  return sum + nearest(to_floats(residual - zero) * ratio);
+}
+INLINE Bits requantised(Bits sum, Vector multiplier, Vector low, Vector high, int32_t zero) {
+  return nearest(clamp(to_floats(sum) * multiplier, low, high)) + zero;
+}
+
+// Sums of four channels (of rows from `row` on) as one word for each lane; residual: such words.
+template <bool RESIDUAL>
+INLINE Bits four(const Int8Matrix& m, const Bits* sums, long stride, long row, Bits residual) {
+  const Vector low = all(m.low), high = all(m.high);
+  Bits word{};
+  each<4>([&](auto r) FLAT {
+    Bits s = sums[r * stride];
+    if constexpr (RESIDUAL)
+      s = with_residual(s, residual >> (8 * r) & 255, m.zero_residual, all(m.residual[row + r]));
+    word |= requantised(s, all(m.multiplier[row + r]), low, high, m.zero_y) << (8 * r);
+  });
+  return m.table ? looked_up(m.table, word) : word;
+}
+
+// LANES outputs of one sample: bytes, or floats.
+INLINE void finish_outputs(const Int8Matrix& m, const int32_t* sums, long row, const uint8_t* residual, void* y,
+                           long n) {
+  typedef uint8_t Bytes __attribute__((vector_size(LANES)));
+  Bits s = take<LANES>(sums);
+  if (residual) {
+    int32_t words[LANES] = {};
+    for (long i = 0; i < n; i++) words[i] = residual[i];
+    s = with_residual(s, take<LANES>(words), m.zero_residual, load(m.residual + row));
+  }
+  if (m.floats) {
+    const Vector v = clamp(to_floats(s) * load(m.multiplier + row), all(m.low), all(m.high));
+    std::memcpy(y, &v, n * sizeof(float));
+    return;
+  }
+  const Bits q = requantised(s, load(m.multiplier + row), all(m.low), all(m.high), m.zero_y);
+  Bytes bytes = __builtin_convertvector(q, Bytes);
+  if (m.table)
+    for (int i = 0; i < LANES; i++) bytes[i] = m.table[bytes[i]];
+  std::memcpy(y, &bytes, n);
+}
+
+}  // namespace
