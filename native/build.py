@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -72,24 +73,33 @@ def build(into: Path = LIBRARIES, sanitize: bool = False) -> list[Path]:
     suffix = ".dylib" if platform.system() == "Darwin" else ".so"
     sets = X86 if x86 else {"portable": ()}
     into.mkdir(parents=True, exist_ok=True)
-    made = []
-    for name, flags in sets.items():
-        target = into / f"kernels-{name}{suffix}"
-        with tempfile.TemporaryDirectory(dir=into) as scratch:
-            fresh = Path(scratch) / target.name
-            command = [
-                program, *COMMON, *flags, *(SANITIZE if sanitize else ()), f"-DSECATEUR_ABI={abi()}",
-                str(HERE / "kernels.cpp"), "-o", str(fresh),
-            ]  # fmt: skip
-            # OpenMP where the compiler has it; torch brings the runtime, so that its threads are the kernels' threads.
-            errors = [_run([*command, "-fopenmp"])]
-            if errors[0]:
-                errors.append(_run(command))
-            if errors[-1]:
-                raise NoKernelsError(f"{program} failed: {errors[-1].strip()[-2000:]}")
-            fresh.replace(target)
-        made.append(target)
-    return made
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a compiler each
+        return list(pool.map(lambda name: _compile(program, name, sets[name], into, suffix, sanitize), sets))
+
+
+def _compile(
+    program: str, name: str, flags: tuple[str, ...], into: Path, suffix: str, sanitize: bool
+) -> Path:
+    """Compile one library.
+
+    Raises:
+        NoKernelsError: the compiler failed.
+    """
+    target = into / f"kernels-{name}{suffix}"
+    with tempfile.TemporaryDirectory(dir=into) as scratch:
+        fresh = Path(scratch) / target.name
+        command = [
+            program, *COMMON, *flags, *(SANITIZE if sanitize else ()), f"-DSECATEUR_ABI={abi()}",
+            str(HERE / "kernels.cpp"), "-o", str(fresh),
+        ]  # fmt: skip
+        # OpenMP where the compiler has it; torch brings the runtime, so that its threads are the kernels' threads.
+        errors = [_run([*command, "-fopenmp"])]
+        if errors[0]:
+            errors.append(_run(command))
+        if errors[-1]:
+            raise NoKernelsError(f"{program} failed: {errors[-1].strip()[-2000:]}")
+        fresh.replace(target)
+    return target
 
 
 def _run(command: list[str]) -> str:

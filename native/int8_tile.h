@@ -21,7 +21,7 @@ struct Int8Span {
 template <class Dot, int HEIGHT>
 struct Int8Shape {
   static constexpr int rows = REGISTERS == 32 && HEIGHT >= 8 ? 8 : 4;
-  static constexpr int vectors = REGISTERS == 32 ? (rows == 8 ? 3 : 6) / Dot::PARTS : Dot::PARTS == 2 ? 2 : 3;
+  static constexpr int vectors = REGISTERS == 16 ? 2 : rows == 8 ? (Dot::PARTS == 2 ? 2 : 3) : (Dot::PARTS == 2 ? 4 : 6);
 };
 
 template <int ROWS, int NV, bool RESIDUAL>

@@ -1,6 +1,7 @@
 // The C interface of the kernels. One shared library per instruction set is made from this file (see build.py).
 #include "chain.h"
 #include "int8_linear.h"
+#include "int8_pool.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -38,7 +39,7 @@ EXPORT int secateur_linear(const Matrix* m, const float* x, const float* residua
 
 // x and y are (planes, height, width); y does not overlap x.
 EXPORT int secateur_max_pool(const Pool* p, const float* x, float* y, int64_t planes, int threads) {
-  return max_pool(*p, x, y, planes, threads) ? 0 : 1;
+  return max_pool(*p, x, y, planes, -INFINITY, threads) ? 0 : 1;
 }
 
 // Steps in turn, on the pieces of memory that their places name. What a step writes overlaps nothing that it reads.
@@ -60,3 +61,39 @@ EXPORT int secateur_int8_linear(const Int8Matrix* m, const int32_t* x, const int
 
 // Whether the weights of a layer are to be 16-bit numbers, if its inputs are as large as `most`.
 EXPORT int secateur_int8_wide(int most) { return most > NARROW_MOST; }
+
+EXPORT int secateur_int8_max_pool(const Pool* p, const int32_t* x, int32_t* y, int64_t planes, int threads) {
+  return max_pool(*p, x, y, planes, 0, threads) ? 0 : 1;
+}
+
+EXPORT int secateur_int8_average_pool(const Pool* p, const Average* a, const int32_t* x, int32_t* y, int64_t planes,
+                                      int threads) {
+  average_pool(*p, *a, x, y, planes, threads);
+  return 0;
+}
+
+// Floats (count, channels, pixels), or (count, channels) where pixels is 0, to words and back.
+EXPORT int secateur_int8_quantise(const float* x, int32_t* y, int64_t count, int64_t channels, int64_t pixels,
+                                  float inverse, int zero, int most, int threads) {
+  const Quantiser f{inverse, zero, most};
+  if (pixels) quantise_images(x, y, count, channels, pixels, f, threads);
+  else quantise_features(x, reinterpret_cast<uint8_t*>(y), count, channels, f);
+  return 0;
+}
+
+EXPORT int secateur_int8_reals(const int32_t* x, float* y, int64_t count, int64_t channels, int64_t pixels, float scale,
+                               int zero, int threads) {
+  if (pixels) real_images(x, y, count, channels, pixels, scale, zero, threads);
+  else real_features(reinterpret_cast<const uint8_t*>(x), y, count, channels, scale, zero);
+  return 0;
+}
+
+EXPORT int secateur_int8_table(const uint8_t* table, const int32_t* x, int32_t* y, int64_t words) {
+  through_table(table, x, y, words);
+  return 0;
+}
+
+EXPORT int secateur_int8_add(const Sum* s, const uint8_t* x, const uint8_t* z, uint8_t* y, int64_t bytes) {
+  add_levels(*s, x, z, y, bytes);
+  return 0;
+}

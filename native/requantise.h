@@ -82,14 +82,35 @@ INLINE Bits requantised(Bits sum, Vector multiplier, Vector low, Vector high, in
 // Sums of four channels (of rows from `row` on) as one word for each lane; residual: such words.
 template <bool RESIDUAL>
 INLINE Bits four(const Int8Matrix& m, const Bits* sums, long stride, long row, Bits residual) {
-  const Vector low = all(m.low), high = all(m.high);
-  Bits word{};
+  Vector reals[4];
   each<4>([&](auto r) FLAT {
     Bits s = sums[r * stride];
     if constexpr (RESIDUAL)
       s = with_residual(s, residual >> (8 * r) & 255, m.zero_residual, all(m.residual[row + r]));
-    word |= requantised(s, all(m.multiplier[row + r]), low, high, m.zero_y) << (8 * r);
+    reals[r] = to_floats(s) * all(m.multiplier[row + r]);  // within 32 bits: the packing has seen to it
   });
+  const int32_t low = m.zero_y + int32_t(m.low), high = m.zero_y + int32_t(m.high);
+  Bits word{};
+#if defined(__AVX512BW__)
+  // Saturation on the way to 16 bits and to bytes leaves alone what lies between the ends.
+  const __m512i zero = _mm512_set1_epi16(short(m.zero_y));
+  const __m512i a = _mm512_packs_epi32(__m512i(nearest(reals[0])), __m512i(nearest(reals[1])));
+  const __m512i b = _mm512_packs_epi32(__m512i(nearest(reals[2])), __m512i(nearest(reals[3])));
+  __m512i q = _mm512_packus_epi16(_mm512_adds_epi16(a, zero), _mm512_adds_epi16(b, zero));
+  q = _mm512_min_epu8(_mm512_max_epu8(q, _mm512_set1_epi8(char(low))), _mm512_set1_epi8(char(high)));
+  // Each quarter has four lanes of each channel; a lane's four channels become neighbours.
+  word = Bits(_mm512_shuffle_epi8(q, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15))));
+#elif defined(__AVX2__)
+  const __m256i zero = _mm256_set1_epi16(short(m.zero_y));
+  const __m256i a = _mm256_packs_epi32(__m256i(nearest(reals[0])), __m256i(nearest(reals[1])));
+  const __m256i b = _mm256_packs_epi32(__m256i(nearest(reals[2])), __m256i(nearest(reals[3])));
+  __m256i q = _mm256_packus_epi16(_mm256_adds_epi16(a, zero), _mm256_adds_epi16(b, zero));
+  q = _mm256_min_epu8(_mm256_max_epu8(q, _mm256_set1_epi8(char(low))), _mm256_set1_epi8(char(high)));
+  word = Bits(_mm256_shuffle_epi8(q, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15))));
+#else
+  each<4>([&](auto r) FLAT { word |= (nearest(clamp(reals[r], all(m.low), all(m.high))) + m.zero_y) << (8 * r); });
+  (void)low, (void)high;
+#endif
   return m.table ? looked_up(m.table, word) : word;
 }
 

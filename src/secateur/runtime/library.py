@@ -14,6 +14,7 @@ from secateur.ground.errors import KernelError, did_you_mean
 
 __all__ = [
     "ABI",
+    "Average",
     "INSTRUCTION_SETS",
     "Conv",
     "Int8Matrix",
@@ -22,6 +23,7 @@ __all__ = [
     "Place",
     "Pool",
     "Step",
+    "Sum",
     "find_library",
     "kernels",
 ]
@@ -84,6 +86,20 @@ class Pool(ctypes.Structure):
     ]
 
 
+class Average(ctypes.Structure):
+    """``struct Average`` of native/int8_pool.h."""
+
+    _fields_ = [
+        ("multiplier", c_float), *((name, c_int32) for name in ("zero_x", "zero_y", "most_y", "count_padding"))
+    ]  # fmt: skip
+
+
+class Sum(ctypes.Structure):
+    """``struct Sum`` of native/int8_pointwise.h."""
+
+    _fields_ = [(name, c_int32) for name in ("a", "b", "constant", "shift", "low", "high")]
+
+
 class Place(ctypes.Structure):
     """``struct Place`` of native/chain.h."""
 
@@ -98,6 +114,25 @@ class Step(ctypes.Structure):
         *((name, Place) for name in ("x", "residual", "y")),
         ("count", c_int64),
     ]
+
+
+INTERFACE = {
+    "secateur_supports": (c_int,),
+    "secateur_conv": (POINTER(Matrix), POINTER(Conv), _Floats, _Floats, _Floats, c_int64, c_int),
+    "secateur_linear": (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int),
+    "secateur_max_pool": (POINTER(Pool), _Floats, _Floats, c_int64, c_int),
+    "secateur_chain": (POINTER(Step), c_int64, POINTER(c_void_p), c_int),
+    "secateur_int8_wide": (c_int,),
+    "secateur_int8_conv": (POINTER(Int8Matrix), POINTER(Conv), _Words, _Words, _Words, c_int64, c_int),
+    "secateur_int8_linear": (POINTER(Int8Matrix), _Words, _Words, _Words, c_int64, c_int),
+    "secateur_int8_max_pool": (POINTER(Pool), _Words, _Words, c_int64, c_int),
+    "secateur_int8_average_pool": (POINTER(Pool), POINTER(Average), _Words, _Words, c_int64, c_int),
+    "secateur_int8_quantise": (_Floats, _Words, c_int64, c_int64, c_int64, c_float, c_int, c_int, c_int),
+    "secateur_int8_reals": (_Words, _Floats, c_int64, c_int64, c_int64, c_float, c_int, c_int),
+    "secateur_int8_table": (c_void_p, _Words, _Words, c_int64),
+    "secateur_int8_add": (POINTER(Sum), _Words, _Words, _Words, c_int64),
+}
+"""The arguments of each function of native/kernels.cpp; all return an int."""
 
 
 @dataclass(frozen=True)
@@ -194,21 +229,7 @@ def _open(folder: Path, name: str) -> Library:
             f"The kernels in {path} are of version {version}, this secateur needs {ABI}. Remedy: install secateur "
             "again; in a checkout: python native/build.py."
         )
-    handle.secateur_supports.argtypes = (c_int,)
-    handle.secateur_conv.argtypes = (
-        POINTER(Matrix), POINTER(Conv), _Floats, _Floats, _Floats, c_int64, c_int,
-    )  # fmt: skip
-    handle.secateur_linear.argtypes = (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int)
-    handle.secateur_max_pool.argtypes = (POINTER(Pool), _Floats, _Floats, c_int64, c_int)
-    handle.secateur_chain.argtypes = (POINTER(Step), c_int64, POINTER(c_void_p), c_int)
-    handle.secateur_int8_wide.argtypes = (c_int,)
-    handle.secateur_int8_conv.argtypes = (
-        POINTER(Int8Matrix), POINTER(Conv), _Words, _Words, _Words, c_int64, c_int,
-    )  # fmt: skip
-    handle.secateur_int8_linear.argtypes = (POINTER(Int8Matrix), _Words, _Words, _Words, c_int64, c_int)
-    for function in (
-        handle.secateur_conv, handle.secateur_linear, handle.secateur_max_pool, handle.secateur_chain,
-        handle.secateur_int8_wide, handle.secateur_int8_conv, handle.secateur_int8_linear,
-    ):  # fmt: skip
-        function.restype = c_int
+    for name_of, arguments in INTERFACE.items():
+        function = getattr(handle, name_of)
+        function.argtypes, function.restype = arguments, c_int
     return Library(name, handle)

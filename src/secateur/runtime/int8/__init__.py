@@ -3,15 +3,23 @@
 from .levels import Int8Tensor, Levels
 from .modules import Int8SparseConv2d, Int8SparseLinear
 from .packing import INT8_HEIGHTS, Int8Packed, flat_weight, pack_int8, unpack_int8
+from .pointwise import added, concatenated, requantised
+from .pool import Int8AveragePool2d, Int8MaxPool2d, global_average
 
 __all__ = [
     "INT8_HEIGHTS",
+    "Int8AveragePool2d",
+    "Int8MaxPool2d",
     "Int8Packed",
     "Int8SparseConv2d",
     "Int8SparseLinear",
     "Int8Tensor",
     "Levels",
+    "added",
+    "concatenated",
     "flat_weight",
+    "global_average",
     "pack_int8",
+    "requantised",
     "unpack_int8",
 ]

@@ -117,16 +117,16 @@ class Int8Tensor:
     @staticmethod
     def of_images(x: Tensor, levels: Levels) -> Int8Tensor:
         """Return the levels of reals (images, channels, height, width); see `Levels.of`."""
-        from .pointwise import quantise_words
+        from .pointwise import quantised_images
 
-        return Int8Tensor(quantise_words(x, levels, images=True), x.shape[-3], levels, images=True)
+        return quantised_images(x, levels)
 
     @staticmethod
     def of_features(x: Tensor, levels: Levels) -> Int8Tensor:
         """Return the levels of reals (..., features); see `Levels.of`."""
-        from .pointwise import quantise_words
+        from .pointwise import quantised_features
 
-        return Int8Tensor(quantise_words(x, levels, images=False), x.shape[-1], levels, images=False)
+        return quantised_features(x, levels)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,9 +141,9 @@ class Int8Tensor:
 
     def reals(self) -> Tensor:
         """Return the reals, float32."""
-        from .pointwise import real_words
+        from .pointwise import reals
 
-        return real_words(self)
+        return reals(self)
 
     def features(self) -> Int8Tensor:
         """Return images as features, pixel by pixel of four channels: (images, channels padded to 4 * pixels).

@@ -111,6 +111,12 @@ def pack_int8(
             f"The sum of output {row} could reach {float(room[row]):.3g}, beyond 32 bits. Remedy: a larger scale of its "
             "weights (its bias or the residual is too many steps of a product), or fewer inputs."
         )
+    if not bool((room * (unit / target) < 1 << 31).all()):
+        row = int((room * unit).argmax())
+        raise KernelError(
+            f"Output {row} could reach {float(room[row] * unit[row]):.3g}, too many steps of {target:.3g}. Remedy: a larger "
+            "scale of the output's levels."
+        )
     if height is None:
         height = _best_height(matrix, rows, inputs, taps, groups)
     if height not in INT8_HEIGHTS:
