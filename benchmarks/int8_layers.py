@@ -1,4 +1,4 @@
-"""Single int8 layers of blocks against dense int8 engines: python benchmarks/int8_layers.py [--layers ...] [--minutes 9]
+"""Single int8 layers, blocks against dense engines: python benchmarks/int8_layers.py [--layers ...] [--minutes 9]
 
 Each row times one layer with random weights, the same for all, in six ways in turns, one thread: own int8 blocks (bytes
 to bytes, the Python call included), ONNX Runtime and OpenVINO on the dense layer, statically quantised by ONNX
@@ -57,7 +57,11 @@ def int8_call(layer: nn.Linear | nn.Conv2d, block: str, x: Tensor) -> Call:
 
     Seven bits where that is what the instruction set takes at full speed.
     """
-    most = 127 if kernels().handle.secateur_int8_wide(255) and not kernels().handle.secateur_int8_wide(127) else 255
+    most = (
+        127
+        if kernels().handle.secateur_int8_wide(255) and not kernels().handle.secateur_int8_wide(127)
+        else 255
+    )
     weight, wanted = layer.weight.detach(), layer(x)
     scales = weight.flatten(1).abs().amax(1).clamp_min(1e-8) / 127
     whole = (weight / scales.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8)
@@ -116,7 +120,9 @@ def _quantised(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[bytes, L
         graph = (found := onnx.load(int8)).graph
     # The quantisation in front and its inverse behind are left out.
     first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == graph.input[0].name)
-    last = next(n for n in graph.node if n.op_type == "DequantizeLinear" and n.output[0] == graph.output[0].name)
+    last = next(
+        n for n in graph.node if n.op_type == "DequantizeLinear" and n.output[0] == graph.output[0].name
+    )
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in graph.initializer}
     levels = Levels(float(constants[first.input[1]]), int(constants[first.input[2]]))
     graph.node.remove(first)
@@ -150,7 +156,9 @@ def _time(call: Call, repeats: int) -> float:
 
 
 @torch.inference_mode()
-def run_case(case: Case, cells: Sequence[tuple[str, float]], table: Table, options: argparse.Namespace, until: float) -> None:
+def run_case(
+    case: Case, cells: Sequence[tuple[str, float]], table: Table, options: argparse.Namespace, until: float
+) -> None:
     """Append the missing ones of a layer's rows, as long as there is time."""
     name = {"layer": case.name, "batch": str(case.batch), "threads": "1", "isa": kernels().instruction_set}
     missing = []
@@ -176,7 +184,13 @@ def run_case(case: Case, cells: Sequence[tuple[str, float]], table: Table, optio
             with torch.inference_mode(False), torch.no_grad():
                 masked(layer := case.make(), kind, sparsity)
                 sparse[kind] = (int8_call if kind == block else sparse_call)(layer, kind, x)
-        calls = {OWN: sparse[block], **int8, "dense": engines[winner], "8x1": sparse["8x1"], CONTROL: sparse[block]}
+        calls = {
+            OWN: sparse[block],
+            **int8,
+            "dense": engines[winner],
+            "8x1": sparse["8x1"],
+            CONTROL: sparse[block],
+        }
         found = in_turns(calls, options.rounds, options.seconds)
         own = found[OWN]
         faster = min(found["onnxruntime_int8"], found["openvino_int8"])
@@ -188,7 +202,8 @@ def run_case(case: Case, cells: Sequence[tuple[str, float]], table: Table, optio
             "aa_control": found[CONTROL] / own,
         } | table.provenance("python benchmarks/int8_layers.py"))  # fmt: skip
         print(
-            f"{case.name} batch {case.batch} {block} {sparsity:.0%}: {own * 1e6:.0f} us, {faster / own:.2f} x dense int8, "
+            f"{case.name} batch {case.batch} {block} {sparsity:.0%}: {own * 1e6:.0f} us, "
+            f"{faster / own:.2f} x dense int8, "
             f"{found['dense'] / own:.2f} x {winner}, {found['8x1'] / own:.2f} x fp32 8x1 "
             f"(control {found[CONTROL] / own:.2f})",
             flush=True,

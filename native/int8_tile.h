@@ -17,12 +17,11 @@ struct Int8Span {
   const int32_t* residual = nullptr;  // words; lies as words of y do
 };
 
-// Rows and vectors of the sums that are kept in registers, beside what the products need.
-template <class Dot, int HEIGHT>
-struct Int8Shape {
-  static constexpr int rows = REGISTERS == 32 && HEIGHT >= 8 ? 8 : 4;
-  static constexpr int vectors = REGISTERS == 16 ? 2 : rows == 8 ? (Dot::PARTS == 2 ? 2 : 3) : (Dot::PARTS == 2 ? 4 : 6);
-};
+// Vectors of the sums that are kept in registers for so many rows, beside what the products need.
+template <class Dot, int ROWS>
+constexpr int int8_vectors() {
+  return REGISTERS == 16 ? 2 : ROWS == 8 ? (Dot::PARTS == 2 ? 2 : 3) : (Dot::PARTS == 2 ? 4 : 6);
+}
 
 template <int ROWS, int NV, bool RESIDUAL>
 INLINE void store_words(const Int8Matrix& m, const Int8Span& s, const Bits* a, long row, long q, long last) {
@@ -56,15 +55,16 @@ inline void store_floats(const Int8Matrix& m, const Int8Span& s, const Bits* a, 
 }
 
 // As in tile.h, the last vector of a tile lies at q + last and may overlap the one in front of it.
-template <class Dot, int HEIGHT, int NV>
+template <class Dot, int RT, int NV>
 INLINE void int8_tile(const Int8Matrix& m, const Int8Span& s, int block, int row, long q, long last) {
-  constexpr int RT = Int8Shape<Dot, HEIGHT>::rows, P = Dot::PARTS;
+  constexpr int P = Dot::PARTS;
   constexpr int U = RT * NV >= 8 ? 1 : 2;  // sums per result that hide the latency of a product
   const long n = m.start[block + 1] - m.start[block];
   const int32_t* o = m.offset + m.start[block];
-  const AnyWord* w = static_cast<const AnyWord*>(m.values) + long(m.start[block]) * HEIGHT * P + row;
+  const long height = m.height;
+  const AnyWord* w = static_cast<const AnyWord*>(m.values) + long(m.start[block]) * height * P + row;
   const int32_t *x = s.x + q, *end = x + last;
-  const long first = long(block) * HEIGHT + row;
+  const long first = long(block) * height + row;
   Bits a[U * RT * NV];
   each<U * RT * NV>([&](auto i) FLAT {
     a[i] = i < RT * NV ? every<LANES>(m.bias[first + i % (RT * NV) / NV]) : Bits{};
@@ -76,7 +76,7 @@ INLINE void int8_tile(const Int8Matrix& m, const Int8Span& s, int block, int row
       Dot::template open<LANES>(take<LANES>(i < NV - 1 ? x + at + i * LANES : end + at), parts + i * P);
     });
     each<RT * P>([&](auto k) FLAT {
-      const Bits weight = every<LANES>(w[(j * P + k % P) * HEIGHT + k / P]);
+      const Bits weight = every<LANES>(w[(j * P + k % P) * height + k / P]);
       each<NV>([&](auto i) FLAT {
         Bits& sum = a[(u * RT + k / P) * NV + i];
         sum = Dot::template add<LANES>(sum, parts[i * P + k % P], weight);
@@ -94,17 +94,17 @@ INLINE void int8_tile(const Int8Matrix& m, const Int8Span& s, int block, int row
   else store_words<RT, NV, false>(m, s, a, first, q, last);
 }
 
-template <class Dot, int HEIGHT, int NV>
+template <class Dot, int RT, int NV>
 INLINE void int8_tile_of(int vectors, const Int8Matrix& m, const Int8Span& s, int block, int row, long q, long last) {
   if constexpr (NV >= 1) {
-    if (vectors == NV) int8_tile<Dot, HEIGHT, NV>(m, s, block, row, q, last);
-    else int8_tile_of<Dot, HEIGHT, NV - 1>(vectors, m, s, block, row, q, last);
+    if (vectors == NV) int8_tile<Dot, RT, NV>(m, s, block, row, q, last);
+    else int8_tile_of<Dot, RT, NV - 1>(vectors, m, s, block, row, q, last);
   }
 }
 
-template <class Dot, int HEIGHT>
-void int8_blocks(const Int8Matrix& m, const Int8Span& s, int begin, int end) {
-  constexpr int most = Int8Shape<Dot, HEIGHT>::vectors;
+template <class Dot, int RT>
+void int8_rows(const Int8Matrix& m, const Int8Span& s, int begin, int end) {
+  constexpr int most = int8_vectors<Dot, RT>();
   const long vectors = (s.lanes + LANES - 1) / LANES, tiles = (vectors + most - 1) / most;
   long v = 0;
   for (long t = 0; t < tiles; t++) {
@@ -112,19 +112,18 @@ void int8_blocks(const Int8Matrix& m, const Int8Span& s, int begin, int end) {
     const long q = v * LANES;
     const long last = t == tiles - 1 ? s.lanes - LANES - q : long(nv - 1) * LANES;
     for (int b = begin; b < end; b++)
-      for (int r = 0; r < HEIGHT && b * HEIGHT + r < m.rows; r += Int8Shape<Dot, HEIGHT>::rows)
-        int8_tile_of<Dot, HEIGHT, most>(nv, m, s, b, r, q, last);
+      for (int r = 0; r < m.height && b * m.height + r < m.rows; r += RT)
+        int8_tile_of<Dot, RT, most>(nv, m, s, b, r, q, last);
     v += nv;
   }
 }
 
 template <class Dot>
 inline void int8_blocks(const Int8Matrix& m, const Int8Span& s, int begin, int end) {
-  switch (m.height) {
-    case 4: int8_blocks<Dot, 4>(m, s, begin, end); break;
-    case 8: int8_blocks<Dot, 8>(m, s, begin, end); break;
-    default: int8_blocks<Dot, 16>(m, s, begin, end); break;
+  if constexpr (REGISTERS == 32) {
+    if (m.height >= 8) return int8_rows<Dot, 8>(m, s, begin, end);
   }
+  int8_rows<Dot, 4>(m, s, begin, end);
 }
 
 // Multiply the row blocks [begin, end), in pieces whose values stay in the cache while the lanes pass.

@@ -1,7 +1,5 @@
 // The C interface of the kernels. One shared library per instruction set is made from this file (see build.py).
-#include "chain.h"
-#include "int8_linear.h"
-#include "int8_pool.h"
+#include "int8_chain.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -96,4 +94,8 @@ EXPORT int secateur_int8_table(const uint8_t* table, const int32_t* x, int32_t* 
 EXPORT int secateur_int8_add(const Sum* s, const uint8_t* x, const uint8_t* z, uint8_t* y, int64_t bytes) {
   add_levels(*s, x, z, y, bytes);
   return 0;
+}
+
+EXPORT int secateur_int8_chain(const Int8Step* steps, int64_t count, int32_t* const* pieces, int threads) {
+  return run_int8_steps(steps, count, pieces, threads) ? 0 : 1;
 }

@@ -14,7 +14,15 @@ from secateur.runtime.geometry import Window
 from secateur.runtime.int8 import INT8_HEIGHTS, Levels
 from secateur.runtime.int8.tables import TABLED, activation_table
 
-__all__ = ["Int8Case", "Int8ConvCase", "blocks_of_four", "expected", "int8_cases", "int8_conv_cases", "levels"]
+__all__ = [
+    "Int8Case",
+    "Int8ConvCase",
+    "blocks_of_four",
+    "expected",
+    "int8_cases",
+    "int8_conv_cases",
+    "levels",
+]
 
 
 def blocks_of_four(

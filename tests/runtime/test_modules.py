@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from secateur.ground.errors import KernelError
-from secateur.runtime import Activation, SparseConv2d, SparseLinear, library, pack
+from secateur.runtime import INSTRUCTION_SETS, Activation, SparseConv2d, SparseLinear, library, pack
 from secateur.runtime import dense as fallback
 from secateur.runtime.library import VARIABLE, find_library, kernels
 
@@ -114,13 +114,13 @@ def test_without_kernels_layers_run_dense_and_say_so(forced: pytest.MonkeyPatch)
     )
 
 
-@pytest.mark.parametrize("name", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @torch.inference_mode()
 def test_forced_instruction_set(forced: pytest.MonkeyPatch, name: str) -> None:
     portable = find_library("portable").library
     assert portable is not None
     forced.setenv(VARIABLE, name)
-    if name != "portable" and not portable.handle.secateur_supports(int(name == "avx512")):
+    if not portable.handle.secateur_supports(INSTRUCTION_SETS.index(name)):
         with pytest.raises(KernelError, match="does not have the instructions"):
             kernels()
         return

@@ -14,10 +14,11 @@ from secateur.ground.errors import KernelError, did_you_mean
 
 __all__ = [
     "ABI",
-    "Average",
     "INSTRUCTION_SETS",
+    "Average",
     "Conv",
     "Int8Matrix",
+    "Int8Step",
     "Library",
     "Matrix",
     "Place",
@@ -59,7 +60,10 @@ class Int8Matrix(ctypes.Structure):
         *((name, c_int32) for name in ("rows", "columns", "height", "blocks", "wide", "floats")),
         *((name, c_int32) for name in ("zero_x", "zero_y", "zero_residual")),
         *((name, c_float) for name in ("low", "high")),
-        *((name, c_void_p) for name in ("start", "offset", "values", "bias", "multiplier", "residual", "table")),
+        *(
+            (name, c_void_p)
+            for name in ("start", "offset", "values", "bias", "multiplier", "residual", "table")
+        ),
     ]
 
 
@@ -116,12 +120,23 @@ class Step(ctypes.Structure):
     ]
 
 
+class Int8Step(ctypes.Structure):
+    """``struct Int8Step`` of native/int8_chain.h."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("matrix", "conv", "pool", "average", "sum", "table")),
+        *((name, Place) for name in ("x", "other", "y")),
+        ("count", c_int64),
+    ]
+
+
 INTERFACE = {
     "secateur_supports": (c_int,),
     "secateur_conv": (POINTER(Matrix), POINTER(Conv), _Floats, _Floats, _Floats, c_int64, c_int),
     "secateur_linear": (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int),
     "secateur_max_pool": (POINTER(Pool), _Floats, _Floats, c_int64, c_int),
     "secateur_chain": (POINTER(Step), c_int64, POINTER(c_void_p), c_int),
+    "secateur_int8_chain": (POINTER(Int8Step), c_int64, POINTER(c_void_p), c_int),
     "secateur_int8_wide": (c_int,),
     "secateur_int8_conv": (POINTER(Int8Matrix), POINTER(Conv), _Words, _Words, _Words, c_int64, c_int),
     "secateur_int8_linear": (POINTER(Int8Matrix), _Words, _Words, _Words, c_int64, c_int),
@@ -206,9 +221,7 @@ def _path(folder: Path, name: str) -> Path:
 
 
 def _supported(portable: Library, name: str) -> bool:
-    return name == "portable" or bool(
-        portable.handle.secateur_supports(INSTRUCTION_SETS.index(name))
-    )
+    return name == "portable" or bool(portable.handle.secateur_supports(INSTRUCTION_SETS.index(name)))
 
 
 def _open(folder: Path, name: str) -> Library:

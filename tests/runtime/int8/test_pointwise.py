@@ -111,14 +111,20 @@ def test_other_levels(
 @given(shape=SHAPES, parts=st.tuples(levels(), levels(), levels()), activation=st.sampled_from(list(Activation)[:3]),
        seed=st.integers(0, 99))  # fmt: skip
 def test_sums(
-    used: Library, shape: tuple[int, ...], parts: tuple[Levels, Levels, Levels], activation: Activation, seed: int
+    used: Library,
+    shape: tuple[int, ...],
+    parts: tuple[Levels, Levels, Levels],
+    activation: Activation,
+    seed: int,
 ) -> None:
     rng, (a, b, y) = torch.Generator().manual_seed(seed), parts
     x, z = random(shape, a, rng), random(shape, b, rng)
     found = added(x, z, y, activation)
     assert torch.equal(found.bytes(), without_kernels(added, x, z, y, activation).bytes())
     reals = (x.bytes().double() - a.zero) * a.scale + (z.bytes().double() - b.zero) * b.scale
-    limits = {Activation.RELU: (0.0, math.inf), Activation.RELU6: (0.0, 6.0)}.get(activation, (-math.inf, math.inf))
+    limits = {Activation.RELU: (0.0, math.inf), Activation.RELU6: (0.0, 6.0)}.get(
+        activation, (-math.inf, math.inf)
+    )
     wanted = nearest(reals.clamp(*limits), y)
     assert bool(((found.bytes().int() - wanted.int()).abs() <= 1).all())
     ratio = (a.scale + b.scale) / y.scale

@@ -16,7 +16,7 @@ from ..ops import found_library
 from ..packing import Activation
 from .dense import dense_int8_conv, dense_int8_linear
 from .levels import Int8Tensor, Levels
-from .ops import numbers_of, sparse_int8_conv2d, sparse_int8_linear
+from .ops import numbers_of, packed_of, sparse_int8_conv2d, sparse_int8_linear
 from .packing import Int8Packed, pack_int8, unpack_int8
 from .run import Int8Prepared, prepare_int8, run_int8_conv, run_int8_linear
 from .tables import TABLED
@@ -49,10 +49,8 @@ class _Int8Sparse(nn.Module):
     @property
     def packed(self) -> Int8Packed:
         """The layer in the kernels' layout."""
-        return Int8Packed(
-            self.start, self.column, self.values, self.bias, self.multiplier, self.ratio, self.table, *self.whole,
-            *self.limits, self.floats,
-        )  # fmt: skip
+        tensors = (self.start, self.column, self.values, self.bias, self.multiplier)
+        return packed_of(tensors, self.ratio, self.table, self.whole, self.limits, self.floats)
 
     def weight(self) -> Tensor:
         """Return the dense weight int8 (outputs, inputs of all groups, *taps)."""
@@ -80,27 +78,36 @@ class _Int8Sparse(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_made": None}  # pointers are not copied
 
-    def _ready(self) -> Int8Prepared:
+    def ready(self) -> Int8Prepared:
+        """Return the layer as the kernels take it, checked."""
         if self._made is None:
             self._made = prepare_int8(self.packed, math.prod(self.taps))
         return self._made
 
-    def _words(self, x: Int8Tensor, residual: Int8Tensor | None, images: bool) -> tuple[Tensor, Tensor | None]:
+    def _words(
+        self, x: Int8Tensor, residual: Int8Tensor | None, images: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the words of inputs of the right kind.
 
         Raises:
             KernelError: other levels than those that were packed, or features for images.
         """
+        if (residual is None) != (self.residual is None):
+            raise KernelError(
+                "This layer was packed without a residual's levels. Remedy: of(..., residual=levels)."
+                if self.residual is None
+                else "This layer was packed with a residual's levels, and no residual is given."
+            )
         given = (("input", x, self.x), ("residual", residual, self.residual))
         for name, tensor, levels in given:
             if tensor is not None and (tensor.levels != levels or tensor.images != images):
                 raise KernelError(
-                    f"The {name} is {'images' if tensor.images else 'features'} of {tensor.levels}; this layer was packed "
-                    f"for {'images' if images else 'features'} of {levels}. Remedy: requantised(...)."
+                    f"The {name} is {'images' if tensor.images else 'features'} of {tensor.levels}; this layer was "
+                    f"packed for {'images' if images else 'features'} of {levels}. Remedy: requantised(...)."
                 )
         return x.words, None if residual is None else residual.words
 
-    def _result(self, y: Tensor, images: bool) -> Int8Tensor | Tensor:
+    def result(self, y: Tensor, images: bool) -> Int8Tensor | Tensor:
         """Return an output as what it is; behind floats stand those activations that are no clamp."""
         if self.y is not None:
             return Int8Tensor(y, self.whole[0], self.y, images)
@@ -144,12 +151,12 @@ class Int8SparseLinear(_Int8Sparse):
                 words, self.start, self.column, self.values, self.bias, self.multiplier, self.ratio, self.table,
                 self.whole, self.limits, self.floats, added,
             )  # fmt: skip
-            return self._result(y, images=False)
+            return self.result(y, images=False)
         found = found_library()
         if found.library is None:
             warn_once(found.reason)
-            return self._result(dense_int8_linear(self.packed, words, added), images=False)
-        return self._result(run_int8_linear(found.library, self._ready(), words, added), images=False)
+            return self.result(dense_int8_linear(self.packed, words, added), images=False)
+        return self.result(run_int8_linear(found.library, self.ready(), words, added), images=False)
 
 
 class Int8SparseConv2d(_Int8Sparse):
@@ -178,13 +185,15 @@ class Int8SparseConv2d(_Int8Sparse):
         bias: Tensor | None = None, activation: Activation = Activation.NONE, residual: Levels | None = None,
         groups: int = 1, height: int | None = None,
     ) -> Int8SparseConv2d:  # fmt: skip
-        """Pack a weight int8 (outputs, inputs of a group, height, width) with a scale for each output; see `pack_int8`.
+        """Pack a weight int8 (outputs, inputs of a group, height, width), a scale for each output; see `pack_int8`.
 
         Raises:
             KernelError: the weight is of another kernel than the window, or the kernels cannot take it.
         """
         if tuple(weight.shape[2:]) != window.kernel:
-            raise KernelError(f"The weight has shape {tuple(weight.shape)}, the window a kernel of {window.kernel}.")
+            raise KernelError(
+                f"The weight has shape {tuple(weight.shape)}, the window a kernel of {window.kernel}."
+            )
         packed = pack_int8(
             weight, scales, x=x, y=y, bias=bias, activation=activation, residual=residual, height=height,
             groups=groups,
@@ -198,11 +207,12 @@ class Int8SparseConv2d(_Int8Sparse):
         if not _direct(words):
             y = sparse_int8_conv2d(
                 words, self.start, self.column, self.values, self.bias, self.multiplier, self.ratio, self.table,
-                self.whole, self.limits, self.floats, window.kernel, window.stride, window.padding, window.dilation, added,
+                self.whole, self.limits, self.floats, window.kernel, window.stride, window.padding, window.dilation,
+                added,
             )  # fmt: skip
-            return self._result(y, images=True)
+            return self.result(y, images=True)
         found = found_library()
         if found.library is None:
             warn_once(found.reason)
-            return self._result(dense_int8_conv(self.packed, window, words, added), images=True)
-        return self._result(run_int8_conv(found.library, self._ready(), window, words, added), images=True)
+            return self.result(dense_int8_conv(self.packed, window, words, added), images=True)
+        return self.result(run_int8_conv(found.library, self.ready(), window, words, added), images=True)

@@ -17,21 +17,22 @@ from .dense import dense_int8_conv, dense_int8_linear
 from .packing import Int8Packed
 from .run import Int8Prepared, prepare_int8, run_int8_conv, run_int8_linear
 
-__all__ = ["numbers_of", "sparse_int8_conv2d", "sparse_int8_linear"]
+__all__ = ["numbers_of", "packed_of", "sparse_int8_conv2d", "sparse_int8_linear"]
 
 _prepared: MutableMapping[Tensor, tuple[tuple[int, ...], Int8Prepared]] = WeakTensorKeyDictionary()
 
 
 def numbers_of(packed: Int8Packed) -> tuple[list[int], list[float], bool]:
-    """Return what an operator takes of a packed layer beside its tensors: whole numbers, limits, whether y is floats."""
+    """Return what an operator takes of a layer beside its tensors: whole numbers, limits, whether y is floats."""
     whole = [packed.rows, packed.columns, packed.most_x, packed.zero_x, packed.zero_y, packed.zero_residual]
     return whole, [packed.low, packed.high], packed.floats
 
 
-def _packed(
+def packed_of(
     tensors: Sequence[Tensor], ratio: Tensor | None, table: Tensor | None, whole: Sequence[int],
     limits: Sequence[float], floats: bool,
 ) -> Int8Packed:  # fmt: skip
+    """Return the packed layer of what an operator takes: start, column, values, bias, multiplier, then the rest."""
     start, column, values, bias, multiplier = tensors
     rows, columns, most_x, zero_x, zero_y, zero_residual = whole
     return Int8Packed(
@@ -60,7 +61,7 @@ def sparse_int8_linear(
     table: Tensor | None, whole: Sequence[int], limits: Sequence[float], floats: bool, residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Multiply words (..., inputs / 4, 4), uint8, by a packed layer; see `secateur.runtime.int8.Int8Packed`."""
-    packed = _packed((start, column, values, bias, multiplier), ratio, table, whole, limits, floats)
+    packed = packed_of((start, column, values, bias, multiplier), ratio, table, whole, limits, floats)
     found = found_library()
     if found.library is None:
         warn_once(found.reason)
@@ -85,7 +86,7 @@ def sparse_int8_conv2d(
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolve words (images, channels / 4, height, width, 4), uint8; padding is top, bottom, left, right."""
-    packed = _packed((start, column, values, bias, multiplier), ratio, table, whole, limits, floats)
+    packed = packed_of((start, column, values, bias, multiplier), ratio, table, whole, limits, floats)
     window, found = _window(kernel, stride, padding, dilation), found_library()
     if found.library is None:
         warn_once(found.reason)

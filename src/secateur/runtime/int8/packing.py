@@ -108,19 +108,21 @@ def pack_int8(
     if not bool((room < 1 << 31).all()):
         row = int(room.nan_to_num(math.inf).argmax())
         raise KernelError(
-            f"The sum of output {row} could reach {float(room[row]):.3g}, beyond 32 bits. Remedy: a larger scale of its "
-            "weights (its bias or the residual is too many steps of a product), or fewer inputs."
+            f"The sum of output {row} could reach {float(room[row]):.3g}, beyond 32 bits. Remedy: a larger scale of "
+            "its weights (its bias or the residual is too many steps of a product), or fewer inputs."
         )
     if not bool((room * (unit / target) < 1 << 31).all()):
         row = int((room * unit).argmax())
         raise KernelError(
-            f"Output {row} could reach {float(room[row] * unit[row]):.3g}, too many steps of {target:.3g}. Remedy: a larger "
-            "scale of the output's levels."
+            f"Output {row} could reach {float(room[row] * unit[row]):.3g}, too many steps of {target:.3g}. Remedy: a "
+            "larger scale of the output's levels."
         )
     if height is None:
         height = _best_height(matrix, rows, inputs, taps, groups)
     if height not in INT8_HEIGHTS:
-        raise KernelError(f"Blocks of {height} x 4 are not known to the kernels. Remedy: one of {INT8_HEIGHTS}.")
+        raise KernelError(
+            f"Blocks of {height} x 4 are not known to the kernels. Remedy: one of {INT8_HEIGHTS}."
+        )
     start, column, values = _blocks(matrix, inputs, taps, groups, height)
     low, high = _limits(activation, pre if table is not None else y, table is not None)
 
@@ -153,7 +155,9 @@ def _limits(activation: Activation, levels: Levels | None, tabled: bool) -> tupl
     return low, high
 
 
-def _blocks(matrix: Tensor, inputs: int, taps: int, groups: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
+def _blocks(
+    matrix: Tensor, inputs: int, taps: int, groups: int, height: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return starts, columns and values of the blocks that are not zero; groups stand along the diagonal."""
     rows = len(matrix)
     quads = -(-inputs * groups // 4)
@@ -197,7 +201,7 @@ def flat_weight(weight: Tensor, channels: int, height: int, width: int) -> Tenso
     quads = -(-channels // 4)
     padded = weight.new_zeros(len(weight), quads * 4, height * width)
     padded[:, :channels] = weight.reshape(len(weight), channels, height * width)
-    return padded.unflatten(1, (quads, 4)).transpose(2, 3).reshape(len(weight), -1).contiguous()
+    return padded.reshape(len(weight), quads, 4, -1).transpose(2, 3).reshape(len(weight), -1).contiguous()
 
 
 def _check_weight(weight: Tensor, scales: Tensor, bias: Tensor | None, groups: int) -> tuple[int, int, int]:
@@ -226,7 +230,9 @@ def _check_weight(weight: Tensor, scales: Tensor, bias: Tensor | None, groups: i
         if tensor is not None and not bool(tensor.isfinite().all()):
             raise KernelError(f"The {name} are not finite.")
     if not bool((scales > 0).all()):
-        raise KernelError(f"The scale of output {int(scales.argmin())} is {float(scales.min())}, not above 0.")
+        raise KernelError(
+            f"The scale of output {int(scales.argmin())} is {float(scales.min())}, not above 0."
+        )
     return rows, inputs, taps
 
 

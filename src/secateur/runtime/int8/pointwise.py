@@ -21,7 +21,16 @@ from .levels import Int8Tensor, Levels, channels_of, words_of
 from .run import checked_words
 from .tables import table_of
 
-__all__ = ["added", "concatenated", "kernels_for", "quantised_features", "quantised_images", "reals", "requantised"]
+__all__ = [
+    "added",
+    "concatenated",
+    "kernels_for",
+    "quantised_features",
+    "quantised_images",
+    "reals",
+    "requantised",
+    "sum_form",
+]
 
 BITS = 22  # most bits behind the point of a factor
 
@@ -49,7 +58,9 @@ def quantised_features(x: Tensor, levels: Levels) -> Int8Tensor:
     """Return the levels of reals (..., features); see `Levels.of`."""
     channels = x.shape[-1]
     words = _quantised(x, levels, (*x.shape[:-1], -(-channels // 4), 4), math.prod(x.shape[:-1]), 0)
-    return Int8Tensor(words_of(levels.of(x), False) if words is None else words, channels, levels, images=False)
+    return Int8Tensor(
+        words_of(levels.of(x), False) if words is None else words, channels, levels, images=False
+    )
 
 
 def _quantised(x: Tensor, levels: Levels, shape: tuple[int, ...], count: int, pixels: int) -> Tensor | None:
@@ -73,7 +84,14 @@ def reals(x: Int8Tensor) -> Tensor:
     count = x.shape[0] if x.images else math.prod(x.shape[:-1])
     pixels = math.prod(x.shape[2:]) if x.images else 0
     library.handle.secateur_int8_reals(
-        words.data_ptr(), y.data_ptr(), count, x.channels, pixels, levels.scale, levels.zero, torch.get_num_threads()
+        words.data_ptr(),
+        y.data_ptr(),
+        count,
+        x.channels,
+        pixels,
+        levels.scale,
+        levels.zero,
+        torch.get_num_threads(),
     )
     return y
 
@@ -99,7 +117,9 @@ def requantised(x: Int8Tensor, levels: Levels, activation: Activation = Activati
     return Int8Tensor(words, x.channels, levels, x.images)
 
 
-def added(x: Int8Tensor, z: Int8Tensor, levels: Levels, activation: Activation = Activation.NONE) -> Int8Tensor:
+def added(
+    x: Int8Tensor, z: Int8Tensor, levels: Levels, activation: Activation = Activation.NONE
+) -> Int8Tensor:
     """Return a sum in given levels; the activation is NONE, RELU or RELU6.
 
     Factors of the levels are rounded to at most 22 bits behind the point, halves go up.
@@ -109,7 +129,7 @@ def added(x: Int8Tensor, z: Int8Tensor, levels: Levels, activation: Activation =
     """
     if x.shape != z.shape or x.images != z.images:
         raise KernelError(f"Tensors of shapes {x.shape} and {z.shape} cannot be added.")
-    sum_ = _sum(x.levels, z.levels, levels, activation)
+    sum_ = sum_form(x.levels, z.levels, levels, activation)
     library = kernels_for(x.words, z.words)
     if library is None:
         total = x.words.int() * sum_.a + z.words.int() * sum_.b + sum_.constant
@@ -123,12 +143,15 @@ def added(x: Int8Tensor, z: Int8Tensor, levels: Levels, activation: Activation =
     return Int8Tensor(words, x.channels, levels, x.images)
 
 
-def _sum(x: Levels, z: Levels, y: Levels, activation: Activation) -> Sum:
+def sum_form(x: Levels, z: Levels, y: Levels, activation: Activation) -> Sum:
+    """Return the C structure for the levels of two terms and their sum; see `added`."""
     low, high = 0, y.most
     if activation is Activation.RELU or activation is Activation.RELU6:
         low = y.zero
     elif activation is not Activation.NONE:
-        raise KernelError(f"A sum is followed by a clamp, not by {activation.name}. Remedy: requantised(...).")
+        raise KernelError(
+            f"A sum is followed by a clamp, not by {activation.name}. Remedy: requantised(...)."
+        )
     if activation is Activation.RELU6:
         high = min(high, y.zero + round(6.0 / y.scale))
     ratios = (x.scale / y.scale, z.scale / y.scale)

@@ -18,7 +18,7 @@ from .levels import Int8Tensor, Levels, channels_of, words_of
 from .pointwise import kernels_for
 from .run import checked_words
 
-__all__ = ["Int8AveragePool2d", "Int8MaxPool2d", "global_average"]
+__all__ = ["Int8AveragePool2d", "Int8MaxPool2d", "average_form", "global_average", "whole_window"]
 
 
 class Int8MaxPool2d(nn.Module):
@@ -39,7 +39,9 @@ class Int8MaxPool2d(nn.Module):
         window, library = self.window, kernels_for(_images(x).words)
         if library is None:
             top, _, left, _ = window.padding
-            pooled = F.max_pool2d(channels_of(x.words, True).float(), window.kernel, window.stride, (top, left))
+            pooled = F.max_pool2d(
+                channels_of(x.words, True).float(), window.kernel, window.stride, (top, left)
+            )
             return x.with_words(words_of(pooled.to(torch.uint8), True))
         words = checked_words(x.words, "input")
         pool, shape, planes = pool_form(window, words.shape[:4])
@@ -74,9 +76,7 @@ class Int8AveragePool2d(nn.Module):
             return Int8Tensor(words_of(self._dense(x), True), x.channels, self.y, images=True)
         words = checked_words(x.words, "input")
         pool, shape, planes = pool_form(window, words.shape[:4])
-        average = Average(
-            x.levels.scale / self.y.scale, x.levels.zero, self.y.zero, self.y.most, self.count_padding
-        )
+        average = average_form(x.levels, self.y, self.count_padding)
         y = torch.empty((*shape, 4), dtype=torch.uint8)
         if y.numel():
             library.handle.secateur_int8_average_pool(
@@ -95,16 +95,28 @@ class Int8AveragePool2d(nn.Module):
             return F.avg_pool2d(t.double(), window.kernel, window.stride, padding, divisor_override=1).round()
 
         whole = channels_of(x.words, True).double() - x.levels.zero
-        count = torch.tensor(float(area)) if self.count_padding else sums(torch.ones_like(whole[:1, :1])).float()
+        count = (
+            torch.tensor(float(area)) if self.count_padding else sums(torch.ones_like(whole[:1, :1])).float()
+        )
         multiplier = torch.tensor(x.levels.scale / y.scale, dtype=torch.float32) / count
         means = (sums(whole).float() * multiplier).clamp(-y.zero, y.most - y.zero)
         return (means.round() + y.zero).to(torch.uint8)
 
 
+def average_form(x: Levels, y: Levels, count_padding: bool) -> Average:
+    """Return the C structure for levels in and out."""
+    return Average(x.scale / y.scale, x.zero, y.zero, y.most, count_padding)
+
+
 def global_average(x: Int8Tensor, y: Levels) -> Int8Tensor:
     """Return the mean over all pixels of each channel, as images of one pixel."""
+    return Int8AveragePool2d(whole_window(x), y).forward(x)
+
+
+def whole_window(x: Int8Tensor) -> Window:
+    """Return the window that reads all pixels of an image."""
     height, width = _images(x).shape[2:]
-    return Int8AveragePool2d(Window((height, width), (height, width)), y)(x)
+    return Window((height, width), (height, width))
 
 
 def _images(x: Int8Tensor) -> Int8Tensor:
@@ -118,5 +130,6 @@ def _check(window: Window) -> None:
     half = (window.kernel[0] // 2, window.kernel[1] // 2)
     if (top, left) != (bottom, right) or top > half[0] or left > half[1] or window.dilation != (1, 1):
         raise KernelError(
-            f"Pooling takes the same padding on both sides, of at most half of the kernel, and no dilation; not {window}."
+            "Pooling takes the same padding on both sides, of at most half of the kernel, and no dilation; not "
+            f"{window}."
         )

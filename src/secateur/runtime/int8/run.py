@@ -49,7 +49,9 @@ class Int8Prepared:
     packed: Int8Packed
     forms: dict[tuple[bool, Window | None, int, int], Int8Form] = field(default_factory=dict)
 
-    def form(self, library: Library, window: Window | None = None, height: int = 0, width: int = 0) -> Int8Form:
+    def form(
+        self, library: Library, window: Window | None = None, height: int = 0, width: int = 0
+    ) -> Int8Form:
         """Return the structure for a linear layer, or for a convolution on images of height x width pixels.
 
         Raises:
@@ -83,7 +85,7 @@ class Int8Prepared:
 
 def _wide(values: Tensor) -> Tensor:
     """Return int16 (entries, 2, height, 2): the even and the odd inputs' values."""
-    return values.to(torch.int16).unflatten(2, (2, 2)).permute(0, 3, 1, 2).contiguous()
+    return values.to(torch.int16).reshape(*values.shape[:2], 2, 2).permute(0, 3, 1, 2).contiguous()
 
 
 def _ended(rows: Tensor) -> Tensor:
@@ -125,7 +127,7 @@ def run_int8_linear(
 def run_int8_conv(
     library: Library, prepared: Int8Prepared, window: Window, x: Tensor, residual: Tensor | None = None
 ) -> Tensor:
-    """Convolve words (images, channels / 4, height, width, 4) to words, or to float32 (images, channels, height, width).
+    """Convolve words (images, channels / 4, height, width, 4) to words, or to float32 of images.
 
     Raises:
         KernelError: wrong dtype, device or shape, or an input smaller than the kernel.
@@ -136,8 +138,8 @@ def run_int8_conv(
     if y.numel():
         succeed(
             library.handle.secateur_int8_conv(
-                form.pointer, form.conv, x.data_ptr(), None if added is None else added.data_ptr(), y.data_ptr(), images,
-                torch.get_num_threads(),
+                form.pointer, form.conv, x.data_ptr(), None if added is None else added.data_ptr(), y.data_ptr(),
+                images, torch.get_num_threads(),
             )
         )  # fmt: skip
     return y
@@ -171,8 +173,8 @@ def int8_conv_form(
     packed = prepared.packed
     if len(shape) != 5 or shape[1] != -(-packed.columns // 4) or shape[4] != 4:
         raise KernelError(
-            f"The input's words have shape {tuple(shape)}; a convolution of {packed.columns} input channels was packed: "
-            f"(images, {-(-packed.columns // 4)}, height, width, 4)."
+            f"The input's words have shape {tuple(shape)}; a convolution of {packed.columns} input channels was "
+            f"packed, of words (images, {-(-packed.columns // 4)}, height, width, 4)."
         )
     form = prepared.form(library, window, shape[2], shape[3])
     return form, (shape[0], -(-packed.rows // 4), *form.out_size, 4), shape[0]

@@ -27,8 +27,8 @@ def activation_table(activation: Activation, y: Levels) -> tuple[Levels, Tensor]
     moved = (_levels(ACTIVATIONS[activation](grid), y) != y.zero).nonzero()
     low = float(grid[max(int(moved[0]) - 1, 0)]) if len(moved) else 0.0
     high = _where(activation, max(y.reals[1], y.scale))
-    scale = (high - low) / 255
-    pre = Levels(scale, round(-low / scale))
+    zero = min(round(-low * 255 / (high - low)), 254)
+    pre = Levels(max(high / (255 - zero), -low / max(zero, 1)), zero)  # both ends are reached
     reals = (torch.arange(256, dtype=torch.float64) - pre.zero) * pre.scale
     return pre, _levels(ACTIVATIONS[activation](reals), y)
 
