@@ -100,7 +100,9 @@ class _Int8Sparse(nn.Module):
             )
         given = (("input", x, self.x), ("residual", residual, self.residual))
         for name, tensor, levels in given:
-            if tensor is not None and (tensor.levels != levels or tensor.images != images):
+            if tensor is None or (tensor.levels is levels and tensor.images is images):
+                continue
+            if tensor.levels != levels or tensor.images != images:
                 raise KernelError(
                     f"The {name} is {'images' if tensor.images else 'features'} of {tensor.levels}; this layer was "
                     f"packed for {'images' if images else 'features'} of {levels}. Remedy: requantised(...)."

@@ -47,7 +47,7 @@ class Int8Prepared:
     """A packed layer that was checked, and its C structures by library, window and input size, made at first use."""
 
     packed: Int8Packed
-    forms: dict[tuple[bool, Window | None, int, int], Int8Form] = field(default_factory=dict)
+    forms: dict[tuple[str, Window | None, int, int], Int8Form] = field(default_factory=dict)
 
     def form(
         self, library: Library, window: Window | None = None, height: int = 0, width: int = 0
@@ -57,13 +57,13 @@ class Int8Prepared:
         Raises:
             KernelError: the images are too small or too large.
         """
-        wide = bool(library.handle.secateur_int8_wide(self.packed.most_x))
-        key = wide, window, height, width
+        key = library.instruction_set, window, height, width
         found = self.forms.get(key)
         if found is None:
             if len(self.forms) >= FORMS:  # inputs of ever new sizes
                 self.forms.clear()
-            found = self.forms[key] = self._make(*key)
+            wide = bool(library.handle.secateur_int8_wide(self.packed.most_x))
+            found = self.forms[key] = self._make(wide, window, height, width)
         return found
 
     def _make(self, wide: bool, window: Window | None, height: int, width: int) -> Int8Form:
