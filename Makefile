@@ -55,6 +55,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/microstructure.py
 	@$(BIN)/python benchmarks/microstructure_training.py
 	@$(BIN)/python benchmarks/runtime_layers.py --minutes 600
+	@$(BIN)/python benchmarks/int8_layers.py --minutes 600
 	@$(BIN)/python benchmarks/runtime_networks.py --minutes 600
 	@SECATEUR_EXAMPLES=10000 $(BIN)/python -m pytest tests/runtime/test_kernels.py --timeout 7200
 	@$(BIN)/python benchmarks/tables.py
