@@ -60,6 +60,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/microstructure.py
 	@$(BIN)/python benchmarks/microstructure_training.py
 	@$(BIN)/python benchmarks/runtime_layers.py --minutes 600
+	@$(BIN)/python benchmarks/int8_layers.py --minutes 600
 	@$(BIN)/python benchmarks/runtime_networks.py --minutes 600
 	@SECATEUR_EXAMPLES=10000 $(BIN)/python -m pytest tests/runtime/test_kernels.py --timeout 7200
 	@$(BIN)/python benchmarks/tables.py
@@ -68,7 +69,7 @@ sanitize: $(TEST) ## Run the kernels' tests under the address and undefined-beha
 	@$(BIN)/python native/build.py --sanitize --into build/sanitized
 	@SECATEUR_EXAMPLES=$${SECATEUR_EXAMPLES:-500} SECATEUR_TEST_KERNELS=build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	  $(BIN)/python -m pytest tests/runtime/test_kernels.py tests/runtime/test_chain.py --timeout 3600
+	  $(BIN)/python -m pytest tests/runtime/test_kernels.py tests/runtime/test_chain.py tests/runtime/int8 --timeout 3600
 
 docs: $(DOCS) ## Build the documents into build/docs; a broken link or reference is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
