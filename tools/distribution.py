@@ -30,7 +30,8 @@ BESIDE = (
     "tests/conftest.py",
     "tools/rooms.py",
 )
-SETS = (
+X86 = platform.machine() in ("x86_64", "AMD64")
+SETS = ("avx512vnni", "avx512", "avxvnni", "avx2", "portable") if X86 else ("portable",)
     ("avx512vnni", "avx512", "avxvnni", "avx2", "portable")
     if platform.machine() in ("x86_64", "AMD64")
     else ("portable",)
