@@ -137,7 +137,7 @@ def test_what_cannot_go_on_is_refused() -> None:
         sc.prune(
             dense, x, method=sc.ADMM(BOTH, epochs=1), training=training(dense, finetune=1), progress=False
         )
-    with pytest.raises(TypeError, match="comes first"):
+    with pytest.raises(TypeError, match="comes before zeros"):
         sc.prune(both, x, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=data())
 
 

@@ -27,6 +27,9 @@ from secateur.runtime.timer import BlockTimer
 from secateur.selection import Limits
 from secateur.statistics import Calibration, state_tensors
 from secateur.surgery import Plan
+from secateur.surgery.chain import after
+from secateur.surgery.fingerprint import fingerprint
+from secateur.surgery.lineage import lineage
 from secateur.surgery.values import revalued, whole
 from secateur.training import Training
 
@@ -57,7 +60,8 @@ class Case:
     """All that `prune` was given, and what follows from it.
 
     A method starts from `model`. Plans are for `dense`, and reports compare with it: the same model, unless the run
-    goes on from an `earlier` result. `graph` and `batches` are made when they are first asked for, once in a run.
+    goes on from an `earlier` result, or from a model that knows how it came from `dense`: `start` is the plan between
+    the two. `graph` and `batches` are made when they are first asked for, once in a run.
     """
 
     model: nn.Module
@@ -66,6 +70,7 @@ class Case:
     calibration: Iterable[Any] | None = None
     training: Training | None = None
     earlier: Result | None = None
+    start: Plan | None = None
     limits: Limits = field(default_factory=Limits)
     distill: Distill | None = None
     evaluate: Evaluate | None = None
@@ -95,11 +100,15 @@ class Case:
         if not isinstance(given, Result):
             model = module_of(given)
             copyable(model)  # before any work: what cannot be copied is found at once
-            return Case(model, model if dense is None else module_of(dense), inputs, **options)
+            return (
+                Case(model, model, inputs, **options)
+                if dense is None
+                else _since(model, dense, inputs, options)
+            )
         dense = given.dense if dense is None else dense
         if dense is None:
             raise UsageError("A result goes on from the model that it was made of: give it as dense=...")
-        return Case(given.model, dense, inputs, earlier=given, **options)
+        return Case(given.model, dense, inputs, earlier=given, start=given.plan, **options)
 
     @cached_property
     def graph(self) -> Graph:
@@ -130,8 +139,12 @@ class Case:
 
     def plan(self, model: nn.Module, patterns: Mapping[str, BlockPattern]) -> Plan:
         """Return the plan from the dense model to one that has the shapes of `self.model` and other values."""
-        plan = whole(self.dense) if self.earlier is None else self.earlier.plan
+        plan = whole(self.dense) if self.start is None else self.start
         return revalued(plan, self.dense, model, patterns)
+
+    def onwards(self, plan: Plan, model: nn.Module) -> Plan:
+        """Return the plan from the dense model to `model`, from one that leads there from `self.model`."""
+        return plan if self.start is None else revalued(after(self.start.steps, plan), self.dense, model)
 
     def phase(self, name: str) -> Any:
         """Add the time that a block takes to a phase of the report."""
@@ -146,3 +159,12 @@ class Case:
         if self.evaluate is not None and step not in self.journal.scores:
             with self.phase("evaluation"):
                 self.journal.scores[step] = self.metric.checked(self.evaluate(model))
+
+
+def _since(model: nn.Module, dense: nn.Module, inputs: Inputs, options: Mapping[str, Any]) -> Case:
+    """Return the case of a model that was made of a dense one, which it knows of if secateur made it."""
+    dense, past = module_of(dense), lineage(model)
+    start = None
+    if past is not None and past.plan.steps[0].made_for == fingerprint(dense):
+        start = revalued(past.plan, dense, model)
+    return Case(model, dense, inputs, start=start, **options)

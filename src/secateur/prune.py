@@ -26,6 +26,7 @@ from secateur.result import Result
 from secateur.runtime.timer import BlockTimer
 from secateur.selection import Budget, Limits
 from secateur.surgery.limits import limits as limits_of
+from secateur.surgery.lineage import Lineage, lineage, remember
 from secateur.training import Teacher, Training, Validation
 
 __all__ = ["prune"]
@@ -55,18 +56,20 @@ def prune(
     (`NNRelief`) need `training`; those that choose blocks of weights (`MicroStructured`) repair on `calibration`.
 
     Args:
-        model: a trained model, or the result of another method, whose plan then goes on: what is zero or unified in it
-            stays so, and its shapes stay.
+        model: a trained model, or the result of another run, whose plan then goes on: what is zero or unified in it
+            stays so. A model that `prune` or `load` made, trained since or not, knows how it came about: what is saved
+            of it is loaded onto the class that was pruned first.
         example_inputs: a tensor, a tuple of positional or a mapping of keyword inputs.
         method: what decides: see `secateur.methods`; yours may be one of them.
-        budget: how much may stay, with a unit. A latency is measured on the example inputs, in their batch size and
+        budget: how much may stay, with a unit; a share is of the dense model, of a result the one that was pruned
+            first. A latency is measured on the example inputs, in their batch size and
             with torch's threads, by `timer`.
         calibration: batches of inputs; a few hundred samples suffice. Labels behind the inputs are ignored, except by
             criteria that name a loss (`Taylor`).
         training: how to train, for methods that do.
         limits: layers that lose no units, and the widths that the others may have.
         distill: gradient steps on the calibration inputs, without labels, after units were removed and repaired.
-        dense: the model that a result was made of, where the result does not know it (it was loaded).
+        dense: the model that a result or a loaded model was made of, to compare with: a loaded one does not hold it.
         evaluate: scores a model; called on the dense model first, and after each step.
         metric: what the scores mean: a share of which more is better (an accuracy), unless you say otherwise.
         timer: measures latencies; this machine unless another one is given.
@@ -114,7 +117,7 @@ def prune(
         training=training,
         limits=limits,
         distill=distill,
-        earlier=case.earlier is not None,
+        earlier=case.earlier is not None and bool(case.patterns or case.earlier.masks is not None),
     ):
         raise misfit.error
     with silenced(not progress):
@@ -123,7 +126,10 @@ def prune(
         case.score(draft.step, draft.model)
         report = _report(case, draft, method, budget)
         _hold(report, draft, budget)
-    return Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
+    result = Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
+    original = report.original or report.before
+    remember(result.model, Lineage(result.whole, report.method, report.budget, original, report.recipe))
+    return result
 
 
 def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> Report:
@@ -146,7 +152,17 @@ def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> 
             limits=limits_of(draft.plan),
             **vars(draft.evidence),
         )
-    return report if case.earlier is None else _together(case.earlier.report, report)
+    if case.earlier is not None:
+        return _together(case.earlier.report, report)
+    past = lineage(case.model)
+    if past is None:
+        return report
+    return replace(
+        report,
+        method=f"{past.method}; {report.method}",
+        budget=f"{past.budget}; {report.budget}",
+        original=past.original if case.start is None else None,
+    )
 
 
 def _hold(report: Report, draft: Draft, budget: Budget | None) -> None:
@@ -178,6 +194,7 @@ def _together(before: Report, report: Report) -> Report:
         curves={**before.curves, **report.curves},
         refused={**before.refused, **report.refused},
         frozen=before.frozen or report.frozen,
+        original=before.original,
     )
 
 
@@ -193,8 +210,9 @@ def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, A
         "seed": case.seed,
     }
     step = {key: value for key, value in given.items() if value is not None}
-    if case.earlier is not None:
-        before = dict(case.earlier.recipe)
+    past = lineage(case.model)
+    if case.earlier is not None or past is not None:
+        before = dict(case.earlier.recipe if case.earlier is not None else past.recipe if past else {})
         if before.get("seed", 0) == case.seed:
             del step["seed"]
         return before | {"then": [*before.get("then", ()), step]}

@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from secateur.ground.copies import copied
-from secateur.ground.errors import ArtefactError, did_you_mean
+from secateur.ground.errors import ArtefactError, SurgeryError, did_you_mean
 from secateur.ground.tensors import tensor_names, tensors_of
+from secateur.measure import Size
 from secateur.surgery.apply import apply_in_place
-from secateur.surgery.plan import Plan, RemoveBranch
+from secateur.surgery.chain import with_constants
+from secateur.surgery.lineage import Lineage, remember
+from secateur.surgery.plan import Plan
 from secateur.surgery.plan_json import plan_from_json
 
 from .files import parse_json, parse_yaml, printable, read_text, regular_file, steady, verified
@@ -60,7 +63,17 @@ def onto(
             f"the artefact {path} does not fit a {type(model).__name__}: {printable(str(error))}"
         ) from error
     _fill(model, artefact)
+    _remember(model, artefact)
     return model.train(artefact.manifest.training)
+
+
+def _remember(model: nn.Module, artefact: Artefact) -> None:
+    """Let a model know how it came about, as its report says."""
+    said, before = artefact.report, artefact.report.get("original") or artefact.report.get("before")
+    if isinstance(before, dict) and all(type(before.get(f.name)) is int for f in fields(Size)):
+        original = Size(**{f.name: before[f.name] for f in fields(Size)})
+        words = [printable(str(said.get(key, "")))[:1000] for key in ("method", "budget")]
+        remember(model, Lineage(artefact.plan, *words, original, artefact.recipe))
 
 
 def read(path: str | PathLike[str]) -> Artefact:
@@ -112,8 +125,12 @@ def _artefact(
 ) -> Artefact:
     plan = plan_from_json(plan_json, {})
     _check_patterns(plan, tensors, manifest)
+    try:
+        plan = with_constants(plan, tensors)  # which `apply` needs; the rest is filled in afterwards
+    except SurgeryError as error:
+        raise ArtefactError(f"{MODEL}: {error}") from None
     return Artefact(
-        replace(plan, tensors=_constants(plan, tensors)),
+        plan,
         manifest,
         tensors,
         _mapping(parse_yaml(recipe, RECIPE), RECIPE),
@@ -155,15 +172,6 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             f"{path} is not a safetensors file that can be read: {printable(str(error))}"
         ) from None
     return tensors
-
-
-def _constants(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the constants of removed branches, which `apply` needs; the rest is filled in afterwards."""
-    names = [f"{path}.value" for e in plan.edits if isinstance(e, RemoveBranch) for path in e.constants]
-    for name in names:
-        if name not in tensors:
-            raise ArtefactError(f"{MODEL} has no tensor {name!r}.{did_you_mean(name, tensors)}")
-    return {name: tensors[name] for name in names}
 
 
 def _check_patterns(plan: Plan, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:

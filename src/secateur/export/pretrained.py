@@ -68,7 +68,7 @@ def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
         configs[GENERATION] = plain(json.loads(generation.to_json_string()))
     report = result.report
     html = page({report.model: report})
-    return save(folder, model, result.plan, report.recipe, report.to_json(), html, report.to_card(), configs)
+    return save(folder, model, result.whole, report.recipe, report.to_json(), html, report.to_card(), configs)
 
 
 def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
@@ -131,7 +131,7 @@ def _check_size(build: Callable[[], nn.Module], artefact: Artefact) -> None:
     most, each = MODULES
     with torch.device("meta"), counted_modules(most + each * len(artefact.tensors), CONFIG):
         sketch = build()
-    made_for, found = artefact.plan.made_for, fingerprint(sketch)
+    made_for, found = artefact.plan.steps[0].made_for, fingerprint(sketch)
     if found != made_for:
         raise ArtefactError(
             f"{PLAN} does not fit {CONFIG}: the plan was made for another {made_for.model!r:.80} than the "

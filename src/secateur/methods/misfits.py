@@ -61,7 +61,8 @@ def misfits(
     distill: Distill | None = None,
     earlier: bool = False,
 ) -> Iterator[Misfit]:
-    """Yield what of the arguments does not go with what the method needs; `earlier` says that a result is gone on from.
+    """Yield what of the arguments does not go with what the method needs; `earlier` says that a result with zeros or blocks to
+    be kept is gone on from.
 
     A recipe is held against it before any work, and so is every call of `prune`.
     """
@@ -75,9 +76,8 @@ def misfits(
         yield Misfit("training", f"{name} prunes without training", remedy)
     if not needs.result and earlier:
         remedy = "prune the dense model, and let blocks or training go on from the result"
-        yield Misfit(
-            "method", f"{name} removes units, which comes first", remedy, "only the first method may"
-        )
+        why = f"{name} removes units, which comes before zeros and blocks"
+        yield Misfit("method", why, remedy, "put it before the methods that make them")
     if needs.budget and budget is None:
         remedy = "for instance budget=sc.Budget(macs=0.5)"
         key = "add the key, for instance {macs: 0.5}"

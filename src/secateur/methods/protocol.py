@@ -28,7 +28,7 @@ class Needs:
     budgets: tuple[str, ...] | None = None  # the units of budgets that it can go to; None: it says so itself
     limits: bool = False  # it heeds limits
     distill: bool = False  # label-free distillation may follow
-    result: bool = True  # it can go on from a result of another method
+    result: bool = True  # it can go on from a result with zeros or blocks, and keeps them
     patches: bool = False  # statistics need moments of whole patches
     loss: Loss | None = None  # statistics need the gradients of this loss
 

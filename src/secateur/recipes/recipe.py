@@ -207,7 +207,8 @@ class Recipe:
                 "the key 'output' is missing: the folder of the artefact that 'pack' makes a file of."
             )
         for number, step in enumerate(self.steps):
-            step.check(f"then.{number - 1}." if number else "", earlier=number > 0)
+            earlier = any(before.method.needs.result for before in self.steps[:number])
+            step.check(f"then.{number - 1}." if number else "", earlier=earlier)
         _check_turns(self.steps)
 
 

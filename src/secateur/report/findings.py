@@ -65,4 +65,5 @@ class Findings:
     frozen: tuple[FrozenPart, ...] = ()
     sparsity: Sparsity | None = None  # of methods that remove single weights
     structure: Structured | None = None  # of methods that make blocks zero or unify them
+    original: Size | None = None  # of the network that was pruned first, where that is not the dense one
     recipe: Mapping[str, Any] = field(default_factory=dict)  # how to run it again

@@ -95,7 +95,7 @@ def _check_text(text: str, name: str, most: int) -> None:
 
 def _faults(r: Report) -> Iterator[str]:
     """Yield what contradicts itself, or would make a drawing that nobody can read."""
-    if min(n for s in (r.before, r.after) for n in (s.params, s.macs, s.bytes)) < 0:
+    if min(n for s in (r.before, r.after, r.original or r.before) for n in (s.params, s.macs, s.bytes)) < 0:
         yield "a negative number of parameters, MACs or bytes"
     if any(s < 0 for s in r.seconds.values()):
         yield "seconds: a phase took less than none"

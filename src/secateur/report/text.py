@@ -17,7 +17,18 @@ from .findings import Findings
 from .rows import HEAD, Row, lines, rows
 from .units import capital
 
-__all__ = ["as_text", "notes", "plain", "printed", "recipe_text", "shown", "summary", "table", "title"]
+__all__ = [
+    "as_text",
+    "history",
+    "notes",
+    "plain",
+    "printed",
+    "recipe_text",
+    "shown",
+    "summary",
+    "table",
+    "title",
+]
 
 
 def plain(text: str) -> str:
@@ -77,11 +88,32 @@ def as_text(found: Findings) -> Group:
     time = ", ".join(f"{name} {value:.1f} s" for name, value in found.seconds.items())
     said = [
         f"Masked and shrunk outputs differ by at most {found.max_masked_difference:.1e}.",
+        *history(found),
         *(f"Limit: {limit}" for limit in found.limits),
         *([f"Time: {time}."] if time else []),
         f"secateur {e.secateur}{commit}, torch {e.torch}, Python {e.python}, {e.cpu}.",
     ]
     return Group(Text(plain(title(found))), shown(rows(found)), *(Text(plain(line)) for line in said))
+
+
+def history(found: Findings) -> list[str]:
+    """Say what the dense network of a report is, where it was pruned before."""
+    first, after = found.original, found.after
+    if first is None:
+        return []
+    shares = [
+        f"{name} {now / was:.3f}"
+        for name, was, now in (
+            ("parameters", first.params, after.params),
+            ("MACs", first.macs, after.macs),
+            ("bytes", first.bytes, after.bytes),
+        )
+        if was
+    ]
+    return [
+        "Dense is a network that was pruned before (the original was not given, as dense=...). "
+        f"Of the original are left: {', '.join(shares)}."
+    ]
 
 
 def printed(what: RenderableType, width: int = 100) -> str:

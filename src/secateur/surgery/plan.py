@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -155,7 +155,8 @@ class Plan:
 
     ``tensors`` holds values in the *smaller* shapes; parameters that are not named keep their sliced values.
     ``example`` describes the inputs that were traced, as plain data, where an edit needs them. ``patterns`` says, by
-    parameter, which blocks of those values are zero or unified.
+    parameter, which blocks of those values are zero or unified. ``first`` are plans that are applied before this one,
+    in order, each for the model that the one before it leaves: of a model that was pruned, trained and pruned again.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -164,3 +165,9 @@ class Plan:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     example: Any = None
     patterns: Mapping[str, BlockPattern] = field(default_factory=dict)
+    first: tuple[Plan, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Plan, ...]:
+        """The plans of the chain, this one last; none of them has plans before it."""
+        return (*self.first, replace(self, first=()) if self.first else self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "kept": {group: list(units) for group, units in plan.kept.items()},
         "edits": [_edit_to_json(edit) for edit in plan.edits],
         **({} if plan.example is None else {"example": plan.example}),
+        **({"first": [plan_to_json(step) for step in plan.first]} if plan.first else {}),
         **({"patterns": {n: pattern_to_json(p) for n, p in plan.patterns.items()}} if plan.patterns else {}),
     }
 
@@ -69,38 +71,46 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
         ArtefactError: a key is missing or unknown, a value has the wrong type or is out of range, or a newer
             secateur wrote it. The message names the entry.
     """
-    version = integer(mapping(data, "plan").get("version"), "plan.version", 1)
+    first = listed(mapping(data, "plan").get("first", []), "plan.first", _step)
+    return replace(_step(data, "plan", "patterns", "first"), tensors=dict(tensors), first=first)
+
+
+def _step(data: object, where: str, *others: str) -> Plan:
+    """Return a plan without its tensors and the plans before it; `others` are entries that only the last may have."""
+    version = integer(mapping(data, where).get("version"), f"{where}.version", 1)
     if version > PLAN_VERSION:
         raise ArtefactError(
             f"the plan has format version {version}, this secateur reads up to {PLAN_VERSION}: "
             "update secateur"
         )
-    entries = keys(data, "plan", "version", "made_for", "kept", "edits", optional=("example", "patterns"))
-    made_for = keys(entries["made_for"], "plan.made_for", "model", "digest")
-    kept = mapping(entries["kept"], "plan.kept")
-    patterns = mapping(entries.get("patterns", {}), "plan.patterns")
-    edits = listed(entries["edits"], "plan.edits", _edit_from_json)
+    entries = keys(data, where, "version", "made_for", "kept", "edits", optional=("example", *others))
+    made_for = keys(entries["made_for"], f"{where}.made_for", "model", "digest")
+    kept = mapping(entries["kept"], f"{where}.kept")
+    patterns = mapping(entries.get("patterns", {}), f"{where}.patterns")
+    edits = listed(entries["edits"], f"{where}.edits", _edit_from_json)
     return Plan(
         kept={
-            named(group, "a group of plan.kept"): index(units, f"plan.kept[{group!r}]", MAX_SIZE, empty=True)
+            named(group, f"a group of {where}.kept"): index(
+                units, f"{where}.kept[{group!r}]", MAX_SIZE, empty=True
+            )
             for group, units in kept.items()
         },
         edits=edits,
         made_for=Fingerprint(
-            named(made_for["model"], "plan.made_for.model"), named(made_for["digest"], "plan.made_for.digest")
+            named(made_for["model"], f"{where}.made_for.model"),
+            named(made_for["digest"], f"{where}.made_for.digest"),
         ),
-        tensors=dict(tensors),
-        example=_example(entries.get("example"), edits),
+        example=_example(entries.get("example"), edits, where),
         patterns={
-            named(name, "a parameter of plan.patterns"): pattern_from_json(
-                pattern, f"plan.patterns[{name!r:.60}]"
+            named(name, f"a parameter of {where}.patterns"): pattern_from_json(
+                pattern, f"{where}.patterns[{name!r:.60}]"
             )
             for name, pattern in patterns.items()
         },
     )
 
 
-def _example(data: object, edits: tuple[Edit, ...]) -> Any:
+def _example(data: object, edits: tuple[Edit, ...], where: str) -> Any:
     """Check the description of the inputs: a tuple of those by position and a mapping of those by name."""
     if data is None and not any(isinstance(edit, Retrace) for edit in edits):
         return None
@@ -109,9 +119,11 @@ def _example(data: object, edits: tuple[Edit, ...]) -> Any:
             try:
                 rebuild(data, torch.device("meta"))
             except (SurgeryError, RecursionError) as error:
-                raise ArtefactError(f"plan.example: {error}") from None
+                raise ArtefactError(f"{where}.example: {error}") from None
             return data
-    raise ArtefactError(f"plan.example must describe arguments by position and by name, not be {short(data)}")
+    raise ArtefactError(
+        f"{where}.example must describe arguments by position and by name, not be {short(data)}"
+    )
 
 
 def _edit_to_json(edit: Edit) -> dict[str, Any]:
