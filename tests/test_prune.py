@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -161,3 +162,32 @@ def test_a_model_straight_from_training_is_pruned(method: sc.Method) -> None:
     budget = sc.Budget(macs=0.8) if isinstance(method, sc.SNP | sc.Magnitude) else None
     result = sc.prune(model.eval(), x[:2], method=method, budget=budget, calibration=[x], progress=False)
     assert result.model(x).shape == (64, 3)
+
+
+def test_what_is_missing_is_named() -> None:
+    dense, x = CASE.model(), CASE.inputs(2)
+    with pytest.raises(UsageError, match=r"method=sc\.SNP\(\), and most methods need a budget"):
+        sc.prune(dense, x)
+    with pytest.raises(UsageError, match=r"method=sc\.SNP\(\)\.$"):
+        sc.prune(dense, x, budget=sc.Budget(macs=0.5))
+    with pytest.raises(UsageError, match=r"goes to a budget, and none is given: for instance budget="):
+        sc.prune(dense, x, method=sc.SNP(), calibration=data())
+
+
+def test_an_artefact_without_a_class_says_which(tmp_path: Path) -> None:
+    halved(CASE.model()).save(tmp_path / "half")
+    with pytest.raises(UsageError, match=r"pruned Residual and no code.*secateur\.load\('.*half', build\)"):
+        sc.load(tmp_path / "half")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sc.Budget(flops=0.5), "Budget has no keyword 'flops'; it has macs, .*Did you mean 'macs'"),
+        (lambda: sc.Budget(latenzy=0.5), "Did you mean 'latency'"),
+        (lambda: sc.Limits(ignored_layers=()), "Did you mean 'exclude'"),
+    ],
+)
+def test_unknown_keywords_are_answered(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make()

@@ -17,7 +17,7 @@ from secateur.ground.plain import to_plain
 from secateur.ground.progress import silenced
 from secateur.measure import Timer, compare_latency, environment, size
 from secateur.measure.metric import Metric
-from secateur.methods.misfits import check_kinds, misfits
+from secateur.methods.misfits import checked_method, misfits
 from secateur.methods.names import names
 from secateur.methods.protocol import Draft, Method
 from secateur.recovery import Distill
@@ -36,7 +36,7 @@ def prune(
     model: nn.Module | Result,
     example_inputs: Example,
     *,
-    method: Method,
+    method: Method | None = None,
     budget: Budget | None = None,
     calibration: Iterable[Any] | None = None,
     training: Training | None = None,
@@ -96,7 +96,7 @@ def prune(
     >>> result.model[0].out_features
     16
     """
-    check_kinds(method, budget)
+    method = checked_method(method, budget)
     case = Case.of(
         model,
         Inputs.of(example_inputs, batch_dims),

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from secateur.ground.copies import copied
-from secateur.ground.errors import ArtefactError, SurgeryError, did_you_mean
+from secateur.ground.errors import ArtefactError, SurgeryError, UsageError, did_you_mean
 from secateur.ground.tensors import tensor_names, tensors_of
 from secateur.measure import Size
 from secateur.surgery.apply import apply_in_place
@@ -34,7 +34,7 @@ from .packed.read import ALLOWANCE, EXPANSION
 __all__ = ["document", "load", "onto", "read", "read_tensors"]
 
 
-def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
     """Return the saved model: a fresh dense one, cut to size, with the saved tensors.
 
     ``path`` is the folder of an artefact, or the file that `secateur.pack` made of one.
@@ -45,8 +45,22 @@ def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module]) 
     Raises:
         ArtefactError: a file is missing, truncated, changed, hostile or of a newer version, or the artefact
             was made for another model. The message names the file or the tensor.
+        UsageError: no model is given; the message says of which class it has to be.
     """
+    if fresh is None:
+        raise UsageError(_class_of(read(path), path))
     return onto(read(path), fresh, path)
+
+
+def _class_of(artefact: Artefact, path: str | PathLike[str]) -> str:
+    """Say which class is missing, and what makes it as far as the recipe knows."""
+    said = artefact.recipe.get("model")
+    name = said.get("name") if isinstance(said, dict) else said
+    hint = f" Its recipe says that {name!r} makes it." if isinstance(name, str) else ""
+    return printable(
+        f"{path} holds the tensors of a pruned {artefact.plan.steps[0].made_for.model} and no code. Give a fresh model "
+        f"of that class, or what makes one: secateur.load({str(path)!r}, build).{hint}"
+    )
 
 
 def onto(

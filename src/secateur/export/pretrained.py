@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .configuration import (
     model_class,
     plain,
 )
+from .uniform import WIDTHS, uniform_widths, with_biases
 
 __all__ = ["example_of", "is_pretrained", "load_pretrained", "save_pretrained"]
 
@@ -43,7 +44,9 @@ MODULES = 10_000, 64  # the same of modules, for each tensor
 def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
     """Save a pruned Hugging Face model as an artefact with the configuration of the dense one; return its folder.
 
-    `load_pretrained` reads it in a fresh process. A tokenizer can be saved into the same folder afterwards.
+    `load_pretrained` reads it in a fresh process. Where all layers have the same widths (`Limits(uniform=True)`) the
+    configuration has those, and ``from_pretrained`` of transformers reads the folder as well, without secateur.
+    A tokenizer can be saved into the same folder afterwards.
 
     Raises:
         ExportError: the model is not one of the library transformers.
@@ -63,7 +66,16 @@ def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
         configuration_class(data, type(model), CONFIG)
     except ArtefactError as error:
         raise ExportError(f"load_pretrained would not read it again: {error}") from None
-    configs = {CONFIG: data | {OURS: {"attention": config._attn_implementation}}}
+    own: dict[str, Any] = {"attention": config._attn_implementation}
+    try:
+        x, _ = example_of(model, None)
+    except ExportError:
+        widths: dict[str, int] = {}
+    else:
+        widths = uniform_widths(model, data, result.whole, _maker(type(model), own["attention"]), x)
+    if widths:
+        own["dense"] = {key: data.get(key) for key in widths}
+    configs = {CONFIG: data | widths | {OURS: own}}
     if (generation := getattr(model, "generation_config", None)) is not None:
         configs[GENERATION] = plain(json.loads(generation.to_json_string()))
     report = result.report
@@ -92,6 +104,7 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
             f"{CONFIG} has no entry {OURS!r} with an attention of {' or '.join(ATTENTION)}: was the folder written "
             "by secateur.export.save_pretrained?"
         )
+    data = _dense(data, own.get("dense", {}))
     check_plain(data, CONFIG)
     names = data.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
@@ -104,15 +117,12 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
             f"{CONFIG} is for {names[0]!r:.80}, which transformers {transformers.__version__} does not have."
             f"{did_you_mean(names[0], dir(transformers))}"
         )
-    settings = configuration_class(data, kind, CONFIG)
+    configuration_class(data, kind, CONFIG)
     generation = _generation(path) if (path / GENERATION).exists() else None
     artefact = read(path)
 
     def build() -> Any:
-        # Each time from data of its own: configurations are changed by those who read them.
-        return kind._from_config(
-            settings.from_dict(copy.deepcopy(data)), attn_implementation=own["attention"]
-        )
+        return with_biases(_maker(kind, own["attention"])(data), artefact.tensors)
 
     try:
         _check_size(build, artefact)
@@ -124,6 +134,27 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
     if generation is not None and getattr(fresh, "generation_config", None) is not None:
         fresh.generation_config = generation
     return onto(artefact, lambda: fresh, path)
+
+
+def _maker(kind: Any, attention: str) -> Callable[[Mapping[str, Any]], nn.Module]:
+    """Return what makes a model of a class from plain data."""
+
+    def make(data: Mapping[str, Any]) -> Any:
+        # Each time from data of its own: configurations are changed by those who read them.
+        settings = kind.config_class.from_dict(copy.deepcopy(dict(data)))
+        return kind._from_config(settings, attn_implementation=attention)
+
+    return make
+
+
+def _dense(data: dict[str, Any], widths: object) -> dict[str, Any]:
+    """Return the configuration of the dense model, whose widths stand beside those of the pruned one."""
+    if not isinstance(widths, dict) or not all(
+        key in WIDTHS and (value is None or type(value) is int) for key, value in widths.items()
+    ):
+        raise ArtefactError(f"{CONFIG}: the entry {OURS!r} must give widths of the dense model as integers")
+    known = {key: value for key, value in widths.items() if value is not None}
+    return {key: value for key, value in data.items() if key not in widths} | known
 
 
 def _check_size(build: Callable[[], nn.Module], artefact: Artefact) -> None:
