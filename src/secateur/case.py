@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.blocks import BlockPattern
+from secateur.export.target import Call, Target
 from secateur.graph import Graph
 from secateur.graph.trace import traced
 from secateur.ground.copies import copyable
@@ -76,6 +77,7 @@ class Case:
     evaluate: Evaluate | None = None
     metric: Metric = field(default_factory=Metric)
     timer: Timer | BlockTimer | None = None
+    target: Target | None = None
     seed: int = 0
     journal: Journal = field(default_factory=Journal, compare=False)
 
@@ -131,6 +133,18 @@ class Case:
         if self.calibration is None:
             raise CalibrationError("Calibration data are missing: give calibration=..., batches of inputs.")
         return Calibration.of(self.calibration, self.graph.program)
+
+    @cached_property
+    def deployed(self) -> Call | None:
+        """The dense model in the engine of the target, ready to be timed.
+
+        Raises:
+            ExportError: the engine is not installed, or does not take the model.
+        """
+        if self.target is None:
+            return None
+        with self.journal.phase("measurement"):
+            return self.target.engine(self.dense, self.inputs)
 
     @property
     def patterns(self) -> Mapping[str, BlockPattern]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.case import Case, Evaluate
+from secateur.export.target import Target, compare_at
 from secateur.ground.describe import describe
 from secateur.ground.errors import BudgetError
 from secateur.ground.importing import can_be_imported, name_of
@@ -22,6 +24,8 @@ from secateur.methods.names import names
 from secateur.methods.protocol import Draft, Method
 from secateur.recovery import Distill
 from secateur.report import Report, Scores
+from secateur.report.findings import Deployed
+from secateur.report.rows import slower
 from secateur.result import Result
 from secateur.runtime.timer import BlockTimer
 from secateur.selection import Budget, Limits
@@ -46,6 +50,7 @@ def prune(
     evaluate: Evaluate | None = None,
     metric: Metric = Metric(),  # noqa: B008 - frozen
     timer: Timer | BlockTimer | None = None,
+    target: Target | None = None,
     progress: bool = True,
     seed: int = 0,
     batch_dims: BatchDims | None = None,
@@ -73,6 +78,8 @@ def prune(
         evaluate: scores a model; called on the dense model first, and after each step.
         metric: what the scores mean: a share of which more is better (an accuracy), unless you say otherwise.
         timer: measures latencies; this machine unless another one is given.
+        target: the engine that the network will run in (`secateur.target`): widths become multiples that it likes,
+            unless `limits` say otherwise, and the report has the times there, with a warning where they did not fall.
         progress: show what goes on.
         seed: draws what is drawn at random.
         batch_dims: which dimension of each input counts samples, where the trace does not find it: see `trace`.
@@ -87,6 +94,7 @@ def prune(
         MetricError: `evaluate` returns no finite number, or none that fits the metric.
         BudgetError: the budget cannot be met; the message says how far the model can go.
         SurgeryError: the smaller model does not compute what was promised.
+        ExportError: the target's engine is not installed, or does not take the model.
         SecateurError: see the method's `draft` for others.
 
     >>> import torch, secateur as sc
@@ -103,11 +111,12 @@ def prune(
         dense=dense,
         calibration=calibration,
         training=training,
-        limits=limits,
+        limits=_rounded(limits, target) if method.needs.limits else limits,
         distill=distill,
         evaluate=evaluate,
         metric=metric,
         timer=timer,
+        target=target,
         seed=seed,
     )
     for misfit in misfits(
@@ -121,11 +130,14 @@ def prune(
     ):
         raise misfit.error
     with silenced(not progress):
+        _ = case.deployed  # before any work: an engine that is not installed is told of at once
         case.score("dense", case.dense)
         draft = method.draft(case, budget)
         case.score(draft.step, draft.model)
         report = _report(case, draft, method, budget)
         _hold(report, draft, budget)
+    for fault in slower(report):
+        warnings.warn(fault, stacklevel=2)
     result = Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
     original = report.original or report.before
     remember(result.model, Lineage(result.whole, report.method, report.budget, original, report.recipe))
@@ -145,6 +157,7 @@ def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> 
             environment=environment(),
             seed=case.seed,
             latency=compare_latency(*(draft.timed or (case.dense, draft.model)), case.inputs),
+            deployed=_deployed(case, draft),
             scores=Scores(**journal.scores) if journal.scores else None,
             metric=case.metric,
             model=type(case.dense).__name__,
@@ -163,6 +176,20 @@ def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> 
         budget=f"{past.budget}; {report.budget}",
         original=past.original if case.start is None else None,
     )
+
+
+def _rounded(limits: Limits, target: Target | None) -> Limits:
+    """Return limits with widths as a target likes them, unless the user has given others."""
+    return limits if target is None or limits.round_to > 1 else replace(limits, round_to=target.round_to)
+
+
+def _deployed(case: Case, draft: Draft) -> Deployed | None:
+    """Time a draft beside the dense model in the engine of the target."""
+    if case.target is None or case.deployed is None:
+        return None
+    pruned = case.target.engine(draft.model, case.inputs)
+    times = compare_at(case.target, case.deployed, pruned, case.inputs.batch)
+    return Deployed(case.target.label, times, case.limits.round_to, case.target.round_to)
 
 
 def _hold(report: Report, draft: Draft, budget: Budget | None) -> None:
@@ -205,6 +232,7 @@ def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, A
         "budget": None if budget is None else {budget.unit: getattr(budget, budget.unit)},
         "training": None if case.training is None else _plain(case.training),
         "limits": _plain(case.limits) if method.needs.limits else None,
+        "target": None if case.target is None else _plain(case.target, Target),
         "distill": None if case.distill is None else _plain(case.distill),
         "calibration": False if case.calibration is None else None,
         "seed": case.seed,

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,7 +15,16 @@ from secateur.ground.inputs import Example, Inputs
 
 from .mode import evaluating, using_threads
 
-__all__ = ["Comparison", "Latency", "Timing", "compare_latency", "interleaved", "time_model"]
+__all__ = [
+    "Comparison",
+    "Latency",
+    "Timing",
+    "compare_calls",
+    "compare_latency",
+    "in_turns",
+    "interleaved",
+    "time_model",
+]
 
 
 @dataclass(frozen=True)
@@ -71,17 +81,26 @@ def compare_latency(
     """
     with using_threads(threads) as used:
         times = interleaved((dense, pruned), inputs, rounds, seconds, warmup, clock)
-    low, median, high = _quartiles([p / d for d, p in zip(*times, strict=True)])
-    return Comparison(
-        dense=_latency(times[0]),
-        pruned=_latency(times[1]),
-        ratio=median,
-        ratio_low=low,
-        ratio_high=high,
-        rounds=len(times[0]),
-        batch=Inputs.of(inputs).batch,
-        threads=used,
-    )
+    return _compared(times, Inputs.of(inputs).batch, used)
+
+
+def compare_calls(
+    dense: Callable[[], object],
+    pruned: Callable[[], object],
+    *,
+    batch: int,
+    rounds: int = 30,
+    seconds: float = 2.0,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Comparison:
+    """Time two calls in turns, as `compare_latency` does models: of another engine, which has its own.
+
+    Raises:
+        ValueError: fewer than two rounds.
+    """
+    times = in_turns((dense, pruned), rounds, seconds, warmup, clock)
+    return _compared(times, batch, torch.get_num_threads())
 
 
 def time_model(
@@ -113,23 +132,52 @@ def interleaved(
     clock: Callable[[], float],
 ) -> list[list[float]]:
     """Return the milliseconds of each run of each model, in turns; the other arguments are `compare_latency`'s."""
+    given = Inputs.of(inputs)
+    with evaluating(*models), torch.inference_mode():
+        return in_turns([partial(given, model) for model in models], rounds, seconds, warmup, clock)
+
+
+def in_turns(
+    calls: Sequence[Callable[[], object]],
+    rounds: int,
+    seconds: float,
+    warmup: int,
+    clock: Callable[[], float],
+) -> list[list[float]]:
+    """Return the milliseconds of each run of each call, in turns; the one that goes first changes.
+
+    Raises:
+        ValueError: fewer than two rounds.
+    """
     if rounds < 2:
         raise ValueError(f"quartiles need at least two rounds, not {rounds}")
-    given = Inputs.of(inputs)
-    times: list[list[float]] = [[] for _ in models]
-    turns = list(range(len(models)))
-    with evaluating(*models), torch.inference_mode():
-        for _ in range(warmup):
-            for model in models:
-                given(model)
-        begin = clock()
-        while len(times[0]) < rounds or clock() - begin < seconds:
-            for i in turns:
-                start = clock()
-                given(models[i])
-                times[i].append(1000 * (clock() - start))
-            turns.reverse()
+    times: list[list[float]] = [[] for _ in calls]
+    turns = list(range(len(calls)))
+    for _ in range(warmup):
+        for call in calls:
+            call()
+    begin = clock()
+    while len(times[0]) < rounds or clock() - begin < seconds:
+        for i in turns:
+            start = clock()
+            calls[i]()
+            times[i].append(1000 * (clock() - start))
+        turns.reverse()
     return times
+
+
+def _compared(times: list[list[float]], batch: int, threads: int) -> Comparison:
+    low, median, high = _quartiles([p / d for d, p in zip(*times, strict=True)])
+    return Comparison(
+        dense=_latency(times[0]),
+        pruned=_latency(times[1]),
+        ratio=median,
+        ratio_low=low,
+        ratio_high=high,
+        rounds=len(times[0]),
+        batch=batch,
+        threads=threads,
+    )
 
 
 def _latency(times: list[float]) -> Latency:

@@ -57,6 +57,7 @@ def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Resul
                 distill=step.distill,
                 evaluate=recipe.evaluate or samples.evaluate,
                 metric=recipe.metric,
+                target=recipe.target,
                 batch_dims=recipe.batch_dims,
                 progress=progress,
                 seed=recipe.seed if step.seed is None else step.seed,

@@ -107,7 +107,7 @@ def _faults(r: Report) -> Iterator[str]:
             yield f"curves: {group!r:.60} has {len(curve.units)} units and {len(curve.loss)} losses"
         elif list(curve.units) != sorted(set(curve.units)) or curve.units[0] < 0 or min(curve.loss) < 0:
             yield f"curves: {group!r:.60} must ascend from zero or more"
-    if t := r.latency:
+    for t in filter(None, (r.latency, r.deployed.latency if r.deployed else None)):
         spreads = [(x.low_ms, x.median_ms, x.high_ms) for x in (t.dense, t.pruned)]
         spreads.append((t.ratio_low, t.ratio, t.ratio_high))
         if min(t.batch, t.threads, t.rounds) < 1 or any(low < 0 or middle <= 0 for low, middle, _ in spreads):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .findings import Findings
-from .rows import HEAD, Row, lines, rows
+from .rows import HEAD, Row, lines, rows, slower
 from .units import capital
 
 __all__ = [
@@ -88,6 +88,7 @@ def as_text(found: Findings) -> Group:
     time = ", ".join(f"{name} {value:.1f} s" for name, value in found.seconds.items())
     said = [
         f"Masked and shrunk outputs differ by at most {found.max_masked_difference:.1e}.",
+        *(f"Warning: {fault}" for fault in slower(found)),
         *history(found),
         *(f"Limit: {limit}" for limit in found.limits),
         *([f"Time: {time}."] if time else []),
