@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.blocks import UNIFY, ZERO
-from secateur.ground.errors import StructureError, UsageError
+from secateur.ground.errors import CalibrationError, DataError, StructureError, UsageError
 from secateur.surgery import apply
 from secateur.training import train
 
@@ -191,3 +191,51 @@ def test_an_artefact_without_a_class_says_which(tmp_path: Path) -> None:
 def test_unknown_keywords_are_answered(make: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"distill": 3}, r"distill=3 is no Distill: give distill=sc\.Distill\(steps=3\)"),
+        ({"limits": {"round_to": 8}}, r"is no Limits: give limits=sc\.Limits\("),
+        ({"target": "onnxruntime"}, r"is no Target: give target=sc\.target\.OnnxRuntime\(\)"),
+        ({"metric": "accuracy"}, "is no Metric"),
+    ],
+)
+def test_options_of_another_kind_are_answered(options: dict[str, Any], message: str) -> None:
+    given = {"method": sc.SNP(), "budget": sc.Budget(macs=0.5), "calibration": data()} | options
+    with pytest.raises(UsageError, match=message):
+        sc.prune(CASE.model(), CASE.inputs(2), **given)
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x + y)))
+
+
+def test_data_types_that_do_not_go_together_are_told() -> None:
+    model, x = Sum().eval(), torch.randn(64, 6)
+    mixed = (x, x.double())
+    with pytest.raises(
+        CalibrationError, match=r"does not take inputs of torch\.float32, torch\.float64.*Convert"
+    ):
+        sc.prune(
+            model, mixed, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[mixed], progress=False
+        )
+    labels = torch.zeros(64, dtype=torch.long)
+    with pytest.raises(DataError, match=r"torch\.float64, torch\.int64: .*Convert them"):
+        sc.finetune(nn.Linear(6, 3), [(x.double(), labels)], epochs=1)
+    train_on = sc.Training([(x.double(), labels)], nn.CrossEntropyLoss(), epochs=2)
+    with pytest.raises(DataError, match="Convert them"):
+        sc.prune(
+            nn.Linear(6, 3),
+            x[:2],
+            method=sc.GradualMagnitude(every=1),
+            budget=sc.Budget(weights=0.5),
+            training=train_on,
+            progress=False,
+        )

@@ -19,7 +19,7 @@ from secateur.ground.plain import to_plain
 from secateur.ground.progress import silenced
 from secateur.measure import Timer, compare_latency, environment, size
 from secateur.measure.metric import Metric
-from secateur.methods.misfits import checked_method, misfits
+from secateur.methods.misfits import check_options, checked_method, misfits
 from secateur.methods.names import names
 from secateur.methods.protocol import Draft, Method
 from secateur.recovery import Distill
@@ -105,6 +105,13 @@ def prune(
     16
     """
     method = checked_method(method, budget)
+    check_options(
+        training=(training, Training, "sc.Training(loader, loss, epochs=10)"),
+        limits=(limits, Limits, "sc.Limits(exclude=('fc',))"),
+        distill=(distill, Distill, f"sc.Distill(steps={distill if type(distill) is int else 200})"),
+        metric=(metric, Metric, "sc.measure.Metric('loss', higher_is_better=False)"),
+        target=(target, Target, "sc.target.OnnxRuntime()"),
+    )
     case = Case.of(
         model,
         Inputs.of(example_inputs, batch_dims),

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from secateur.ground.copies import copied
-from secateur.ground.errors import ArtefactError, SurgeryError, UsageError, did_you_mean
+from secateur.ground.errors import ArtefactError, SurgeryError, UsageError, did_you_mean, printable
 from secateur.ground.tensors import tensor_names, tensors_of
 from secateur.measure import Size
 from secateur.surgery.apply import apply_in_place
@@ -26,7 +26,7 @@ from secateur.surgery.lineage import Lineage, remember
 from secateur.surgery.plan import Plan
 from secateur.surgery.plan_json import plan_from_json
 
-from .files import parse_json, parse_yaml, printable, read_text, regular_file, steady, verified
+from .files import parse_json, parse_yaml, read_text, regular_file, steady, verified
 from .manifest import MANIFEST, MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
 from .packed import PackedFile
 from .packed.read import ALLOWANCE, EXPANSION
@@ -57,7 +57,7 @@ def _class_of(artefact: Artefact, path: str | PathLike[str]) -> str:
     said = artefact.recipe.get("model")
     name = said.get("name") if isinstance(said, dict) else said
     hint = f" Its recipe says that {name!r} makes it." if isinstance(name, str) else ""
-    return printable(
+    return (
         f"{path} holds the tensors of a pruned {artefact.plan.steps[0].made_for.model} and no code. Give a fresh model "
         f"of that class, or what makes one: secateur.load({str(path)!r}, build).{hint}"
     )
@@ -73,9 +73,7 @@ def onto(
     try:
         apply_in_place(model, artefact.plan)
     except Exception as error:  # a hostile plan may ask of a model's own code what it has no answer to
-        raise ArtefactError(
-            f"the artefact {path} does not fit a {type(model).__name__}: {printable(str(error))}"
-        ) from error
+        raise ArtefactError(f"the artefact {path} does not fit a {type(model).__name__}: {error}") from error
     _fill(model, artefact)
     _remember(model, artefact)
     return model.train(artefact.manifest.training)
@@ -86,8 +84,8 @@ def _remember(model: nn.Module, artefact: Artefact) -> None:
     said, before = artefact.report, artefact.report.get("original") or artefact.report.get("before")
     if isinstance(before, dict) and all(type(before.get(f.name)) is int for f in fields(Size)):
         original = Size(**{f.name: before[f.name] for f in fields(Size)})
-        words = [printable(str(said.get(key, "")))[:1000] for key in ("method", "budget")]
-        remember(model, Lineage(artefact.plan, *words, original, artefact.recipe))
+        method, budget = (printable(str(said.get(key, "")))[:1000] for key in ("method", "budget"))
+        remember(model, Lineage(artefact.plan, method, budget, original, artefact.recipe))
 
 
 def read(path: str | PathLike[str]) -> Artefact:
@@ -182,9 +180,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     # KeyError: a data type that torch does not have.
     except (SafetensorError, KeyError, OSError, MemoryError) as error:
-        raise ArtefactError(
-            f"{path} is not a safetensors file that can be read: {printable(str(error))}"
-        ) from None
+        raise ArtefactError(f"{path} is not a safetensors file that can be read: {error}") from None
     return tensors
 
 
@@ -196,7 +192,7 @@ def _check_patterns(plan: Plan, tensors: Mapping[str, Tensor], manifest: Manifes
                 f"{MODEL} has no tensor {name!r}, of which {PLAN} has a pattern.{did_you_mean(name, tensors)}"
             )
         if tuple(value.shape) != pattern.partition.shape or not pattern.obeyed(value):
-            raise ArtefactError(f"{MODEL}: {printable(name)} does not obey the pattern of blocks in {PLAN}")
+            raise ArtefactError(f"{MODEL}: {name} does not obey the pattern of blocks in {PLAN}")
 
 
 def _fill(model: nn.Module, artefact: Artefact) -> None:
@@ -207,9 +203,7 @@ def _fill(model: nn.Module, artefact: Artefact) -> None:
     for group in tensor_names(model):
         keys = {tied.get(name, name) for name in group}
         if len(keys) > 1:
-            raise ArtefactError(
-                f"{', '.join(map(printable, group))} are one tensor in the model, but not in the artefact"
-            )
+            raise ArtefactError(f"{', '.join(group)} are one tensor in the model, but not in the artefact")
         (key,) = keys
         if key not in stored:
             raise ArtefactError(
@@ -221,10 +215,10 @@ def _fill(model: nn.Module, artefact: Artefact) -> None:
             continue
         if old.shape != new.shape:
             raise ArtefactError(
-                f"{MODEL}: {printable(key)} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
+                f"{MODEL}: {key} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
             )
         if old.is_floating_point() != new.is_floating_point() or old.is_complex() != new.is_complex():
-            raise ArtefactError(f"{MODEL}: {printable(key)} is {new.dtype}, the model needs {old.dtype}")
+            raise ArtefactError(f"{MODEL}: {key} is {new.dtype}, the model needs {old.dtype}")
         if key in artefact.manifest.channels_last and new.ndim == 4:
             new = new.contiguous(memory_format=torch.channels_last)
         elif old.ndim == 4:

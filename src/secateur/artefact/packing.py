@@ -15,12 +15,12 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
-from secateur.ground.errors import ArtefactError
+from secateur.ground.errors import ArtefactError, printable
 from secateur.ground.files import write_whole
 from secateur.ground.models import HasModel, module_of
 from secateur.surgery.plan_json import plan_from_json, plan_to_json
 
-from .files import find, parse_json, printable, read_text, replacing, write
+from .files import find, parse_json, read_text, replacing, write
 from .load import read, read_tensors
 from .manifest import MODEL, PLAN, RECIPE, REPORT, Manifest
 from .packed import Blocks, PackedFile, Quantise, write_packed

@@ -194,14 +194,18 @@ def example_of(model: Any, sizes: tuple[int, ...] | None) -> tuple[dict[str, Ten
         ids = torch.randint(0, config.vocab_size, shape, generator=generator)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, (0, 1)
     if name == "pixel_values" and (sizes or hasattr(config, "image_size")):
-        side = getattr(config, "image_size", None)
-        height, width = side if isinstance(side, list | tuple) else (side, side)
-        shape = sizes or (2, config.num_channels, height, width)
+        shape = sizes or _picture(config)
         return {"pixel_values": torch.rand(shape, generator=generator)}, (0,)
     raise ExportError(
         f"The inputs of {type(model).__name__} ({name}) are not known here: export it from Python with "
         "secateur.export.to_onnx(model, inputs, file)."
     )
+
+
+def _picture(config: Any) -> tuple[int, ...]:
+    side = config.image_size
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return (2, config.num_channels, height, width)
 
 
 def _generation(path: Path) -> Any:

@@ -39,14 +39,17 @@ class Target(Protocol):
     @property
     def label(self) -> str:
         """What reports call it."""
+        ...
 
     @property
     def round_to(self) -> int:
         """The multiple of units that its kernels like; 1 if any number will do."""
+        ...
 
     @property
     def clock(self) -> Callable[[], float]:
         """Seconds."""
+        ...
 
     def engine(self, model: nn.Module, inputs: Inputs) -> Call:
         """Return what runs a model once on the inputs there.
@@ -54,6 +57,7 @@ class Target(Protocol):
         Raises:
             ExportError: the engine is not installed, or does not take the model.
         """
+        ...
 
 
 @dataclass(frozen=True)

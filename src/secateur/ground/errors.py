@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "LAYOUT",
     "ArtefactError",
     "BoundError",
     "BudgetError",
@@ -24,11 +25,21 @@ __all__ = [
     "UnknownNameError",
     "UsageError",
     "did_you_mean",
+    "printable",
 ]
 
 
 class SecateurError(Exception):
-    """The root of all errors that secateur raises on purpose."""
+    """The root of all errors that secateur raises on purpose.
+
+    Messages have names of layers, files and keys in them, which may be anything: what a terminal obeys is escaped.
+
+    >>> print(SecateurError("no layer a\\x1b[2J"))
+    no layer a\\x1b[2J
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep=LAYOUT)
 
 
 class UsageError(SecateurError, TypeError, ValueError):
@@ -93,6 +104,21 @@ class DataError(SecateurError):
 
 class KernelError(SecateurError):
     """The compiled kernels are not there, or cannot take a weight or an input; the message says which and why."""
+
+
+LAYOUT = "\n\t\u00a0\u202f"
+"""White space in messages and tables that a terminal is shown: lines, tabs and spaces that do not break."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with everything escaped that a terminal would obey: colours, directions of writing, line ends.
+
+    >>> print(printable("a\\x1b[2J\\nb"))
+    a\\x1b[2J\\nb
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from secateur.training import Training
 
 from .protocol import Method
 
-__all__ = ["Misfit", "checked_method", "misfits"]
+__all__ = ["Misfit", "check_options", "checked_method", "misfits"]
 
 
 def checked_method(method: object, budget: object) -> Method:
@@ -39,6 +39,17 @@ def checked_method(method: object, budget: object) -> Method:
         unit = f", for instance sc.Budget(macs={budget!r})" if isinstance(budget, int | float) else ""
         raise UsageError(f"budget={budget!r} has no unit: give a Budget{unit}.")
     return method
+
+
+def check_options(**given: tuple[object, type, str]) -> None:
+    """Refuse options that are of another kind; each is what was given, its class, and how to write it.
+
+    Raises:
+        UsageError: one of them is; the message says what to write.
+    """
+    for name, (value, kind, example) in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise UsageError(f"{name}={value!r:.60} is no {kind.__name__}: give {name}={example}.")
 
 
 @dataclass(frozen=True)

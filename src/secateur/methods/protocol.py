@@ -77,10 +77,13 @@ class Method(Protocol):
     @property
     def label(self) -> str:
         """What reports call it."""
+        ...
 
     @property
     def needs(self) -> Needs:
         """What it has to be given."""
+        ...
 
     def draft(self, case: Case, budget: Budget | None) -> Draft:
         """Return a smaller copy of the case's model; the model stays as it is."""
+        ...

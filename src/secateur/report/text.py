@@ -13,6 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from secateur.ground.errors import printable
+
 from .findings import Findings
 from .rows import HEAD, Row, lines, rows, slower
 from .units import capital
@@ -37,7 +39,7 @@ def plain(text: str) -> str:
     >>> plain("conv\x1b[31m")
     'conv\\x1b[31m'
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return printable(text)
 
 
 def title(found: Findings) -> str:

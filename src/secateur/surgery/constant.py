@@ -39,7 +39,7 @@ def constants_read(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     program = graph.program
     signature = program.exported.graph_signature
     others = {**program.exported.state_dict, **program.exported.constants}
-    given = iter(pytree.tree_leaves(program.exported.example_inputs))
+    given = iter(pytree.tree_leaves(program.example))
     values, free = [], set()
     for spec in signature.input_specs:
         if spec.kind.name == "USER_INPUT":
@@ -47,7 +47,7 @@ def constants_read(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Ten
             free.add(spec.arg.name)
         else:
             names = program.parameters.get(spec.arg.name, (spec.target,))
-            value = tensors[names[0]] if names[0] in tensors else others[spec.target]
+            value = tensors[names[0]] if names[0] in tensors else others[spec.target]  # pyright: ignore[reportArgumentType]
             # A copy: calls that write into what they are given must not write into the model.
             values.append(value.clone() if isinstance(value, Tensor) else value)
     runner = _Runner(graph, free)

@@ -64,7 +64,7 @@ def _again(
 ) -> tuple[Program, Mapping[str, Node]]:
     """Return another export of the model, with what these modules take and return, and its calls by name."""
     failed: SurgeryError | None = None
-    args, kwargs = program.exported.example_inputs
+    args, kwargs = program.example
     for again in exports(model, args, kwargs, modules):
         try:
             return again, same_calls(program, again)

@@ -110,7 +110,7 @@ def _run(model: nn.Module, prediction: Prediction, plan: Plan, seen: Seen) -> di
     there = [w for w in watching if types.get(w.module) is type(model.get_submodule(w.module))]
     install(smaller, [w for w in there if "forward" not in vars(smaller.get_submodule(w.module))])
     try:
-        dry(smaller, *prediction.graph.program.exported.example_inputs)
+        dry(smaller, *prediction.graph.program.example)
     except Exception as error:  # the model's own code runs here
         raise AstrayError(
             f"{type(error).__name__}: {str(error).strip()[:300]}", _place(error, seen)

@@ -184,7 +184,7 @@ def _shown(batches: Calibration, graph: Graph) -> Inputs:
 
     A process without a share of the data has the example.
     """
-    args, kwargs = graph.program.exported.example_inputs
+    args, kwargs = graph.program.example
     flat = next(iter(batches), None)
     if flat is None:
         return Inputs(args, kwargs)
