@@ -31,7 +31,7 @@ from .manifest import MANIFEST, MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
 from .packed import PackedFile
 from .packed.read import ALLOWANCE, EXPANSION
 
-__all__ = ["document", "load", "onto", "read", "read_tensors"]
+__all__ = ["document", "load", "onto", "read", "read_tensors", "read_whole"]
 
 
 def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -96,6 +96,18 @@ def read(path: str | PathLike[str]) -> Artefact:
     """
     path = Path(path)
     return _read_packed(path) if os.path.isfile(path) else steady(path, _read_folder)
+
+
+def read_whole(path: Path) -> tuple[Artefact, dict[str, str]]:
+    """Read a folder with its texts as they are, in one step: another process may replace it at any time.
+
+    Raises:
+        ArtefactError: as `load`.
+    """
+    texts = (PLAN, RECIPE, REPORT)
+    return steady(
+        path, lambda folder: (_read_folder(folder), {name: read_text(folder, name) for name in texts})
+    )
 
 
 def _read_folder(folder: Path) -> Artefact:

@@ -106,7 +106,7 @@ def _forwards(model: nn.Module, plan: Plan) -> dict[str, Traced]:
     args, kwargs = rebuild(plan.example, device)
     failed: SurgeryError | None = None
     try:
-        for program in exports(model, args, kwargs, tuple(edits)):
+        for program in exports(model, args, kwargs, tuple(edits), plan.batch_dims):
             try:
                 return {path: _forward(model, program, edit, device) for path, edit in edits.items()}
             except SurgeryError as error:

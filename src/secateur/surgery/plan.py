@@ -154,7 +154,8 @@ class Plan:
     """All that `apply` needs: which units stay, the edits that follow from it, and the repaired tensors.
 
     ``tensors`` holds values in the *smaller* shapes; parameters that are not named keep their sliced values.
-    ``example`` describes the inputs that were traced, as plain data, where an edit needs them. ``patterns`` says, by
+    ``example`` describes the inputs that were traced, as plain data, where an edit needs them, and ``batch_dims`` says
+    of each which dimension counts samples (None: it is found again). ``patterns`` says, by
     parameter, which blocks of those values are zero or unified. ``first`` are plans that are applied before this one,
     in order, each for the model that the one before it leaves: of a model that was pruned, trained and pruned again.
     """
@@ -166,6 +167,7 @@ class Plan:
     example: Any = None
     patterns: Mapping[str, BlockPattern] = field(default_factory=dict)
     first: tuple[Plan, ...] = ()
+    batch_dims: tuple[int | None, ...] | None = None
 
     @property
     def steps(self) -> tuple[Plan, ...]:

@@ -59,6 +59,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "kept": {group: list(units) for group, units in plan.kept.items()},
         "edits": [_edit_to_json(edit) for edit in plan.edits],
         **({} if plan.example is None else {"example": plan.example}),
+        **({} if plan.batch_dims is None else {"batch_dims": list(plan.batch_dims)}),
         **({"first": [plan_to_json(step) for step in plan.first]} if plan.first else {}),
         **({"patterns": {n: pattern_to_json(p) for n, p in plan.patterns.items()}} if plan.patterns else {}),
     }
@@ -83,7 +84,9 @@ def _step(data: object, where: str, *others: str) -> Plan:
             f"the plan has format version {version}, this secateur reads up to {PLAN_VERSION}: "
             "update secateur"
         )
-    entries = keys(data, where, "version", "made_for", "kept", "edits", optional=("example", *others))
+    entries = keys(
+        data, where, "version", "made_for", "kept", "edits", optional=("example", "batch_dims", *others)
+    )
     made_for = keys(entries["made_for"], f"{where}.made_for", "model", "digest")
     kept = mapping(entries["kept"], f"{where}.kept")
     patterns = mapping(entries.get("patterns", {}), f"{where}.patterns")
@@ -101,6 +104,7 @@ def _step(data: object, where: str, *others: str) -> Plan:
             named(made_for["digest"], f"{where}.made_for.digest"),
         ),
         example=_example(entries.get("example"), edits, where),
+        batch_dims=_batch_dims(entries.get("batch_dims"), f"{where}.batch_dims"),
         patterns={
             named(name, f"a parameter of {where}.patterns"): pattern_from_json(
                 pattern, f"{where}.patterns[{name!r:.60}]"
@@ -108,6 +112,12 @@ def _step(data: object, where: str, *others: str) -> Plan:
             for name, pattern in patterns.items()
         },
     )
+
+
+def _batch_dims(data: object, where: str) -> tuple[int | None, ...] | None:
+    if data is None:
+        return None
+    return listed(data, where, lambda entry, at: None if entry is None else integer(entry, at, 0, MAX_DIMS))
 
 
 def _example(data: object, edits: tuple[Edit, ...], where: str) -> Any:

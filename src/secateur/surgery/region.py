@@ -49,18 +49,24 @@ class Region:
 
 
 def exports(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], modules: tuple[str, ...]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    modules: tuple[str, ...],
+    batch_dims: tuple[int | None, ...] | None = None,
 ) -> Iterator[Program]:
     """Yield programs with what these modules take and return: with free lengths of sequences, then with none.
+
+    `batch_dims` says of each input which dimension counts samples; without it they are found.
 
     Raises:
         TraceError: the model cannot be exported.
     """
     if any(isinstance(leaf, Tensor) and 1 < leaf.ndim <= 3 for leaf in pytree.tree_leaves((args, kwargs))):
-        free = export_program(model, args, kwargs, modules, lengths=True)
+        free = export_program(model, args, kwargs, modules, batch_dims=batch_dims, lengths=True)
         if free.dynamic:
             yield free
-    yield export_program(model, args, kwargs, modules)
+    yield export_program(model, args, kwargs, modules, batch_dims=batch_dims)
 
 
 def find_region(program: Program, module: str) -> Region:

@@ -65,7 +65,7 @@ def _again(
     """Return another export of the model, with what these modules take and return, and its calls by name."""
     failed: SurgeryError | None = None
     args, kwargs = program.example
-    for again in exports(model, args, kwargs, modules):
+    for again in exports(model, args, kwargs, modules, program.batch_dims):
         try:
             return again, same_calls(program, again)
         except SurgeryError as error:
