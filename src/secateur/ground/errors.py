@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 __all__ = [
     "LAYOUT",
@@ -29,6 +30,10 @@ __all__ = [
 ]
 
 
+LAYOUT = "\n\t\u00a0\u202f"
+"""White space in messages and tables that a terminal is shown: lines, tabs and spaces that do not break."""
+
+
 class SecateurError(Exception):
     """The root of all errors that secateur raises on purpose.
 
@@ -38,8 +43,10 @@ class SecateurError(Exception):
     no layer a\\x1b[2J
     """
 
+    layout: ClassVar[str] = LAYOUT
+
     def __str__(self) -> str:
-        return printable(super().__str__(), keep=LAYOUT)
+        return printable(super().__str__(), keep=self.layout)
 
 
 class UsageError(SecateurError, TypeError, ValueError):
@@ -83,11 +90,15 @@ class BoundError(SecateurError):
 
 
 class CheckpointError(SecateurError):
-    """A run cannot be kept or resumed: its folder, its checkpoint or its recipe is not what it was."""
+    """A run cannot be kept or resumed: its folder, its checkpoint or its recipe is not what it was. In one line."""
+
+    layout = ""
 
 
 class ArtefactError(SecateurError):
-    """A saved artefact is missing, truncated, hostile, too new, or made for another model."""
+    """A saved artefact is missing, truncated, hostile, too new, or made for another model. In one line."""
+
+    layout = ""
 
 
 class ExportError(SecateurError):
@@ -104,10 +115,6 @@ class DataError(SecateurError):
 
 class KernelError(SecateurError):
     """The compiled kernels are not there, or cannot take a weight or an input; the message says which and why."""
-
-
-LAYOUT = "\n\t\u00a0\u202f"
-"""White space in messages and tables that a terminal is shown: lines, tabs and spaces that do not break."""
 
 
 def printable(text: str, keep: str = "") -> str:
