@@ -26,6 +26,7 @@ __all__ = [
     "score",
     "scores",
     "sizes",
+    "slower",
 ]
 
 HEAD = ("", "dense", "pruned", "pruned / dense")
