@@ -30,7 +30,8 @@ def keywords(**meant: str) -> Callable[[C], C]:
     """
 
     def decorated(cls: C) -> C:
-        made = cls.__init__
+        changed: Any = cls
+        made = changed.__init__
         known = [name for name in inspect.signature(made).parameters if name != "self"]
 
         @wraps(made)
@@ -40,7 +41,7 @@ def keywords(**meant: str) -> Callable[[C], C]:
                 raise UsageError(f"{cls.__name__} has no keyword {name!r}; it has {', '.join(known)}.{hint}")
             made(self, *args, **options)
 
-        cls.__init__ = init
+        changed.__init__ = init
         return cls
 
     return decorated
