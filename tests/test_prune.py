@@ -196,7 +196,7 @@ def test_unknown_keywords_are_answered(make: Callable[[], object], message: str)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distill": 3}, r"distill=3 is no Distill: give distill=sc\.Distill\(steps=3\)"),
+        ({"distill": 3}, r"distill=3 is no Distill: give distill=sc\.Distill\(steps=200\)"),
         ({"limits": {"round_to": 8}}, r"is no Limits: give limits=sc\.Limits\("),
         ({"target": "onnxruntime"}, r"is no Target: give target=sc\.target\.OnnxRuntime\(\)"),
         ({"metric": "accuracy"}, "is no Metric"),

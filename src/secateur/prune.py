@@ -112,7 +112,7 @@ def prune(
     check_options(
         training=(training, Training, "sc.Training(loader, loss, epochs=10)"),
         limits=(limits, Limits, "sc.Limits(exclude=('fc',))"),
-        distill=(distill, Distill, f"sc.Distill(steps={distill if type(distill) is int else 200})"),
+        distill=(distill, Distill, "sc.Distill(steps=200)"),
         metric=(metric, Metric, "sc.measure.Metric('loss', higher_is_better=False)"),
         target=(target, Target, "sc.target.OnnxRuntime()"),
     )

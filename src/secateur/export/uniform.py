@@ -54,8 +54,8 @@ def with_biases(model: nn.Module, names: Iterable[str]) -> nn.Module:
     for name in names:
         path, _, leaf = name.rpartition(".")
         layer = modules.get(path)
-        if leaf == "bias" and isinstance(layer, nn.Linear) and layer.bias is None:
-            layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_features))
+        if leaf == "bias" and isinstance(layer, nn.Linear) and getattr(layer, "bias", None) is None:
+            layer.register_parameter("bias", nn.Parameter(layer.weight.new_zeros(layer.out_features)))
     return model
 
 
