@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,6 @@ def test_what_is_written_says_how_to_run_it_again(mine: dict[str, Any], tmp_path
     packed = write(recipe, result)
     assert packed is not None
     assert packed.bytes == (tmp_path / "small.sec").stat().st_size
-    assert parse_recipe(result.recipe) == recipe
+    assert parse_recipe(result.recipe) == replace(recipe, example=(1, 6))  # where the data are not at hand
     assert result.report.model == "mine_for_run:build"
     assert write(parse_recipe(mine), result) is None
