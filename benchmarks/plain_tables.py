@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from page_tables import Format, accuracy, percent, short, whole
+from page_tables import Format, accuracy, brief, percent, short, whole
 
 __all__ = ["PLAIN"]
 
@@ -77,6 +77,18 @@ PLAIN: Mapping[str, tuple[str, Mapping[str, tuple[str, Format]]]] = {  # section
         "seconds_recovery": ("repair, s", whole),
         "seconds_surgery": ("surgery, s", whole),
         "peak_memory_gb": ("peak memory, GB", short),
+    }),
+    "strangers": ("strangers", {
+        "network": ("network", str),
+        "parameters": ("parameters", str),
+        "macs_ratio": ("MACs left", percent),
+        "pruned": ("pruned", brief),
+        "loaded": ("loaded in a fresh process", brief),
+        "pickled": ("pickled, copied", brief),
+        "trained": ("trained", brief),
+        "adapters": ("LoRA", brief),
+        "other_size": ("another size", brief),
+        "onnx": ("ONNX Runtime agrees", brief),
     }),
     "engines": ("engines", {
         "model": ("network", str),

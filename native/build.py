@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LIBRARIES = HERE.parent / "src" / "secateur" / "runtime" / "lib"
+INTERFACE = LIBRARIES.parent / "library.py"
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512")
 X86 = {"avx512": AVX512, "avx2": AVX2, "portable": ()}
@@ -40,7 +42,7 @@ class NoKernelsError(Exception):
 
 def abi() -> int:
     """Return the version of the C interface, which the package's Python knows."""
-    text = (HERE.parent / "src" / "secateur" / "runtime" / "library.py").read_text()
+    text = INTERFACE.read_text()
     return int(re.search(r"^ABI = (\d+)$", text, re.MULTILINE).group(1))  # type: ignore[union-attr]
 
 
@@ -58,20 +60,21 @@ def compiler() -> str:
 
 
 def build(into: Path = LIBRARIES, sanitize: bool = False) -> list[Path]:
-    """Compile all libraries of this machine's kind; each appears whole or not at all.
+    """Compile all libraries of this machine's kind, unless they are newer than their source.
+
+    Each appears whole or not at all.
 
     Raises:
         NoKernelsError: no compiler, another system than Linux or macOS, or the compiler failed.
     """
     if platform.system() not in ("Linux", "Darwin"):
         raise NoKernelsError(f"kernels are not built on {platform.system()}")
-    program, x86 = compiler(), platform.machine() in ("x86_64", "AMD64")
-    suffix = ".dylib" if platform.system() == "Darwin" else ".so"
-    sets = X86 if x86 else {"portable": ()}
+    targets = libraries(into)
+    if not sanitize and up_to_date(targets):
+        return list(targets)
+    program = compiler()
     into.mkdir(parents=True, exist_ok=True)
-    made = []
-    for name, flags in sets.items():
-        target = into / f"kernels-{name}{suffix}"
+    for target, flags in targets.items():
         with tempfile.TemporaryDirectory(dir=into) as scratch:
             fresh = Path(scratch) / target.name
             command = [
@@ -85,8 +88,21 @@ def build(into: Path = LIBRARIES, sanitize: bool = False) -> list[Path]:
             if errors[-1]:
                 raise NoKernelsError(f"{program} failed: {errors[-1].strip()[-2000:]}")
             fresh.replace(target)
-        made.append(target)
-    return made
+    return list(targets)
+
+
+def libraries(into: Path) -> dict[Path, tuple[str, ...]]:
+    """Return the libraries of this machine's kind, with the flags of each."""
+    suffix = ".dylib" if platform.system() == "Darwin" else ".so"
+    sets = X86 if platform.machine() in ("x86_64", "AMD64") else {"portable": ()}
+    return {into / f"kernels-{name}{suffix}": flags for name, flags in sets.items()}
+
+
+def up_to_date(targets: Iterable[Path]) -> bool:
+    """Tell whether all libraries are there, and newer than what they are made from."""
+    sources = [*(path for path in HERE.iterdir() if path.is_file()), INTERFACE]
+    newest = max(path.stat().st_mtime for path in sources)
+    return all(path.exists() and path.stat().st_mtime >= newest for path in targets)
 
 
 def _run(command: list[str]) -> str:

@@ -16,6 +16,7 @@ from secateur.export.target import Call, Target
 from secateur.graph import Graph
 from secateur.graph.trace import traced
 from secateur.ground.copies import copyable
+from secateur.ground.devices import check_placement
 from secateur.ground.errors import CalibrationError, UsageError
 from secateur.ground.inputs import Inputs
 from secateur.ground.models import module_of
@@ -100,7 +101,9 @@ class Case:
         options["calibration"] = calibration
         if not isinstance(given, Result):
             model = module_of(given)
+            check_placement(model)
             copyable(model)  # before any work: what cannot be copied is found at once
+            inputs = inputs.beside(model)
             return (
                 Case(model, model, inputs, **options)
                 if dense is None
@@ -109,6 +112,7 @@ class Case:
         dense = given.dense if dense is None else dense
         if dense is None:
             raise UsageError("A result goes on from the model that it was made of: give it as dense=...")
+        inputs = inputs.beside(given.model)
         return Case(given.model, dense, inputs, earlier=given, start=given.plan, **options)
 
     @cached_property

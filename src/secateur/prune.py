@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.case import Case, Evaluate
 from secateur.export.target import Target, compare_at
 from secateur.ground.describe import describe
-from secateur.ground.errors import BudgetError
+from secateur.ground.devices import moments_on_host
+from secateur.ground.errors import BudgetError, CalibrationError, TrainingError
 from secateur.ground.importing import can_be_imported, name_of
 from secateur.ground.inputs import BatchDims, Example, Inputs
 from secateur.ground.plain import to_plain
@@ -143,7 +146,7 @@ def prune(
     with silenced(not progress):
         _ = case.deployed  # before any work: an engine that is not installed is told of at once
         case.score("dense", case.dense)
-        draft = method.draft(case, budget)
+        draft = _draft(method, case, budget)
         case.score(draft.step, draft.model)
         report = _report(case, draft, method, budget)
         _hold(report, draft, budget)
@@ -155,6 +158,25 @@ def prune(
     original = report.original or report.before
     remember(result.model, Lineage(result.whole, report.method, report.budget, original, report.recipe))
     return result
+
+
+def _draft(method: Method, case: Case, budget: Budget | None) -> Draft:
+    """Return the method's draft; where a device does not hold the moments as well, the processor keeps them.
+
+    Raises:
+        CalibrationError, TrainingError: the device does not hold the network's own values.
+    """
+    remedy = "give smaller batches, or free what else it holds"
+    with suppress(torch.OutOfMemoryError):  # left at once, so that nothing of the first try is held on to
+        return method.draft(case, budget)
+    if method.needs.training:
+        raise TrainingError(f"The device is out of memory in training: {remedy}.")
+    warnings.warn("The device is out of memory: moments are kept and solved by the processor.", stacklevel=3)
+    try:
+        with moments_on_host():
+            return method.draft(case, budget)
+    except torch.OutOfMemoryError as error:
+        raise CalibrationError(f"The device is out of memory, even without moments: {remedy}.") from error
 
 
 def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> Report:

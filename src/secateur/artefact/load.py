@@ -34,13 +34,18 @@ from .packed.read import ALLOWANCE, EXPANSION
 __all__ = ["document", "load", "onto", "read", "read_tensors", "read_whole"]
 
 
-def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
+def load(
+    path: str | PathLike[str],
+    fresh: nn.Module | Callable[[], nn.Module] | None = None,
+    device: str | torch.device | None = None,
+) -> nn.Module:
     """Return the saved model: a fresh dense one, cut to size, with the saved tensors.
 
     ``path`` is the folder of an artefact, or the file that `secateur.pack` made of one.
     ``fresh`` is a model of the class that was pruned, or a callable that makes one; a model that is given
-    stays as it is. Tensors come in the data type in which they were saved, on the fresh model's device (of one on the
-    meta device on the CPU); the training flag is the saved one. Nothing is unpickled or executed.
+    stays as it is. Tensors come in the data type in which they were saved, on `device`, by default on the fresh model's
+    (of one on the meta device on the CPU): an artefact is of no device. The training flag is the saved one. Nothing is
+    unpickled or executed.
 
     Raises:
         ArtefactError: a file is missing, truncated, changed, hostile or of a newer version, or the artefact
@@ -49,7 +54,8 @@ def load(path: str | PathLike[str], fresh: nn.Module | Callable[[], nn.Module] |
     """
     if fresh is None:
         raise UsageError(_class_of(read(path), path))
-    return onto(read(path), fresh, path)
+    model = onto(read(path), fresh, path)
+    return model if device is None else model.to(device)
 
 
 def _class_of(artefact: Artefact, path: str | PathLike[str]) -> str:

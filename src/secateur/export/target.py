@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.ground.copies import copied
+from secateur.ground.devices import device_of
 from secateur.ground.errors import ExportError
 from secateur.ground.inputs import Inputs
 from secateur.ground.tensors import tensors_of
@@ -76,10 +77,14 @@ class Torch:
         """Return what runs a model once on the inputs."""
         given = inputs.detached()
         network = copied(model, {id(t): t for t in tensors_of(model).values()}).eval()
+        device = device_of(model)
 
         def call() -> Any:
             with torch.inference_mode():
-                return given(network)
+                outputs = given(network)
+            if device is not None and device.type not in ("cpu", "meta"):
+                torch.accelerator.synchronize(device)  # whose calls return before they are done
+            return outputs
 
         return call
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from .devices import device_of, moved
 from .errors import SecateurError, TraceError, did_you_mean
 
 __all__ = ["BatchDims", "Example", "Inputs", "plain", "types_told"]
@@ -51,8 +52,17 @@ class Inputs:
         return Inputs(tuple(given) if isinstance(given, tuple | list) else (given,), {}, batch_dims)
 
     def __call__(self, model: nn.Module) -> Any:
-        """Run a model on the inputs."""
-        return model(*self.args, **self.kwargs)
+        """Run a model on the inputs, which are moved to its device."""
+        given = self.beside(model)
+        return model(*given.args, **given.kwargs)
+
+    def beside(self, model: nn.Module) -> Inputs:
+        """Return the inputs on a model's device; as they are where it has tensors on several, whose hooks move them."""
+        device = device_of(model)
+        if device is None or all(x.device == device for x in self.leaves if isinstance(x, Tensor)):
+            return self
+        args, kwargs = moved((self.args, dict(self.kwargs)), device)
+        return Inputs(args, kwargs, self.batch_dims)
 
     @property
     def values(self) -> tuple[Any, ...]:

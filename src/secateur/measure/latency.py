@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.ground.inputs import Example, Inputs
 
+from .clock import milliseconds
 from .mode import evaluating, using_threads
 
 __all__ = [
@@ -133,9 +134,11 @@ def interleaved(
     clock: Callable[[], float],
 ) -> list[list[float]]:
     """Return the milliseconds of each run of each model, in turns; the other arguments are `compare_latency`'s."""
-    calls = [partial(Inputs.of(inputs), model) for model in models]
+    given = Inputs.of(inputs).beside(models[0])
+    device = next((x.device for x in given.leaves if isinstance(x, Tensor)), None)
+    calls = [partial(given, model) for model in models]
     with evaluating(*models):
-        return _turning(calls, rounds, seconds, warmup, clock)
+        return _turning(calls, rounds, seconds, warmup, clock, device)
 
 
 def _turning(
@@ -144,10 +147,11 @@ def _turning(
     seconds: float,
     warmup: int,
     clock: Callable[[], float],
+    device: torch.device | None = None,
 ) -> list[list[float]]:
     if rounds < 2:
         raise ValueError(f"quartiles need at least two rounds, not {rounds}")
-    return in_turns(calls, rounds, seconds, warmup=warmup, turning=True, clock=clock)
+    return in_turns(calls, rounds, seconds, warmup=warmup, turning=True, clock=clock, device=device)
 
 
 @torch.inference_mode()
@@ -160,6 +164,7 @@ def in_turns(
     warmup: int = 1,
     turning: bool = False,
     clock: Callable[[], float] = time.perf_counter,
+    device: torch.device | None = None,
 ) -> list[list[float]]:
     """Return the milliseconds of each run of each call, in turns: what disturbs one disturbs all.
 
@@ -173,9 +178,7 @@ def in_turns(
     while len(times[0]) < rounds or (len(times[0]) < most and clock() - begin < seconds):
         order = list(zip(calls, times, strict=True))
         for call, taken in reversed(order) if turning and len(times[0]) % 2 else order:
-            start = clock()
-            call()
-            taken.append(1000 * (clock() - start))
+            taken.append(milliseconds(call, device, clock))
     return times
 
 

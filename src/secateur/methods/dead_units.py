@@ -66,7 +66,7 @@ def without_dead_units(model: nn.Module, example_inputs: Example) -> Removal:
       (2): Linear(in_features=1, out_features=2, bias=True)
     )
     """
-    inputs = Inputs.of(example_inputs)
+    inputs = Inputs.of(example_inputs).beside(model)
     return _removed(model, traced(model, inputs), inputs)
 
 

@@ -133,6 +133,6 @@ def _gated(layer: Layer, gate: Tensor, inside: bool) -> Watch:
             rows = gate.repeat(len(x) // n, 1) if inside else gate.repeat_interleave(len(x) // n, 0)
         shape = [len(rows)] + [1] * (x.ndim - 1)
         shape[layer.channel_dim] = gate.shape[1]
-        return (*args[:at], x * rows.to(x.dtype).view(shape), *args[at + 1 :])
+        return (*args[:at], x * rows.to(x.dtype).to(x.device).view(shape), *args[at + 1 :])
 
     return read

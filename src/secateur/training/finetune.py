@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.ground.copies import copied
+from secateur.ground.devices import device_of, moved
 from secateur.ground.errors import DataError, UsageError
 from secateur.ground.inputs import Inputs, types_told
 from secateur.ground.models import ModelLike, module_of
@@ -71,10 +72,11 @@ def finetune(
     stepper = optimizer(parameters)
     rates = [float(group["lr"]) for group in stepper.param_groups]
     length = len(loader) if isinstance(loader, Sized) else None
+    device = device_of(student)
 
     def objective(inputs: Any, labels: Any) -> Tensor:
         outputs = Inputs.of(inputs)(student)
-        value = loss(outputs, labels)
+        value = loss(outputs, moved(labels, device))
         if teacher is None:
             return value
         with torch.no_grad():

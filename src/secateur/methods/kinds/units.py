@@ -15,6 +15,7 @@ from secateur.case import Case
 from secateur.graph import Graph, Group
 from secateur.ground.errors import BudgetError
 from secateur.ground.inputs import Inputs
+from secateur.ground.modes import exact_products
 from secateur.ground.processes import digest, in_step, require_same
 from secateur.measure import Stopwatch, Timer, size
 from secateur.methods.protocol import Draft, Evidence, Needs
@@ -73,8 +74,9 @@ class OfUnits(ABC):
             SurgeryError: the smaller model does not compute what was promised.
         """
         assert budget is not None  # `needs` says so
-        draft = _draft(self, case, _of_dense(case, budget))
-        return replace(draft, plan=case.onwards(draft.plan, draft.model))
+        with exact_products():
+            draft = _draft(self, case, _of_dense(case, budget))
+            return replace(draft, plan=case.onwards(draft.plan, draft.model))
 
 
 def _of_dense(case: Case, budget: Budget) -> Budget:
@@ -104,8 +106,7 @@ def _draft(method: OfUnits, case: Case, budget: Budget) -> Draft:
         ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
         statistics.release()
     with case.phase("surgery and timing" if budget.timed else "surgery"):
-        with _told_of(chosen.refused):
-            first = _cut(case, chosen, ranked, budget, method.allocation, constraints)
+        first = _cut(case, chosen, ranked, budget, method.allocation, constraints)
         with in_step():
             check_fixed(fixed, first.candidates)
     kept, chosen = first.kept, first.candidates
@@ -168,12 +169,14 @@ def _cut(
         shown = _shown(case.batches, graph)
     if budget.timed:
         timer = case.timer if isinstance(case.timer, Timer) else Stopwatch()
-        return cut_to_latency(
-            case.model, graph, chosen, ranked, budget, allocation, constraints, shown, case.inputs, timer
-        )
+        with _told_of(chosen.refused):
+            return cut_to_latency(
+                case.model, graph, chosen, ranked, budget, allocation, constraints, shown, case.inputs, timer
+            )
 
     def choose(left: Candidates) -> Mapping[str, tuple[int, ...]]:
-        return select(graph, remaining(ranked, left.groups), budget, allocation, constraints)
+        with _told_of(left.refused):  # by now also those whose code was tried and is in the way
+            return select(graph, remaining(ranked, left.groups), budget, allocation, constraints)
 
     with in_step():
         return cut(case.model, graph, chosen, choose, shown)
