@@ -21,10 +21,11 @@ demo: $(CORE) ## Halve a bundled network and print what was gained
 test: $(TEST) ## Run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-check: $(TEST) ## Lint, format and types
+check: $(TEST) ## Lint, format and types (mypy strict, pyright as editors run it)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 gpu: $(BENCH) ## Run the tests of tests/gpu and benchmarks/gpu.py, where there is a GPU (eight minutes)
 	@$(BIN)/python -m pytest -n0 tests/gpu

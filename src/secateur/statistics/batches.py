@@ -54,7 +54,7 @@ class Calibration:
                 "batches, or a DataLoader."
             )
         self._batches = list(batches) if isinstance(batches, Iterator) else batches
-        args, kwargs = program.exported.example_inputs
+        args, kwargs = program.example
         self._args, self._kwargs = tuple(args), dict(kwargs)
         self._example = pytree.tree_leaves((self._args, self._kwargs))
         self._dynamic, self._batch = program.dynamic, program.batch

@@ -126,8 +126,7 @@ class _Run:
             "seed": seed,
         }
         check_rewind(self.model, training.rewind)
-        kept = training.checkpoints
-        self.folder = None if kept is None else Path(kept.folder)
+        self.folder = None if training.checkpoints is None else Path(training.checkpoints.folder)
         self.found = self._restored()
 
     def result(self) -> Trained:
