@@ -32,10 +32,6 @@ BESIDE = (
 )
 X86 = platform.machine() in ("x86_64", "AMD64")
 SETS = ("avx512vnni", "avx512", "avxvnni", "avx2", "portable") if X86 else ("portable",)
-    ("avx512vnni", "avx512", "avxvnni", "avx2", "portable")
-    if platform.machine() in ("x86_64", "AMD64")
-    else ("portable",)
-)
 SUFFIX = ".dylib" if platform.system() == "Darwin" else ".so"
 KERNELS = frozenset(f"secateur/runtime/lib/kernels-{name}{SUFFIX}" for name in SETS)
 
