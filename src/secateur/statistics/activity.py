@@ -2,7 +2,8 @@
 
 A convolution's kernel counts with the norm of the map that it makes of one input channel: ``|| |K| * |x_n| ||_F``. That
 is ``sqrt(k^T A_n k)``, with k the flattened |K| and A_n the autocorrelation (taps x taps) of what the kernel reads of
-|x_n|: all kernels of a channel then share one small matrix a sample, and one product of matrices scores them all.
+|x_n|: all kernels of a channel then share one small matrix a sample, and one product of matrices scores them all. A
+single weight counts with its |w| times the norm of what its tap reads of |x_n|, the root of A_n's diagonal.
 """
 
 from __future__ import annotations
@@ -27,10 +28,19 @@ from .outlets import outlet
 from .patches import read_maps
 from .weights import outputs_first
 
-__all__ = ["WORKSPACE", "Activity", "Contributions", "Norm", "activity", "kernel_norms"]
+__all__ = ["WORKSPACE", "Activity", "Contributions", "Contributor", "Norm", "activity", "kernel_norms"]
 
 WORKSPACE = 1 << 24
 """Bytes that scoring may use at once beside the activations of one batch."""
+
+
+class Contributor(StrEnum):
+    """What of a convolution is weighed, and pruned, as one; of a linear layer it is a single weight."""
+
+    WEIGHT = "weight"
+    """A single weight of a kernel."""
+    KERNEL = "kernel"
+    """The paper: a whole kernel, what one filter has for one of its input channels."""
 
 
 class Norm(StrEnum):
@@ -48,7 +58,8 @@ class Norm(StrEnum):
 class Contributions:
     """What flows into each output of a layer, not normalised, float64.
 
-    ``inputs`` (outputs, inputs of a group) is what each weight or kernel carries, ``bias`` (outputs,) the bias.
+    ``inputs`` (outputs, contributors) is what each weight or kernel carries, in the order of the weight
+    (outputs, inputs of a group, *taps); ``bias`` (outputs,) is what the bias does.
     """
 
     inputs: Tensor
@@ -76,6 +87,7 @@ def activity(
     calibration: Iterable[Any],
     norm: Norm = Norm.MEAN_OF_NORMS,
     workspace: int = WORKSPACE,
+    contributor: Contributor = Contributor.KERNEL,
 ) -> Activity:
     """Run the program once with the given tensors (by canonical name) and score what its layers carry.
 
@@ -91,10 +103,12 @@ def activity(
         weight = outputs_first(layer, tensors[layer.weight]).detach().abs()
         if not layer.taps:
             meters[layer.node] = _Rows(layer, weight)
-        elif norm is Norm.MEAN_OF_NORMS:
-            meters[layer.node] = _Norms(layer, weight, workspace)
+        elif norm is not Norm.MEAN_OF_NORMS:
+            meters[layer.node] = _Maps(layer, weight, norm, workspace, contributor)
+        elif contributor is Contributor.WEIGHT:
+            meters[layer.node] = _Taps(layer, weight, workspace)
         else:
-            meters[layer.node] = _Maps(layer, weight, norm, workspace)
+            meters[layer.node] = _Norms(layer, weight, workspace)
     joins = _joins(graph, layers)
     sums = {node: _Operands(layer.channel_dim, graph.program.batch_first) for layer, node, _ in joins}
     reads: dict[str, Watch] = {**meters, **sums}
@@ -173,7 +187,7 @@ class _Meter:
         return summed(self.sum) / summed(self.count).clamp_min(1)
 
     def result(self) -> Tensor:
-        """Return what each connection carries, (outputs, inputs of a group)."""
+        """Return what each contributor carries, (outputs, contributors)."""
         raise NotImplementedError
 
 
@@ -206,23 +220,44 @@ class _Norms(_Meter):
         return _by_output(self.layer, self.mean())
 
 
+class _Taps(_Meter):
+    """A convolution: the norm of what each tap reads of every sample, weight by weight."""
+
+    def __init__(self, layer: Layer, weight: Tensor, workspace: int) -> None:
+        super().__init__(layer, weight)
+        self.workspace = workspace
+
+    def add(self, x: Tensor) -> None:
+        self.sum = self.sum + _tap_sums(self.layer, x, self.workspace)
+        self.count += len(x)
+
+    def result(self) -> Tensor:
+        return _weight_by_weight(self.layer, self.weight, self.mean())
+
+
 class _Maps(_Meter):
     """A convolution: one number from the map of the mean |x|."""
 
-    def __init__(self, layer: Layer, weight: Tensor, norm: Norm, workspace: int) -> None:
+    def __init__(
+        self, layer: Layer, weight: Tensor, norm: Norm, workspace: int, contributor: Contributor
+    ) -> None:
         super().__init__(layer, weight)
-        self.norm, self.workspace = norm, workspace
+        self.norm, self.workspace, self.contributor = norm, workspace, contributor
 
     def add(self, x: Tensor) -> None:
         self.sum = self.sum + x.sum(0, dtype=torch.float64).cpu()
         self.count += len(x)
 
     def result(self) -> Tensor:
-        mean, kernels = self.mean()[None], _by_input(self.layer, self.weight.double().cpu())
-        if self.norm is Norm.NORM_OF_MEAN:
+        mean, norm = self.mean()[None], self.norm is Norm.NORM_OF_MEAN
+        if norm and self.contributor is Contributor.KERNEL:
+            kernels = _by_input(self.layer, self.weight.double().cpu())
             return _by_output(self.layer, _norm_sums(self.layer, mean, kernels, self.workspace))
-        taps = read_maps(self.layer, mean)[0].sum(2)  # (C, taps)
-        return _by_output(self.layer, torch.einsum("cmt,ct->cm", kernels, taps))
+        taps = _tap_sums(self.layer, mean, self.workspace) if norm else read_maps(self.layer, mean)[0].sum(2)
+        weights = _weight_by_weight(self.layer, self.weight, taps)
+        if self.contributor is Contributor.WEIGHT:
+            return weights
+        return weights.unflatten(1, (-1, taps.shape[1])).sum(2)  # a map's sum is that of its weights
 
 
 class _Operands:
@@ -269,6 +304,22 @@ def _by_output(layer: Layer, values: Tensor) -> Tensor:
     """Return numbers (inputs, outputs of a group) as (outputs, inputs of a group)."""
     split: Tensor = values.unflatten(0, (layer.groups, -1))
     return split.transpose(1, 2).flatten(0, 1)
+
+
+def _weight_by_weight(layer: Layer, weight: Tensor, taps: Tensor) -> Tensor:
+    """Return a weight (outputs, inputs of a group, *taps), none negative, times what its taps read (C, taps)."""
+    split = weight.double().cpu().flatten(2).unflatten(0, (layer.groups, -1))  # (g, m, c, taps)
+    return (split * taps.unflatten(0, (layer.groups, 1, -1))).flatten(0, 1).flatten(1)
+
+
+def _tap_sums(layer: Layer, x: Tensor, workspace: int) -> Tensor:
+    """Return the sum over samples of the norm of what each tap reads of |x| (N, C, *space), (C, taps)."""
+    each = 3 * x.element_size() * math.prod(layer.positions) * math.prod(layer.taps)
+    sums = torch.zeros(x.shape[1], math.prod(layer.taps), dtype=torch.float64, device=x.device)
+    for samples, channels in _blocks(len(x), x.shape[1], each, 0, workspace):
+        norms = torch.linalg.vector_norm(read_maps(layer, x[samples, channels]), dim=3)
+        sums[channels] += norms.sum(0, dtype=torch.float64)
+    return sums.cpu()
 
 
 def _norm_sums(layer: Layer, x: Tensor, kernels: Tensor, workspace: int) -> Tensor:
