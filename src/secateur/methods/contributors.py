@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Layer
-from secateur.graph.unread import unread
+from secateur.graph.unread import read_by, unread
 from secateur.statistics.activity import Contributions
 from secateur.statistics.weights import as_stored, outputs_first
 from secateur.training.masks import Masks
@@ -66,7 +66,7 @@ def score(
     alive = size > 0
     loud = torch.where(alive, found.inputs / size, 0.0)
     mean = loud.sum() / alive.sum().clamp_min(1)
-    scale = mean.clamp_min(torch.finfo(mean.dtype).tiny)
+    scale = torch.where(mean > 0, mean, 1.0)
     inputs = size * (loud / scale) ** exponent
     if found.bias is None or bias is None:
         return Contributions(inputs, None)
@@ -142,39 +142,64 @@ def as_masks(layers: Iterable[Layer], scores: Mapping[str, Contributions], cut: 
 def lifelines(
     graph: Graph, layers: Sequence[Layer], scores: Mapping[str, Contributions], masks: Masks
 ) -> Masks:
-    """Return one contributor of every layer, in the form of its weight: its strongest whose output is read.
+    """Return a few entries of each layer's weight that keep every layer in use when nothing else stays.
 
-    They are chosen from the last layer to the first, each as if only those behind it were left: together they keep
-    every layer in use.
+    The strongest contributor of each layer, the strongest that reads its output, and so on, to a unit that is read
+    already or to what the network returns.
     """
-    kept = {layer.weight: torch.zeros(masks[layer.weight].shape, dtype=torch.bool) for layer in layers}
-    for layer in reversed(layers):
-        if bool(kept[layer.weight].any()):  # by another call of the same weight
+    worth, tiny = {}, torch.finfo(torch.float64).tiny
+    for layer in layers:
+        alive = masks[layer.weight].cpu()
+        whole = (
+            _entries(layer, scores[layer.node].inputs) + tiny
+        )  # one that carries nothing is better than none
+        worth[layer.weight] = torch.maximum(whole * alive, worth.get(layer.weight, torch.tensor(0.0)))
+    kernels = {x.weight for x in layers if x.taps and scores[x.node].inputs.shape[1] == x.width}
+    kept = {name: torch.zeros(value.shape, dtype=torch.bool) for name, value in worth.items()}
+    for layer in layers:
+        name: str | None = layer.weight
+        place = _largest(worth[layer.weight])
+        if bool(kept[layer.weight].any()) or worth[layer.weight][place] == 0:
             continue
-        values = scores[layer.node].inputs
-        read = _read(graph, layer, kept)
-        values = values.masked_fill(~read[:, None], 0) if bool(read.any()) else values
-        best = torch.zeros(values.shape, dtype=torch.bool)
-        best.view(-1)[values.argmax()] = bool(values.max() > 0)
-        kept[layer.weight] = _entries(layer, best)
+        while name is not None:
+            kept[name][place[:2] if name in kernels else place] = True
+            name, place = _reader(graph, layers, name, place, worth, kept)
     return Masks({name: mask.to(masks[name].device) for name, mask in kept.items()})
 
 
-def _read(graph: Graph, layer: Layer, kept: Mapping[str, Tensor]) -> Tensor:
-    """Return which of a layer's outputs the kept entries of weights read, (outputs,)."""
-    read = torch.ones(layer.out_channels, dtype=torch.bool)
-    if layer.inputs_first and layer.groups > 1:  # the dimension of its outputs repeats over groups
-        return read
+def _reader(
+    graph: Graph,
+    layers: Sequence[Layer],
+    name: str,
+    place: tuple[int, ...],
+    worth: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+) -> tuple[str | None, tuple[int, ...]]:
+    """Return the strongest entry that reads what an entry of a weight feeds; None if a kept one does, or none can."""
+    dim = next(layer.out_dim for layer in layers if layer.weight == name)
+    found: list[tuple[float, str, tuple[int, ...]]] = []
     for group in graph.groups:
-        for s in group.slices:
-            if (s.parameter, s.dim) == (layer.weight, layer.out_dim):
-                owner = torch.tensor(s.owner)
-                read &= (~unread(graph, group, kept))[owner.clamp_min(0)] | (owner < 0)
-    return read
+        units = {s.owner[place[dim]] for s in group.slices if (s.parameter, s.dim) == (name, dim)} - {-1}
+        for unit in units:
+            if not bool(unread(graph, group, kept)[unit]):
+                return None, place
+            for s in read_by(group, graph.computed):
+                if s.parameter in worth:
+                    reads = torch.tensor(s.owner) == unit
+                    value = worth[s.parameter]
+                    value = value * reads.view([-1 if d == s.dim else 1 for d in range(value.ndim)])
+                    at = _largest(value)
+                    found.append((float(value[at]), s.parameter, at))
+    best = max(found, default=(0.0, name, place))
+    return (best[1], best[2]) if best[0] > 0 else (None, place)
 
 
-def _entries(layer: Layer, stays: Tensor) -> Tensor:
-    """Return what stays of a layer's contributors (outputs, weights or kernels) in the form of its weight."""
+def _largest(values: Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in torch.unravel_index(values.argmax(), values.shape))
+
+
+def _entries(layer: Layer, values: Tensor) -> Tensor:
+    """Return a value of each contributor (outputs, weights or kernels) in the form of a layer's weight."""
     taps = math.prod(layer.taps)
-    whole = stays.unflatten(1, (layer.width, -1)).expand(-1, -1, taps)
-    return as_stored(layer, whole.reshape(stays.shape[0], layer.width, *layer.taps))
+    whole = values.unflatten(1, (layer.width, -1)).expand(-1, -1, taps)
+    return as_stored(layer, whole.reshape(len(values), layer.width, *layer.taps))
