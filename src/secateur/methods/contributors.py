@@ -147,7 +147,8 @@ def lifelines(
     The strongest contributor of each layer, the strongest that reads its output, and so on, to a unit that is read
     already or to what the network returns.
     """
-    worth, tiny = {}, torch.finfo(torch.float64).tiny
+    worth: dict[str, Tensor] = {}
+    tiny = torch.finfo(torch.float64).tiny
     for layer in layers:
         alive = masks[layer.weight].cpu()
         whole = (

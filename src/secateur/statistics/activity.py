@@ -257,7 +257,8 @@ class _Maps(_Meter):
         weights = _weight_by_weight(self.layer, self.weight, taps)
         if self.contributor is Contributor.WEIGHT:
             return weights
-        return weights.unflatten(1, (-1, taps.shape[1])).sum(2)  # a map's sum is that of its weights
+        summed_taps: Tensor = weights.unflatten(1, (-1, taps.shape[1])).sum(2)
+        return summed_taps  # a map's sum is that of its weights
 
 
 class _Operands:
@@ -309,7 +310,8 @@ def _by_output(layer: Layer, values: Tensor) -> Tensor:
 def _weight_by_weight(layer: Layer, weight: Tensor, taps: Tensor) -> Tensor:
     """Return a weight (outputs, inputs of a group, *taps), none negative, times what its taps read (C, taps)."""
     split = weight.double().cpu().flatten(2).unflatten(0, (layer.groups, -1))  # (g, m, c, taps)
-    return (split * taps.unflatten(0, (layer.groups, 1, -1))).flatten(0, 1).flatten(1)
+    carried: Tensor = split * taps.unflatten(0, (layer.groups, 1, -1))
+    return carried.flatten(0, 1).flatten(1)
 
 
 def _tap_sums(layer: Layer, x: Tensor, workspace: int) -> Tensor:
