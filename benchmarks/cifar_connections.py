@@ -114,7 +114,8 @@ def row(name: str, method: str, share: float, seed: int, epochs: int, data: Imag
     options = Training(
         Augmented(data), epochs=each, iterations=rounds, finetune=total - rounds * each,
         teacher=Teacher(original) if name in TAUGHT else None,
-        validation=Validation(held), schedule=Cosine(), bf16=True, checkpoints=Checkpoints(folder, resume=True, every=50),
+        validation=Validation(held), schedule=Cosine(), bf16=True,
+        checkpoints=Checkpoints(folder, resume=True, every=50),
         optimizer=partial(torch.optim.SGD, lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4),
     )  # fmt: skip
     found = train(
