@@ -226,9 +226,10 @@ class _Taps(_Meter):
     def __init__(self, layer: Layer, weight: Tensor, workspace: int) -> None:
         super().__init__(layer, weight)
         self.workspace = workspace
+        self.sum = torch.zeros(layer.in_channels, math.prod(layer.taps), dtype=torch.float64)
 
     def add(self, x: Tensor) -> None:
-        self.sum = self.sum + _tap_sums(self.layer, x, self.workspace)
+        self.sum += _tap_sums(self.layer, x, self.workspace)
         self.count += len(x)
 
     def result(self) -> Tensor:
