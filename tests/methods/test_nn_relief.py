@@ -1,6 +1,7 @@
 """NN-relief: scores and selections against loops, the rules on small networks, and what is refused."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -9,10 +10,19 @@ from hypothesis import strategies as st
 from models import SMALL, Case
 from torch import Tensor, nn
 
-from secateur.graph import trace
+from secateur.graph import Graph, trace
 from secateur.graph.unread import sweep
 from secateur.ground.errors import BudgetError, CalibrationError, TrainingError
-from secateur.methods.contributors import PivotRule, carrying, lifelines, score, select
+from secateur.methods.contributors import (
+    PivotRule,
+    above,
+    as_masks,
+    carrying,
+    ladder,
+    lifelines,
+    score,
+    select,
+)
 from secateur.methods.nn_relief import Allocation, NNRelief, Propagation
 from secateur.statistics import state_tensors
 from secateur.statistics.activity import Contributions, Contributor, Norm, activity
@@ -214,6 +224,38 @@ def test_lifelines_are_read() -> None:
     assert all(bool(mask.any()) for mask in kept.values())
     assert kept.kept < 3 * len(graph.layers)
     assert Masks(sweep(graph, kept)) == kept
+
+
+@cache
+def residual() -> tuple[Graph, Masks]:
+    case = BY_NAME["residual"]
+    model = case.model()
+    graph = trace(model, case.inputs(2))
+    return graph, Masks.full(model, {layer.weight for layer in graph.layers})
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1), st.sampled_from(list(Contributor)))
+def test_lifelines_under_any_scores(seed: int, quiet: float, share: float, contributor: Contributor) -> None:
+    """What is above a threshold, and the lines: swept, all layers are in use; a second round cuts within the first."""
+    torch.manual_seed(seed)
+    graph, masks = residual()
+    for _ in range(2):
+        scores = {}
+        for layer in graph.layers:
+            alive = masks[layer.weight].double()
+            if alive.ndim > 2 and contributor is Contributor.KERNEL:
+                alive = alive.flatten(2).amax(2)
+            loud = (torch.rand(alive.shape) > quiet).double()  # many carry nothing
+            scores[layer.node] = Contributions((torch.rand(alive.shape) * loud * alive).flatten(1), None)
+        steps = ladder(scores.values())
+        threshold = float(steps[int(share * (len(steps) - 1))]) if len(steps) else 1.0
+        stays = as_masks(graph.layers, scores, lambda layer, found, t=threshold: above(found, t), masks)
+        lines = lifelines(graph, graph.layers, scores, masks)
+        assert lines <= masks
+        kept = Masks(sweep(graph, {name: stays[name] | lines[name] for name in masks}))
+        assert kept <= masks
+        assert all(bool(kept[layer.weight].any()) for layer in graph.layers)
+        masks = kept
 
 
 def test_kernels_go_as_a_whole() -> None:

@@ -289,12 +289,13 @@ def _largest(at: Callable[[float], Masks], share: float, allocation: Allocation)
         low, high = high, 2 * high
         best = at(high)
         if high > 1e6:
-            what = (
-                "neuron that is read" if allocation is Allocation.NEURON else "layer, and what is not scored"
-            )
+            kept, asked = f"{best.share:.4g} of all masked entries", f"{share:.4g}"
             raise BudgetError(
-                f"NN-relief keeps a contributor of every {what}, {best.share:.4g} of all masked entries in one round: "
-                f"for {share:.4g} give fewer parameters masks of their own, or take more rounds with training between."
+                f"NN-relief keeps a contributor of every neuron that is read, {kept} in one round: {asked} takes more "
+                "rounds, with training between them."
+                if allocation is Allocation.NEURON
+                else f"NN-relief keeps a contributor of every layer and all that is no weight or bias of one, {kept}: "
+                f"{asked} is out of reach. Ask for more, or allow empty layers with NNRelief(empty_layers=True)."
             )
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
