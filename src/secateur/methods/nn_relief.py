@@ -68,7 +68,7 @@ class NNRelief(OfWeights):
     layer that adds to a residual stream goes where it carries less than 1 - alpha of the sum, at the alpha given.
     Prune and train by turns: a few rounds reach what a single deep cut cannot.
 
-    The defaults are what measured best on CIFAR-10; `NNRelief.paper()` is the paper, and `norm`, `pivot` and
+    The defaults were chosen on held-out images of CIFAR-10; `NNRelief.paper()` is the paper; `norm`, `pivot` and
     `Training(rewind=...)` give what the public code does. Three things are ours there, too: a shortcut is never cut,
     nor the projection in its place, and a contributor that carries nothing never stays.
 
