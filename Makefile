@@ -47,6 +47,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/large_decoder.py
 	@$(BIN)/python benchmarks/lenet.py
 	@$(BIN)/python benchmarks/cifar_connections.py
+	@$(BIN)/python benchmarks/connection_scores.py
 	@$(BIN)/python benchmarks/language.py --tune
 	@$(BIN)/python benchmarks/language.py
 	@$(BIN)/python benchmarks/hook_overhead.py
