@@ -1,0 +1,88 @@
+"""The steps of ADMM towards a pattern, for one weight: ``W`` that trains, ``Z`` that obeys it, and the scaled dual ``U``.
+
+Where a block is kept nothing is asked of it: there ``Z`` is ``W``, ``U`` is 0 and nothing pulls. ADMM then splits only
+what the pattern changes, and kept weights train as freely as without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .pattern import KEEP, BlockPattern
+
+__all__ = ["Split", "kept_choice", "norm", "pull_for"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One weight's pattern, the copy ``Z`` that obeys it and the dual ``U``, of the weight's shape, type and device."""
+
+    pattern: BlockPattern
+    copy: Tensor
+    dual: Tensor
+    changed: Tensor  # 1 where blocks are zero or unified, else 0
+
+    @staticmethod
+    def of(pattern: BlockPattern, copy: Tensor, dual: Tensor) -> Split:
+        """Return the split with its `changed` worked out."""
+        changed = pattern.partition.spread(pattern.states != KEEP)
+        return Split(pattern, copy, dual, changed.to(copy))
+
+    @staticmethod
+    def start(pattern: BlockPattern, weight: Tensor) -> Split:
+        """Return the split of a weight as it is: the copy is its projection, the dual zero."""
+        return Split.of(pattern, pattern.project(weight), torch.zeros_like(weight))
+
+    def renewed(self, pattern: BlockPattern, weight: Tensor) -> Split:
+        """Return the split after the Z- and the U-step: ``Z = P(W + U)``, then ``U + W - Z``, both by `pattern`.
+
+        On zero blocks the new dual is the point ``W + U`` itself, so that no block there has a larger dual than the
+        smallest block that stays: a dual alone brings no block back.
+        """
+        point = weight + self.dual
+        found = Split.of(pattern, pattern.project(point), point)
+        return Split(pattern, found.copy, (point - found.copy) * found.changed, found.changed)
+
+    def pull(self, weight: Tensor, strength: float) -> None:
+        """Move a weight towards ``Z - U``, in place: the proximal step of ``strength / 2 |W - Z + U|^2`` on what changes.
+
+        ``W = (W + strength (Z - U)) / (1 + strength)``: the rest of the way shrinks by ``1 / (1 + strength)``,
+        whatever the optimiser's learning rate is. Such steps are those of a penalty rho = strength / learning rate.
+        """
+        away = self.gap(weight).add_(self.dual)
+        weight.sub_(away.mul_(self.changed), alpha=strength / (1 + strength))
+
+    def gap(self, weight: Tensor) -> Tensor:
+        """Return ``W - Z`` where the pattern changes the weight, else 0."""
+        return (weight - self.copy) * self.changed
+
+
+def pull_for(rest: float, steps: int) -> float:
+    """Return the strength of a pull that leaves `rest`, 0..1, of the way to go after so many steps.
+
+    >>> round(1 / (1 + pull_for(0.25, steps=2)), 3)
+    0.5
+    """
+    return float(rest ** (-1 / steps) - 1)
+
+
+def kept_choice(old: Mapping[str, BlockPattern], new: Mapping[str, BlockPattern]) -> float:
+    """Return the share of the blocks that `old` changes which `new` changes in the same way; 1 where there are none.
+
+    Patterns are of the same weights and partitions. What chance alone leaves is the share of blocks that are changed.
+    """
+    same = count = 0
+    for name, pattern in old.items():
+        changed = pattern.states != KEEP
+        same += int((changed & (pattern.states == new[name].states)).sum())
+        count += int(changed.sum())
+    return same / count if count else 1.0
+
+
+def norm(tensors: Mapping[str, Tensor]) -> float:
+    """Return the Euclidean norm of all tensors together, in float64."""
+    return float(torch.stack([t.detach().double().norm() for t in tensors.values()]).norm().clamp_min(1e-300))
