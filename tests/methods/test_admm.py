@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
+import csv
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import secateur as sc
 from secateur.blocks import UNIFY, ZERO, Block, BlockPattern, Partition, Shares, block_costs, choose
 from secateur.blocks.held import Held
 from secateur.graph import trace
 from secateur.ground.errors import CalibrationError, StructureError, TrainingError
 from secateur.methods import MicroStructured
 from secateur.methods.admm import ADMM, Residual
-from secateur.methods.block_costs import OutputError, WeightError
+from secateur.methods.block_costs import Criterion, OutputError, WeightError
 from secateur.statistics import collect, state_tensors
 from secateur.training import Masks
 
@@ -164,7 +168,7 @@ def test_with_given_rhos_the_steps_are_those_of_the_equations() -> None:
 
 
 def test_without_rhos_a_proximal_step_follows_each_step_and_z_waits_for_the_weights() -> None:
-    """By hand: after a step W moves to the nearest point of the penalty; Z moves below the residual, else the pull doubles."""
+    """By hand: each step ends at the penalty's nearest point; Z moves below the residual, else the pull doubles."""
     model, backward, slope = regression()
     hand = ByHand(model.weight, 0.8)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
@@ -190,7 +194,8 @@ def test_without_rhos_a_proximal_step_follows_each_step_and_z_waits_for_the_weig
             torch.testing.assert_close(model.weight.double(), hand.w, rtol=1e-3, atol=1e-4)
             if step % 4 == 0:
                 attached.epoch_end()  # the copies were renewed in this epoch: it adds no renewal
-    assert waited and moved, (waited, moved, [r.primal for r in residuals(attached)])
+    assert waited > 0
+    assert moved > 0
     assert len(residuals(attached)) == 20
 
 
@@ -245,9 +250,9 @@ def test_in_the_metric_of_the_outputs_better_blocks_are_found_than_by_magnitudes
 def test_rhos_that_throw_the_choice_about_are_told() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 1e-4)
-    with ADMM(BOTH, epochs=6, rhos=(1e-3,)).attach(model, optimizer) as attached:
-        with pytest.warns(UserWarning, match=r"only \d+% of the zero .*\(rhos=\(0.001,\)"):
-            train(model, optimizer, attached, 5)
+    told = pytest.warns(UserWarning, match=r"only \d+% of the zero .*\(rhos=\(0.001,\)")
+    with ADMM(BOTH, epochs=6, rhos=(1e-3,)).attach(model, optimizer) as attached, told:
+        train(model, optimizer, attached, 5)
     again = network()
     optimizer = torch.optim.SGD(again.parameters(), 1e-4)
     with ADMM(BOTH, epochs=6, every=4).attach(again, optimizer) as attached, warnings.catch_warnings():
@@ -280,6 +285,18 @@ def test_a_criterion_that_looks_at_data_chooses_in_its_metric() -> None:
         train(model, optimizer, attached, 3)
     assert residuals(attached)[0].magnitude < 1
     assert all(pattern_of(model, name, structure).share(ZERO) == 0.5 for name in partitions)
+
+
+def test_short_epochs_are_enough_for_the_weights_to_follow() -> None:
+    """After an epoch of four steps the pull is that of four steps, not of fifty."""
+    model = network()
+    optimizer = OPTIMISERS["sgd"](model.parameters())
+    with ADMM(BOTH, epochs=5, every=50).attach(model, optimizer) as attached:
+        train(model, optimizer, attached, 4)
+    first, second, *_ = residuals(attached)
+    assert first.primal > 0.3
+    assert 1 / (1 + second.rho) ** 4 == pytest.approx(0.3)
+    assert second.primal < 0.3
 
 
 def test_a_converged_stage_ends_early() -> None:
@@ -318,7 +335,9 @@ def test_without_epochs_weights_are_projected_at_once() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("options", [{"rhos": (0.1, 1.0)}, {"every": 3, "residual": 0.1}], ids=["rhos", "pulled"])
+@pytest.mark.parametrize(
+    "options", [{"rhos": (0.1, 1.0)}, {"every": 3, "residual": 0.1}], ids=["rhos", "pulled"]
+)
 def test_a_resumed_run_ends_with_the_same_weights(cut: int, options: dict[str, Any]) -> None:
     """Law 7, at every epoch of a run of two stages and some retraining."""
     method = ADMM.prune_first(BOTH, epochs=2, **options)
@@ -379,8 +398,37 @@ def test_channels_last_weights_are_held_as_well() -> None:
     assert pattern.obeyed(other)
 
 
+@pytest.mark.parametrize("criterion", [WeightError(), OutputError()])
+def test_the_log_and_the_report_say_how_blocks_were_found(tmp_path: Path, criterion: Criterion) -> None:
+    method = ADMM(replace(BOTH, criterion=criterion), epochs=1)
+    kept = sc.Checkpoints(tmp_path)
+    result = sc.prune(
+        network(), data()[0][0][:2], method=method, training=sc.Training(data(), epochs=2, checkpoints=kept),
+        progress=False,
+    )  # fmt: skip
+    assert result.report.structure is not None
+    found = result.report.structure.approach
+    assert found is not None
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert [float(row[k]) for k in ("primal", "dual", "same", "magnitude")] == [
+            found.primal, found.dual, found.same, found.magnitude
+        ]  # fmt: skip
+    assert 0 < found.primal < 1
+    assert (found.magnitude == 1) == (criterion == WeightError())
+    assert "blocks chosen as by magnitudes" in str(result.report)
+
+
 def test_bad_options_are_refused() -> None:
-    for options in ({"epochs": -1}, {"every": 0}, {"residual": 1.0}, {"residual": 0.0}, {"rhos": (0.0,)}, {"tolerance": -1.0}):
+    for options in (
+        {"epochs": -1},
+        {"every": 0},
+        {"residual": 1.0},
+        {"residual": 0.0},
+        {"rhos": (0.0,)},
+        {"tolerance": -1.0},
+    ):
         with pytest.raises(StructureError):
             ADMM(BOTH, **options)  # type: ignore[arg-type]
     with pytest.raises(StructureError, match="lead up"):

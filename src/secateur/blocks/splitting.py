@@ -1,4 +1,4 @@
-"""The steps of ADMM towards a pattern, for one weight: ``W`` that trains, ``Z`` that obeys it, and the scaled dual ``U``.
+"""The steps of ADMM towards a pattern, for one weight: ``W`` trains, the copy ``Z`` obeys it, ``U`` is the scaled dual.
 
 Where a block is kept nothing is asked of it: there ``Z`` is ``W``, ``U`` is 0 and nothing pulls. ADMM then splits only
 what the pattern changes, and kept weights train as freely as without it.
@@ -48,7 +48,7 @@ class Split:
         return Split(pattern, found.copy, (point - found.copy) * found.changed, found.changed)
 
     def pull(self, weight: Tensor, strength: float) -> None:
-        """Move a weight towards ``Z - U``, in place: the proximal step of ``strength / 2 |W - Z + U|^2`` on what changes.
+        """Move what changes of a weight towards ``Z - U``, in place: a proximal step of ``strength / 2 |W - Z + U|^2``.
 
         ``W = (W + strength (Z - U)) / (1 + strength)``: the rest of the way shrinks by ``1 / (1 + strength)``,
         whatever the optimiser's learning rate is. Such steps are those of a penalty rho = strength / learning rate.

@@ -73,7 +73,9 @@ class ADMM(OfWeights):
                 "above, every at least 1."
             )
         if not 0 < self.residual < 1:
-            raise StructureError(f"residual={self.residual} is out of range: it lies between 0 and 1, as 0.3.")
+            raise StructureError(
+                f"residual={self.residual} is out of range: it lies between 0 and 1, as 0.3."
+            )
         if self.rhos and not min(self.rhos) > 0:
             raise StructureError(
                 f"rhos={self.rhos!r}: give numbers above 0, as (0.02, 0.05, 0.1), or none, so that the pull follows "

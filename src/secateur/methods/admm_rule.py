@@ -18,7 +18,6 @@ from secateur.blocks.splitting import Split, kept_choice, norm, pull_for
 from secateur.graph.trace import traced
 from secateur.ground.errors import CalibrationError, TrainingError
 from secateur.ground.inputs import Inputs
-from secateur.ground.inputs import Inputs
 from secateur.ground.modes import evaluating
 from secateur.statistics import collect, state_tensors
 from secateur.training.hooks import Attached, Rule, Step
@@ -55,7 +54,7 @@ class Residual:
 
     `primal` is ``|W - Z| / |W|`` before, `dual` is ``|Z - Z_before| / |W|`` (0 where ``Z`` waits), `same` the share of
     the zero and unified blocks that the renewal leaves as they were, `magnitude` the share of those that the weights'
-    magnitudes chose at the start of the stage that are still chosen.
+    magnitudes choose at the start of the run that are chosen.
     """
 
     step: int  # of the stage
@@ -82,11 +81,12 @@ class Splitting(Rule):
         self.strength = 0.0
         self.held: dict[str, Held] = {}
         self.splits: dict[str, Split] = {}
-        self.first: dict[str, BlockPattern] = {}
         self.stiffness: dict[str, Tensor] = {}
         self.residuals: list[Residual] = []
         self.attached: Attached | None = None
         with torch.no_grad():
+            errors = {n: block_costs(p, self.weights[n].cpu()) for n, p in self.partitions.items()}
+            self.first = [dict(target.patterns(model, self.partitions, errors)) for target in targets]
             self._start()
 
     def begin(self, attached: Attached) -> None:
@@ -168,7 +168,9 @@ class Splitting(Rule):
             statistics = collect(graph, (), inputs, layers=nodes, patches=criterion.calibrated)
             costs = criterion(graph, self.partitions, tensors, statistics)
             for name, partition in self.partitions.items():
-                self.stiffness[name] = _stiffness(costs[name], block_costs(partition, self.weights[name].cpu()))
+                self.stiffness[name] = _stiffness(
+                    costs[name], block_costs(partition, self.weights[name].cpu())
+                )
             self._start()
 
     @property
@@ -187,10 +189,12 @@ class Splitting(Rule):
             if name in self.splits:
                 split = self.splits[name]
                 state |= {f"copy.{name}": split.copy, f"dual.{name}": split.dual}
-                state |= {f"states.{name}": split.pattern.states, f"first.{name}": self.first[name].states}
+                state[f"states.{name}"] = split.pattern.states
             if name in self.held:
                 held = self.held[name]
                 state |= {f"held.{name}": held.pattern.states, f"signs.{name}": held.signs}
+            for number, first in enumerate(self.first):
+                state[f"first.{number}.{name}"] = first[name].states
             if name in self.stiffness:
                 state[f"stiffness.{name}"] = self.stiffness[name]
         return state
@@ -200,21 +204,24 @@ class Splitting(Rule):
         self.stage, self.epoch, self.steps, self.since, checked = (int(n) for n in state["at"])
         self.checked, self.strength = bool(checked), float(state["strength"])
         self.residuals = [Residual(int(step), *rest) for step, *rest in state["residuals"].tolist()]
-        self.held, self.splits, self.first, self.stiffness = {}, {}, {}, {}
+        self.held, self.splits, self.stiffness = {}, {}, {}
         for name, weight in self.weights.items():
             if f"copy.{name}" in state:
                 copy, dual = (state[f"{what}.{name}"].to(weight) for what in ("copy", "dual"))
                 self.splits[name] = Split.of(self._pattern(name, state[f"states.{name}"]), copy, dual)
-                self.first[name] = self._pattern(name, state[f"first.{name}"])
             if f"held.{name}" in state:
                 pattern, signs = self._pattern(name, state[f"held.{name}"]), state[f"signs.{name}"].cpu()
                 self.held[name] = Held(weight.detach(), pattern, tied=self.tied, signs=signs)
+            for number, first in enumerate(self.first):
+                first[name] = self._pattern(name, state[f"first.{number}.{name}"])
             if f"stiffness.{name}" in state:
                 self.stiffness[name] = state[f"stiffness.{name}"].cpu()
 
     def notes(self) -> Mapping[str, float]:
-        """Return the last residual, for the log; nothing once all blocks are fixed."""
-        return {} if self.settled or not self.residuals else asdict(self.residuals[-1])
+        """Return the last residual, for the log; after the blocks are fixed it stays what it was."""
+        if not self.residuals:
+            return {}
+        return {name: value for name, value in asdict(self.residuals[-1]).items() if name != "step"}
 
     def _pattern(self, name: str, states: Tensor) -> BlockPattern:
         return BlockPattern(self.partitions[name], states.cpu())
@@ -228,21 +235,20 @@ class Splitting(Rule):
         weights = {name: weight.detach() for name, weight in self.weights.items()}
         patterns = self._chosen(weights)
         self.splits = {name: Split.start(patterns[name], weight) for name, weight in weights.items()}
-        self.first = self._chosen(weights, stiff=False) if self.stiffness else patterns
         if not self.pace.epochs:
             self._fix()
 
-    def _chosen(self, points: Mapping[str, Tensor], stiff: bool = True) -> dict[str, BlockPattern]:
+    def _chosen(self, points: Mapping[str, Tensor]) -> dict[str, BlockPattern]:
         """Return the stage's patterns for some points: those nearest, each block as stiff as the criterion says."""
         costs = {name: block_costs(self.partitions[name], point.cpu()) for name, point in points.items()}
-        if stiff and self.stiffness:
+        if self.stiffness:
             costs = {name: _times(self.stiffness[name], found) for name, found in costs.items()}
         within = {name: held.pattern for name, held in self.held.items()}
         return self.targets[self.stage].patterns(self.model, self.partitions, costs, within)
 
     def _renew(self) -> None:
         """Take the Z- and the U-step, or pull harder where the weights have not followed yet."""
-        self.since, self.checked = 0, True
+        steps, self.since, self.checked = self.since, 0, True
         size = norm(self.weights)
         primal = norm({n: s.gap(self.weights[n].detach()) for n, s in self.splits.items()}) / size
         dual, same = 0.0, 1.0
@@ -255,9 +261,10 @@ class Splitting(Rule):
             dual = norm({n: s.copy - old[n].copy for n, s in self.splits.items()}) / size
             same = kept_choice({n: s.pattern for n, s in old.items()}, patterns)
         else:
-            self.strength *= 2
-            self._scale(0.5)
-        magnitude = kept_choice(self.first, {n: s.pattern for n, s in self.splits.items()})
+            # Twice as hard; after an epoch shorter than `every`, at least as hard as so few steps need.
+            self.strength = max(2 * self.strength, pull_for(self.pace.residual, steps))
+            self._scale(rho / self.strength)
+        magnitude = kept_choice(self.first[self.stage], {n: s.pattern for n, s in self.splits.items()})
         self.residuals.append(Residual(self.steps, rho, primal, dual, same, magnitude))
         _log.info("ADMM stage %d, %s", self.stage + 1, self.residuals[-1])
         if same < CHURN and primal >= self.pace.residual and not self.told:
@@ -273,7 +280,7 @@ class Splitting(Rule):
         """Project the weights onto the stage's patterns, for good, and go to the next stage."""
         for name, weight in self.weights.items():
             self.held[name] = Held(weight.detach(), self.splits[name].pattern, tied=self.tied)
-        self.splits, self.first = {}, {}
+        self.splits = {}
         self.stage += 1
         self._mask()
         self._start()
@@ -298,7 +305,7 @@ def _times(stiffness: Tensor, costs: Costs) -> Costs:
 def _churning(found: Residual, pace: Pace) -> str:
     return (
         f"ADMM: only {found.same:.0%} of the zero and unified blocks stayed as they were chosen when the choice was "
-        f"renewed at step {found.step} (rhos={pace.rhos}, |W - Z| / |W| = {found.primal:.2f}). The weights do not follow, and "
-        "what is chosen is little better than chance: leave rhos out, so that the pull follows from the training, give "
-        "larger ones, or renew less often (every)."
+        f"renewed at step {found.step} (rhos={pace.rhos}, |W - Z| / |W| = {found.primal:.2f}). The weights do not "
+        "follow, and what is chosen is little better than chance: leave rhos out, so that the pull follows from the "
+        "training, give larger ones, or renew less often (every)."
     )
