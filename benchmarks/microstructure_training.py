@@ -3,7 +3,9 @@
 Each cell trains a network with blocks for `epochs` epochs (ADMM for `admm` of them, or none: projection at once) on all
 but the held-out training images, and appends a row to results/microstructure.csv; finished cells are skipped, killed
 ones go on from their last epoch. The final weights stay in runs/microstructure. What is judged is what comes out of the
-packed file. Of autoencoders the columns of accuracy hold the peak signal-to-noise ratio in dB.
+packed file. Of autoencoders the columns of accuracy hold the peak signal-to-noise ratio in dB. `as_magnitude` is the
+share of the zero and unified blocks that the dense network's magnitudes choose, too, `same` the share that ADMM's last
+renewal left as they were, `primal` and `dual` are its residuals then.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import copy
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,11 +27,12 @@ from torch import nn
 from training import HELD_OUT
 
 from secateur.artefact import Quantise, pack, unpack
-from secateur.blocks import AcrossLayers, Block, Shares
+from secateur.blocks import AcrossLayers, Block, BlockPattern, Shares, block_costs
+from secateur.blocks.splitting import kept_choice
 from secateur.data import ImageData, load_images
 from secateur.graph import trace
 from secateur.methods import MicroStructured
-from secateur.methods.admm import ADMM
+from secateur.methods.admm import ADMM, Residual
 from secateur.training import distillation_loss
 
 RUNS = Path("runs/microstructure")
@@ -113,6 +117,9 @@ CELLS = [
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=2),
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 24, across=True),
     *pairs(RESNET, TALL, 0.7, 0.0, 4, 24, across=True, taught=True),
+    *(cell for seed in (1, 2) for cell in pairs(LENET, LOW, 0.988, 0.0, 3, 25, seed)),
+    *(cell for seed in (1, 2) for cell in pairs(CODER, TALL, 0.7, 0.0, 4, 15, seed)),
+    *(cell for seed in (1, 2) for cell in pairs(VGG, TALL, 0.7, 0.0, 4, 12, seed)),
 ]
 
 
@@ -211,6 +218,7 @@ def run(cell: Cell) -> None:
     model, seconds = trained(dense, data, task, cell.method(), cell.epochs, cell.seed, checkpoint, teacher)
     model = model.to(memory_format=torch.contiguous_format)
     patterns = cell.method().structure.observed(model)
+    found = approach(cell.method().structure, cell.model, data, patterns, checkpoint)
     save_file(model.state_dict(), RUNS / f"{cell.label}.safetensors")
     graph = trace(model, images[:2])
     command = f"python benchmarks/microstructure_training.py --cells {CELLS.index(cell)}"
@@ -219,7 +227,26 @@ def run(cell: Cell) -> None:
         packed = pack(model, Path(folder) / "model.sec", quantise=quantise)
         model.load_state_dict(unpack(packed.path))
     after = task.score(model, images, data.test_y)
-    append(cell.keys(), data, graph, model, patterns, before, after, seconds, command, packed.bytes)
+    append(cell.keys(), data, graph, model, patterns, before, after, seconds, command, packed.bytes, found)
+
+
+def approach(
+    structure: MicroStructured,
+    name: str,
+    data: ImageData,
+    patterns: Mapping[str, BlockPattern],
+    checkpoint: Path,
+) -> dict[str, float]:
+    """Return what a network's blocks share with those of the dense one's magnitudes, and ADMM's last residual."""
+    dense = dense_network(name, data)
+    partitions = structure.layers(dense).partitions
+    errors = {n: block_costs(p, dense.get_parameter(n)) for n, p in partitions.items()}
+    shared = {"as_magnitude": kept_choice(structure.patterns(dense, partitions, errors), patterns)}
+    rows = torch.load(checkpoint, weights_only=True)["attached"]["rule.residuals"]
+    if not len(rows):
+        return shared
+    last = Residual(*rows[-1].tolist())
+    return shared | {"same": last.same, "primal": last.primal, "dual": last.dual}
 
 
 def main() -> None:

@@ -46,6 +46,11 @@ def test_an_autoencoder_and_its_twin(bench: ModuleType, monkeypatch: pytest.Monk
         bench.run(cell)
     found = rows()
     assert [(row["method"], row["training"]) for row in found] == [("admm", "1+1"), ("magnitude", "0+2")]
+    admm, magnitude = found
+    assert 0.5 < float(admm["as_magnitude"]) <= 1
+    assert 0 < float(admm["primal"]) < 1
+    assert magnitude["as_magnitude"] == "1"
+    assert magnitude["primal"] == ""
     for row in found:
         assert 5 < float(row["acc_final"]) < 30  # dB: noise cannot be coded well
         assert float(row["stored_bits_ratio"]) == pytest.approx(0.35, abs=0.05)
@@ -79,11 +84,11 @@ def test_a_quantised_twin_shares_the_training(bench: ModuleType, monkeypatch: py
 
 
 def test_the_cells(bench: ModuleType) -> None:
-    """Each has a twin of the same epochs; LeNet-5 has eight rows."""
+    """Each has a twin of the same epochs; LeNet-5 has twelve rows."""
     assert len({tuple(cell.keys().values()) for cell in bench.CELLS}) == len(bench.CELLS)
     for admm, twin in zip(bench.CELLS[::2], bench.CELLS[1::2], strict=True):
         assert admm.admm > 0
         assert twin == replace(admm, admm=0)
         assert admm.method().least_epochs < admm.epochs
         assert not twin.method().least_epochs
-    assert sum(cell.model == bench.LENET for cell in bench.CELLS) == 8
+    assert sum(cell.model == bench.LENET for cell in bench.CELLS) == 12

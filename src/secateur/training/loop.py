@@ -266,7 +266,7 @@ class _Run:
             if self.judge.above(metric, state.dense) and found.beats(state.chosen):
                 state.chosen = found
             self._count(metric)
-        self._note(metric, rate, attachment.notes())
+        self._note(metric, rate, **attachment.notes())
 
     def _validate_and_crop(self, stage: Stage, attachment: Attachment, rate: float) -> None:
         """Judge the network; where it is above the bound, choose it and take the next part of its connections."""
@@ -347,15 +347,13 @@ class _Run:
         patience = self.training.validation and self.training.validation.patience
         return patience is not None and self.state.stale >= patience
 
-    def _note(
-        self, metric: float | None, rate: float | None, notes: Mapping[str, float] | None = None
-    ) -> None:
+    def _note(self, metric: float | None, rate: float | None, **notes: float) -> None:
         """Add a row to the log."""
         state = self.state
         state.seconds = time.perf_counter() - self.clock
         loss = state.losses / state.counted if state.counted else None
         place = (0, 0) if rate is None else (state.stage + 1, state.epoch + (state.batch > 0))
-        row = Row(state.step, *place, loss, rate, metric, state.masks.share, state.seconds, **(notes or {}))
+        row = Row(state.step, *place, loss, rate, metric, state.masks.share, state.seconds, **notes)
         state.losses, state.counted = 0.0, 0
         state.rows.append(row)
         if self.log is not None:
