@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import os
 import tempfile
 import time
@@ -132,8 +133,15 @@ def trained(
     seed: int,
     checkpoint: Path,
     teacher: nn.Module | None = None,
+    until: float = math.inf,
 ) -> tuple[nn.Module, float]:
-    """Train on all but the held-out images, by one cycle; go on from `checkpoint` if it is there. Count the seconds."""
+    """Train on all but the held-out images, by one cycle; go on from `checkpoint` if it is there. Count the seconds.
+
+    No epoch begins after `until`, in the seconds of `time.monotonic`.
+
+    Raises:
+        TimeoutError: it was over before the last epoch; the checkpoint is there to go on from.
+    """
     torch.manual_seed(seed)
     x, y = task.images(data, data.train_x[:-HELD_OUT]), data.train_y[:-HELD_OUT]
     model = model.to(memory_format=torch.channels_last)
@@ -157,6 +165,8 @@ def trained(
         first, seconds = state["epoch"], state["seconds"]
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     for epoch in range(first, epochs):
+        if time.monotonic() > until:
+            raise TimeoutError(f"stopped after {epoch} of {epochs} epochs")
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(1000 * seed + epoch)
         model.train()
@@ -194,28 +204,31 @@ def trained(
     return model.eval(), seconds
 
 
-def dense_network(name: str, data: ImageData) -> nn.Module:
+def dense_network(name: str, data: ImageData, until: float = math.inf) -> nn.Module:
     """Return the trained dense network; those that the zoo does not have are trained first."""
     task = TASKS[name]
     torch.manual_seed(0)
     model = task.make()
     if not task.dense_epochs:
         return model
-    return trained(model, data, task, None, task.dense_epochs, 0, RUNS / f"{name}-dense.ckpt")[0]
+    checkpoint = RUNS / f"{name}-dense.ckpt"
+    return trained(model, data, task, None, task.dense_epochs, 0, checkpoint, until=until)[0]
 
 
-def run(cell: Cell) -> None:
+def run(cell: Cell, until: float = math.inf) -> None:
     if is_there(cell.keys()):
         return
     task = TASKS[cell.model]
     data = load_images(cell.model.rpartition("-")[2])
     images = task.images(data, data.test_x)
-    dense = dense_network(cell.model, data)
+    dense = dense_network(cell.model, data, until)
     before = task.score(dense, images, data.test_y)
     print(*cell.keys().values(), cell.method(), flush=True)
     checkpoint = RUNS / f"{cell.label}.ckpt"
     teacher = copy.deepcopy(dense) if cell.taught else None
-    model, seconds = trained(dense, data, task, cell.method(), cell.epochs, cell.seed, checkpoint, teacher)
+    model, seconds = trained(
+        dense, data, task, cell.method(), cell.epochs, cell.seed, checkpoint, teacher, until
+    )
     model = model.to(memory_format=torch.contiguous_format)
     patterns = cell.method().structure.observed(model)
     found = approach(cell.method().structure, cell.model, data, patterns, checkpoint)
@@ -252,8 +265,14 @@ def approach(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cells", nargs="+", type=int, default=list(range(len(CELLS))), help="by number")
-    for number in parser.parse_args().cells:
-        run(CELLS[number])
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no epoch after that long")
+    options = parser.parse_args()
+    until = time.monotonic() + options.seconds
+    for number in options.cells:
+        try:
+            run(CELLS[number], until)
+        except TimeoutError as stopped:
+            parser.exit(3, f"{stopped}: the same command goes on from there\n")
 
 
 if __name__ == "__main__":

@@ -70,6 +70,18 @@ class Brighter(torch.nn.Module):
         return x + self.by
 
 
+def test_a_run_that_was_stopped_goes_on(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = bench.Cell(bench.CODER, bench.TALL, 0.7, 0.0, 1, 2)
+    monkeypatch.setattr(bench, "CELLS", [cell])
+    with pytest.raises(TimeoutError, match="after 0 of 1"):  # of the dense network
+        bench.run(cell, until=0)
+    bench.dense_network(cell.model, few("cifar10"))
+    with pytest.raises(TimeoutError, match="after 0 of 2"):
+        bench.run(cell, until=0)
+    bench.run(cell)
+    assert len(rows()) == 1
+
+
 def test_a_quantised_twin_shares_the_training(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = bench.Cell(bench.LENET, bench.LOW, 0.985, 0.0, 1, 4)
     cells = [exact, replace(exact, bits=8)]
