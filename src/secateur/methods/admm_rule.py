@@ -135,7 +135,7 @@ class Splitting(Rule):
 
     def epoch_end(self, masks: Masks) -> None:
         """Renew the copies of an epoch that was shorter than that, and fix the stage's blocks when it is over."""
-        if self.settled:
+        if self.settled or self.waiting:
             return
         if not self.checked:
             self._renew()
