@@ -127,7 +127,7 @@ class ByHand:
         self.u = (self.w + self.u - self.z) * self.changed
 
 
-def regression() -> tuple[nn.Module, Callable[[], None], Callable[[Tensor], Tensor]]:
+def regression() -> tuple[nn.Linear, Callable[[], None], Callable[[Tensor], Tensor]]:
     """A linear layer, what makes its gradients, and the gradient by hand."""
     torch.manual_seed(0)
     model = nn.Linear(3, 4, bias=False)
@@ -182,7 +182,8 @@ def test_without_rhos_a_proximal_step_follows_each_step_and_z_waits_for_the_weig
             hand.w = hand.w - strength / (1 + strength) * hand.away()
             if step % 2 == 0:
                 found = residuals(attached)[-1]
-                assert (found.step, found.rho) == (step, pytest.approx(strength))
+                assert found.step == step
+                assert found.rho == pytest.approx(strength)
                 assert found.primal == pytest.approx(hand.primal(), rel=1e-3)
                 if hand.primal() < 0.3:
                     hand.renew()
@@ -437,7 +438,7 @@ def test_bad_options_are_refused() -> None:
         {"tolerance": -1.0},
     ):
         with pytest.raises(StructureError):
-            ADMM(BOTH, **options)  # type: ignore[arg-type]
+            ADMM(BOTH, **options)
     with pytest.raises(StructureError, match="lead up"):
         ADMM(BOTH, stages=(Shares(0.6),))
     with pytest.raises(StructureError, match="shares of their own"):

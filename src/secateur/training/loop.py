@@ -344,10 +344,10 @@ class _Run:
             state.stale += 1
 
     def _tired(self) -> bool:
-        patience = self.training.validation and self.training.validation.patience
+        patience = self.training.validation.patience if self.training.validation else None
         return patience is not None and self.state.stale >= patience
 
-    def _note(self, metric: float | None, rate: float | None, **notes: float) -> None:
+    def _note(self, metric: float | None, rate: float | None, **notes: Any) -> None:
         """Add a row to the log."""
         state = self.state
         state.seconds = time.perf_counter() - self.clock
