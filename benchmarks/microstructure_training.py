@@ -4,8 +4,8 @@ Each cell trains a network with blocks for `epochs` epochs (ADMM for `admm` of t
 but the held-out training images, and appends a row to results/microstructure.csv; finished cells are skipped, killed
 ones go on from their last epoch. The final weights stay in runs/microstructure. What is judged is what comes out of the
 packed file. Of autoencoders the columns of accuracy hold the peak signal-to-noise ratio in dB. `as_magnitude` is the
-share of the zero and unified blocks that the dense network's magnitudes choose, too, `same` the share that ADMM's last
-renewal left as they were, `primal` and `dual` are its residuals then.
+share of the blocks that the dense network's magnitudes keep which are kept, `same` the share of the kept blocks that
+ADMM's last renewal kept as well, `primal` and `dual` are its residuals then.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training import HELD_OUT
 
 from secateur.artefact import Quantise, pack, unpack
 from secateur.blocks import AcrossLayers, Block, BlockPattern, Shares, block_costs
-from secateur.blocks.splitting import kept_choice
+from secateur.blocks.splitting import shared
 from secateur.data import ImageData, load_images
 from secateur.graph import trace
 from secateur.methods import MicroStructured
@@ -254,12 +254,12 @@ def approach(
     dense = dense_network(name, data)
     partitions = structure.layers(dense).partitions
     errors = {n: block_costs(p, dense.get_parameter(n)) for n, p in partitions.items()}
-    shared = {"as_magnitude": kept_choice(structure.patterns(dense, partitions, errors), patterns)}
+    found = {"as_magnitude": shared(structure.patterns(dense, partitions, errors), patterns)}
     rows = torch.load(checkpoint, weights_only=True)["attached"]["rule.residuals"]
     if not len(rows):
-        return shared
+        return found
     last = Residual(*rows[-1].tolist())
-    return shared | {"same": last.same, "primal": last.primal, "dual": last.dual}
+    return found | {"same": last.same, "primal": last.primal, "dual": last.dual}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.blocks import KEEP, UNIFY, ZERO, Block, BlockPattern, Partition, block_costs, choose
-from secateur.blocks.splitting import Split, kept_choice, norm, pull_for
+from secateur.blocks.splitting import Split, norm, pull_for, shared
 
 PARTITION = Partition(Block(4, 1), (8, 6))
 
@@ -94,11 +94,14 @@ def test_what_a_new_choice_leaves_of_an_old_one() -> None:
         grid = torch.tensor(values, dtype=torch.int8).view(1, 2, 2, 1)
         return {"w": BlockPattern(Partition(Block(4, 1), (8, 2)), grid)}
 
-    old = states(ZERO, ZERO, UNIFY, KEEP)
-    assert kept_choice(old, old) == 1
-    assert kept_choice(old, states(ZERO, KEEP, UNIFY, ZERO)) == pytest.approx(2 / 3)
-    assert kept_choice(old, states(UNIFY, KEEP, ZERO, ZERO)) == 0
-    assert kept_choice(states(KEEP, KEEP, KEEP, KEEP), old) == 1
+    old = states(ZERO, KEEP, KEEP, UNIFY)
+    assert shared(old, old) == 1
+    assert shared(old, states(KEEP, ZERO, KEEP, ZERO)) == 1 / 2
+    assert shared(old, states(ZERO, UNIFY, ZERO, UNIFY)) == 0
+    assert shared(states(ZERO, UNIFY, UNIFY, ZERO), states(ZERO, UNIFY, KEEP, KEEP)) == 1 / 2
+    assert shared(states(ZERO, ZERO, ZERO, ZERO), old) == 1
+    both = {"a": old["w"], "b": states(KEEP, KEEP, KEEP, KEEP)["w"]}
+    assert shared(both, {"a": old["w"], "b": states(ZERO, KEEP, KEEP, KEEP)["w"]}) == pytest.approx(5 / 6)
 
 
 def test_the_norm_is_that_of_all_tensors_together() -> None:

@@ -251,7 +251,7 @@ def test_in_the_metric_of_the_outputs_better_blocks_are_found_than_by_magnitudes
 def test_rhos_that_throw_the_choice_about_are_told() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 1e-4)
-    told = pytest.warns(UserWarning, match=r"only \d+% of the zero .*\(rhos=\(0.001,\)")
+    told = pytest.warns(UserWarning, match=r"only \d+% of the blocks .*\(rhos=\(0.001,\)")
     with ADMM(BOTH, epochs=6, rhos=(1e-3,)).attach(model, optimizer) as attached, told:
         train(model, optimizer, attached, 5)
     again = network()
@@ -425,7 +425,7 @@ def test_the_log_and_the_report_say_how_blocks_were_found(tmp_path: Path, criter
         ]  # fmt: skip
     assert 0 < found.primal < 1
     assert (found.magnitude == 1) == (criterion == WeightError())
-    assert "blocks chosen as by magnitudes" in str(result.report)
+    assert "blocks kept as by magnitudes" in str(result.report)
 
 
 def test_bad_options_are_refused() -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .pattern import KEEP, BlockPattern
+from .pattern import KEEP, UNIFY, BlockPattern
 
-__all__ = ["Split", "kept_choice", "norm", "pull_for"]
+__all__ = ["Split", "norm", "pull_for", "shared"]
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,18 @@ def pull_for(rest: float, steps: int) -> float:
     return float(rest ** (-1 / steps) - 1)
 
 
-def kept_choice(old: Mapping[str, BlockPattern], new: Mapping[str, BlockPattern]) -> float:
-    """Return the share of the blocks that `old` changes which `new` changes in the same way; 1 where there are none.
+def shared(old: Mapping[str, BlockPattern], new: Mapping[str, BlockPattern]) -> float:
+    """Return the share of the blocks that `old` keeps which `new` keeps as well, over all weights together.
 
-    Patterns are of the same weights and partitions. What chance alone leaves is the share of blocks that are changed.
+    Where `old` keeps none, unified blocks count instead; 1 where there are none of these either. Patterns are of the
+    same weights and partitions. Of n blocks, of which a share k is kept, chance alone leaves k.
     """
-    same = count = 0
-    for name, pattern in old.items():
-        changed = pattern.states != KEEP
-        same += int((changed & (pattern.states == new[name].states)).sum())
-        count += int(changed.sum())
-    return same / count if count else 1.0
+    pairs = [(pattern.states, new[name].states) for name, pattern in old.items()]
+    for state in (KEEP, UNIFY):
+        count = sum(int((before == state).sum()) for before, _ in pairs)
+        if count:
+            return sum(int(((before == state) & (after == state)).sum()) for before, after in pairs) / count
+    return 1.0
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:

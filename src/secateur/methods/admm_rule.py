@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from secateur.blocks import BlockPattern, Costs, Partition, block_costs
 from secateur.blocks.held import Held
-from secateur.blocks.splitting import Split, kept_choice, norm, pull_for
+from secateur.blocks.splitting import Split, norm, pull_for, shared
 from secateur.graph.trace import traced
 from secateur.ground.errors import CalibrationError, TrainingError
 from secateur.ground.inputs import Inputs
@@ -32,7 +32,7 @@ __all__ = ["CHURN", "Pace", "Residual", "Splitting"]
 _log = logging.getLogger(__name__)
 
 CHURN = 0.5
-"""Below this share of blocks that stay as they were chosen, a renewal throws the choice about: a warning says so."""
+"""Below this share of kept blocks that are kept again, a renewal throws the choice about: a warning says so."""
 
 CALIBRATED_BATCHES = 8  # at most, of the data that a calibrated criterion looks at
 
@@ -53,8 +53,8 @@ class Residual:
     """Where ADMM is when its copies are to be renewed, over all weights with blocks, where the pattern changes them.
 
     `primal` is ``|W - Z| / |W|`` before, `dual` is ``|Z - Z_before| / |W|`` (0 where ``Z`` waits), `same` the share of
-    the zero and unified blocks that the renewal leaves as they were, `magnitude` the share of those that the weights'
-    magnitudes choose at the start of the run that are chosen.
+    the kept blocks that the renewal keeps as well, `magnitude` the share of those that the weights' magnitudes keep at
+    the start of the run that are kept now.
     """
 
     step: int  # of the stage
@@ -259,12 +259,12 @@ class Splitting(Rule):
             patterns = self._chosen(points)
             self.splits = {n: s.renewed(patterns[n], self.weights[n].detach()) for n, s in old.items()}
             dual = norm({n: s.copy - old[n].copy for n, s in self.splits.items()}) / size
-            same = kept_choice({n: s.pattern for n, s in old.items()}, patterns)
+            same = shared({n: s.pattern for n, s in old.items()}, patterns)
         else:
             # Twice as hard; after an epoch shorter than `every`, at least as hard as so few steps need.
             self.strength = max(2 * self.strength, pull_for(self.pace.residual, steps))
             self._scale(rho / self.strength)
-        magnitude = kept_choice(self.first[self.stage], {n: s.pattern for n, s in self.splits.items()})
+        magnitude = shared(self.first[self.stage], {n: s.pattern for n, s in self.splits.items()})
         self.residuals.append(Residual(self.steps, rho, primal, dual, same, magnitude))
         _log.info("ADMM stage %d, %s", self.stage + 1, self.residuals[-1])
         if same < CHURN and primal >= self.pace.residual and not self.told:
@@ -304,8 +304,8 @@ def _times(stiffness: Tensor, costs: Costs) -> Costs:
 
 def _churning(found: Residual, pace: Pace) -> str:
     return (
-        f"ADMM: only {found.same:.0%} of the zero and unified blocks stayed as they were chosen when the choice was "
-        f"renewed at step {found.step} (rhos={pace.rhos}, |W - Z| / |W| = {found.primal:.2f}). The weights do not "
+        f"ADMM: only {found.same:.0%} of the blocks that were kept are kept after the choice was renewed "
+        f"at step {found.step} (rhos={pace.rhos}, |W - Z| / |W| = {found.primal:.2f}). The weights do not "
         "follow, and what is chosen is little better than chance: leave rhos out, so that the pull follows from the "
         "training, give larger ones, or renew less often (every)."
     )

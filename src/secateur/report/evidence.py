@@ -108,8 +108,8 @@ class Approach:
 
     primal: float  # |W - Z| / |W| of what changes
     dual: float  # |Z - Z before| / |W|
-    same: float  # share of the zero and unified blocks that were chosen before, too
-    magnitude: float  # share of those that the magnitudes of the given weights choose that are chosen
+    same: float  # share of the kept blocks that were kept before, too
+    magnitude: float  # share of the blocks that the given weights' magnitudes keep that are kept
 
     @property
     def advice(self) -> str:

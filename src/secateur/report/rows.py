@@ -174,8 +174,8 @@ def approach(found: Approach) -> list[Row]:
     """Return how ADMM came to its blocks: what its choice shares with others, and its residuals."""
     note = "when the choice was last renewed; weights W, their copy with blocks Z"
     figures = (
-        ("magnitude", "blocks chosen as by magnitudes", found.magnitude, found.advice),
-        ("same", "blocks chosen as before", found.same, note),
+        ("magnitude", "blocks kept as by magnitudes", found.magnitude, found.advice),
+        ("same", "blocks kept as before", found.same, note),
         ("primal", "|W - Z| / |W|", found.primal, note),
         ("dual", "|Z - Z before| / |W|", found.dual, note),
     )
