@@ -105,22 +105,22 @@ RESNET, VGG = "resnet20-cifar10", "vgg16bn-quarter-cifar10"
 LENET, CODER = "lenet5-mnist", "autoencoder-cifar10"
 TALL, LOW = Block(8, 1), Block(4, 1)
 CELLS = [
-    *pairs(RESNET, TALL, 0.7, 0.0, 4, 12),
-    *pairs(LENET, LOW, 0.988, 0.0, 3, 25),
-    *pairs(LENET, LOW, 0.988, 0.0, 3, 25, bits=8),
-    *pairs(RESNET, TALL, 0.7, 0.15, 3, 12),
-    *pairs(LENET, LOW, 0.975, 0.025, 3, 25, bits=8),
-    *pairs(LENET, TALL, 0.988, 0.0, 3, 25, bits=8),
-    *pairs(CODER, TALL, 0.7, 0.0, 4, 15),
-    *pairs(VGG, TALL, 0.7, 0.0, 4, 12),
-    *pairs(RESNET, TALL, 0.9, 0.0, 4, 12),
-    *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=1),
-    *pairs(RESNET, TALL, 0.7, 0.0, 4, 12, seed=2),
-    *pairs(RESNET, TALL, 0.7, 0.0, 4, 24, across=True),
-    *pairs(RESNET, TALL, 0.7, 0.0, 4, 24, across=True, taught=True),
-    *(cell for seed in (1, 2) for cell in pairs(LENET, LOW, 0.988, 0.0, 3, 25, seed)),
-    *(cell for seed in (1, 2) for cell in pairs(CODER, TALL, 0.7, 0.0, 4, 15, seed)),
-    *(cell for seed in (1, 2) for cell in pairs(VGG, TALL, 0.7, 0.0, 4, 12, seed)),
+    *pairs(RESNET, TALL, 0.7, 0.0, 1, 12),
+    *pairs(LENET, LOW, 0.988, 0.0, 2, 25),
+    *pairs(LENET, LOW, 0.988, 0.0, 2, 25, bits=8),
+    *pairs(RESNET, TALL, 0.7, 0.15, 1, 12),
+    *pairs(LENET, LOW, 0.975, 0.025, 2, 25, bits=8),
+    *pairs(LENET, TALL, 0.988, 0.0, 2, 25, bits=8),
+    *pairs(CODER, TALL, 0.7, 0.0, 2, 15),
+    *pairs(VGG, TALL, 0.7, 0.0, 1, 12),
+    *pairs(RESNET, TALL, 0.9, 0.0, 1, 12),
+    *pairs(RESNET, TALL, 0.7, 0.0, 1, 12, seed=1),
+    *pairs(RESNET, TALL, 0.7, 0.0, 1, 12, seed=2),
+    *pairs(RESNET, TALL, 0.7, 0.0, 2, 24, across=True),
+    *pairs(RESNET, TALL, 0.7, 0.0, 2, 24, across=True, taught=True),
+    *(cell for seed in (1, 2) for cell in pairs(LENET, LOW, 0.988, 0.0, 2, 25, seed)),
+    *(cell for seed in (1, 2) for cell in pairs(CODER, TALL, 0.7, 0.0, 2, 15, seed)),
+    *(cell for seed in (1, 2) for cell in pairs(VGG, TALL, 0.7, 0.0, 1, 12, seed)),
 ]
 
 
@@ -220,9 +220,7 @@ def run(cell: Cell, until: float = math.inf) -> None:
         return
     task = TASKS[cell.model]
     data = load_images(cell.model.rpartition("-")[2])
-    images = task.images(data, data.test_x)
     dense = dense_network(cell.model, data, until)
-    before = task.score(dense, images, data.test_y)
     print(*cell.keys().values(), cell.method(), flush=True)
     checkpoint = RUNS / f"{cell.label}.ckpt"
     teacher = copy.deepcopy(dense) if cell.taught else None
@@ -230,6 +228,8 @@ def run(cell: Cell, until: float = math.inf) -> None:
         dense, data, task, cell.method(), cell.epochs, cell.seed, checkpoint, teacher, until
     )
     model = model.to(memory_format=torch.contiguous_format)
+    images = task.images(data, data.test_x)
+    before = task.score(dense_network(cell.model, data), images, data.test_y)
     patterns = cell.method().structure.observed(model)
     found = approach(cell.method().structure, cell.model, data, patterns, checkpoint)
     save_file(model.state_dict(), RUNS / f"{cell.label}.safetensors")
