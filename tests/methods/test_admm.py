@@ -426,6 +426,16 @@ def test_the_log_and_the_report_say_how_blocks_were_found(tmp_path: Path, criter
     assert 0 < found.primal < 1
     assert (found.magnitude == 1) == (criterion == WeightError())
     assert "blocks kept as by magnitudes" in str(result.report)
+    assert found.advice in result.report.to_html(tmp_path / "report.html").read_text("utf-8")
+
+
+def test_without_epochs_a_criterion_chooses_at_once_when_it_has_seen_data() -> None:
+    structure = replace(BOTH, unify=0.0, criterion=OutputError())
+    result = sc.prune(
+        network(), data()[0][0][:2], method=ADMM(structure, epochs=0), training=sc.Training(data()), progress=False
+    )  # fmt: skip
+    assert result.masks is not None
+    assert all(pattern_of(result.model, name, structure).share(ZERO) == 0.5 for name in result.plan.patterns)
 
 
 def test_bad_options_are_refused() -> None:
