@@ -82,8 +82,8 @@ def way(structure: Structured) -> str:
         return ""
     return (
         f" {units.percent(a.magnitude, 1)} of the blocks that the dense network's magnitudes keep are kept "
-        f"({a.advice}). When the choice was last renewed, {units.percent(a.same, 1)} of the kept blocks were kept again, "
-        f"|W - Z| / |W| was {a.primal:.2f} and |Z - Z before| / |W| {a.dual:.2f}."
+        f"({a.advice}). When the choice was last renewed, {units.percent(a.same, 1)} of the kept blocks were kept "
+        f"again, |W - Z| / |W| was {a.primal:.2f} and |Z - Z before| / |W| {a.dual:.2f}."
     )
 
 
