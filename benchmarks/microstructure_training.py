@@ -66,6 +66,8 @@ class Cell:
             spread=AcrossLayers() if self.across else task.spread,
         )
         stages = tuple(Shares(zero) for zero in task.stages) if self.admm else ()
+        if not stages and self.admm and self.zero >= 0.9:
+            stages = ADMM.gradually(structure).stages
         if self.unify and self.zero and self.admm:
             stages += (Shares(self.zero),)
         return ADMM(structure, self.admm, stages=stages)

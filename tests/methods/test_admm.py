@@ -321,6 +321,22 @@ def test_stages_prune_first_and_only_add() -> None:
     assert all(pattern_of(model, n, BOTH).share(UNIFY) == 0.25 for n in zeros)
 
 
+def test_gradually_each_stage_takes_the_same_part_of_what_is_left() -> None:
+    structure = MicroStructured(Block(4, 1), zero=0.875, unify=0.05, skip=())
+    method = ADMM.gradually(structure, 3, epochs=1, every=2)
+    assert method.stages == (Shares(0.5), Shares(0.75))
+    model = network()
+    optimizer = OPTIMISERS["sgd"](model.parameters())
+    with method.attach(model, optimizer) as attached:
+        for zero in (0.5, 0.75, 0.875):
+            train(model, optimizer, attached, 1)
+            assert attached.masks.share == pytest.approx(1 - zero, abs=0.02)
+    assert ADMM.gradually(structure, 1).stages == ()
+    for wrong in ((structure, 0), (MicroStructured(zero=1.0), 3)):
+        with pytest.raises(StructureError, match="at least one stage"):
+            ADMM.gradually(*wrong)
+
+
 def test_without_epochs_weights_are_projected_at_once() -> None:
     model = network()
     dense = copy.deepcopy(model)

@@ -95,6 +95,26 @@ class ADMM(OfWeights):
         """Return ADMM in two stages, first the zeros, then the unified blocks (the order of US20210397963)."""
         return ADMM(structure, epochs, stages=(Shares(structure.zero, 0.0),), **options)
 
+    @staticmethod
+    def gradually(structure: MicroStructured, stages: int = 3, epochs: int = 1, **options: Any) -> ADMM:
+        """Return ADMM in several stages, each of which zeroes the same part of the blocks that are left.
+
+        Between them the weights move, and the next zeros are chosen by what they are then. Where most blocks are to go
+        that finds better ones than the magnitudes at the start do. Unified blocks come with the last stage.
+
+        Raises:
+            StructureError: there is no stage, or all blocks are to be zero.
+
+        >>> [round(s.zero, 3) for s in ADMM.gradually(MicroStructured(zero=0.9)).stages]
+        [0.536, 0.785]
+        """
+        if stages < 1 or structure.zero >= 1:
+            raise StructureError(
+                f"stages={stages}, zero={structure.zero}: there is at least one stage, and some block is not zero."
+            )
+        left = [(1 - structure.zero) ** (k / stages) for k in range(1, stages)]
+        return ADMM(structure, epochs, stages=tuple(Shares(1 - share) for share in left), **options)
+
     @property
     def least_epochs(self) -> int:
         """Epochs until the last projection, at most."""
