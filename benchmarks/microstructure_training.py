@@ -5,7 +5,7 @@ but the held-out training images, and appends a row to results/microstructure.cs
 ones go on from their last epoch. The final weights stay in runs/microstructure. What is judged is what comes out of the
 packed file. Of autoencoders the columns of accuracy hold the peak signal-to-noise ratio in dB. `as_magnitude` is the
 share of the blocks that the dense network's magnitudes keep which are kept, `same` the share of the kept blocks that
-ADMM's last renewal kept as well, `primal` and `dual` are its residuals then.
+ADMM's last renewal kept as well, `primal` and `dual` are its residuals then. `--tune` compares short runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -264,11 +264,45 @@ def approach(
     return found | {"same": last.same, "primal": last.primal, "dual": last.dual}
 
 
+def tune(name: str, zeros: Sequence[float], epochs: int = 8, steps: int = 15) -> None:
+    """Print what short runs reach on the held-out training images, each `epochs` epochs of `steps` steps; no row."""
+    task, data = TASKS[name], load_images(name.rpartition("-")[2])
+    used = torch.cat(
+        [torch.arange(steps * BATCH), torch.arange(len(data.train_x) - HELD_OUT, len(data.train_x))]
+    )
+    short = replace(data, train_x=data.train_x[used], train_y=data.train_y[used])
+    held_x, held_y = task.images(data, short.train_x[-HELD_OUT:]), short.train_y[-HELD_OUT:]
+    for zero in zeros:
+        block = LOW if name == LENET else TALL
+        structure = MicroStructured(block, zero, skip=task.skip, spread=task.spread)
+        ways = {"magnitude": ADMM(structure, 0), "one stage": ADMM(structure, 1, every=steps // 2)}
+        ways["gradually"] = ADMM.gradually(structure, every=steps // 2)
+        for way, method in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoint = Path(folder) / "tuned.ckpt"
+                model, _ = trained(dense_network(name, data), short, task, method, epochs, 0, checkpoint)
+                found = approach(structure, name, data, structure.observed(model), checkpoint)
+            score = task.score(model, held_x, held_y)
+            print(
+                f"{name}, {zero:g} zero, {way}: {score:.4f}, as magnitudes {found['as_magnitude']:.3f}",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cells", nargs="+", type=int, default=list(range(len(CELLS))), help="by number")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no epoch after that long")
+    parser.add_argument(
+        "--tune", choices=TASKS, help="short runs of a network, judged on held-out training images"
+    )
+    parser.add_argument(
+        "--zeros", nargs="+", type=float, default=[0.7, 0.9], help="shares of zeros to tune with"
+    )
     options = parser.parse_args()
+    if options.tune:
+        tune(options.tune, options.zeros)
+        return
     until = time.monotonic() + options.seconds
     for number in options.cells:
         try:

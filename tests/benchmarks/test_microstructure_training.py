@@ -95,6 +95,15 @@ def test_a_quantised_twin_shares_the_training(bench: ModuleType, monkeypatch: py
     assert float(second["packed_bytes"]) < 0.7 * float(first["packed_bytes"])
 
 
+def test_short_runs_are_judged_on_what_was_held_out(
+    bench: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.tune(bench.LENET, [0.95], epochs=4, steps=2)
+    found = [line for line in capsys.readouterr().out.splitlines() if "as magnitudes" in line]
+    assert [line.split(":")[0].split(", ")[-1] for line in found] == ["magnitude", "one stage", "gradually"]
+    assert found[0].endswith("as magnitudes 1.000")
+
+
 def test_the_cells(bench: ModuleType) -> None:
     """Each has a twin of the same epochs; LeNet-5 has twelve rows."""
     assert len({tuple(cell.keys().values()) for cell in bench.CELLS}) == len(bench.CELLS)
