@@ -162,6 +162,8 @@ def trained_blocks() -> str:
         "training": ("epochs, ADMM + after", str),
         "acc_dense": ("dense", quality),
         "acc_final": ("accuracy", quality),
+        "as_magnitude": ("blocks as by magnitudes", lambda share: percent(share) if share else ""),
+        "primal": ("|W - Z| / |W|", lambda residual: f"{float(residual):.2f}" if residual else ""),
         "stored_bits_ratio": ("bits counted", percent),
         "packed_bytes": ("packed, bytes", str),
         "safetensors_bytes": ("safetensors, bytes", str),
