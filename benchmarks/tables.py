@@ -31,6 +31,7 @@ from plain_tables import PLAIN
 
 NAMES = {
     ("snp", "default", "sequential"): "**SNP (default)**",
+    ("snp", "default", "sequential+label-free"): "SNP (default), then gradient steps without labels",
     ("snp", "default", "none"): "SNP, nothing repaired",
     ("snp", "streams", "sequential"): "SNP, residual streams as well",
     ("snp", "streams", "none"): "SNP, residual streams as well, nothing repaired",

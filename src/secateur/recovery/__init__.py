@@ -1,5 +1,6 @@
 """Repair of what pruning took away: in closed form, or by label-free distillation."""
 
+from .augment import Augment, Pictures
 from .compensate import Compensate
 from .distill import Distill
 from .least_squares import RIDGES, Moments, choose_ridge, mean_squared_error, ridge
@@ -8,11 +9,13 @@ from .protocol import Recovery
 from .sequential import Sequential
 
 __all__ = [
+    "Augment",
     "RIDGES",
     "Compensate",
     "Distill",
     "Moments",
     "OnePass",
+    "Pictures",
     "Recovery",
     "Sequential",
     "choose_ridge",

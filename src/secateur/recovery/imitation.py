@@ -1,0 +1,91 @@
+"""How far a pruned network is from doing what the dense one does: where its branches end, and at its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from secateur.ground.tensors import floating
+from secateur.statistics import Forward
+from secateur.statistics.forward import Watch
+
+from .jobs import Job
+
+__all__ = ["Point", "Wish", "distance", "points", "wishes"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value in which the two networks are compared, on the channels (n,) of its dimension `dim` that are left."""
+
+    node: str
+    dim: int
+    channels: Tensor
+    rectified: bool  # nothing but a ReLU reads it: what is below zero does not count
+
+    def left(self, value: Tensor) -> Tensor:
+        """Return what is left of the value, which may have its full shape or lack what is gone."""
+        whole = value.shape[self.dim] != len(self.channels)
+        return value.index_select(self.dim, self.channels) if whole else value
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the dense network makes of some inputs: its floating outputs, and its values at the points, by node."""
+
+    outputs: Sequence[Tensor]
+    values: Mapping[str, Tensor]
+
+
+def points(touched: Sequence[Job]) -> list[Point]:
+    """Return where pruning can be seen: at the sums that branches enter, or behind each layer where there are none."""
+    chosen = [job for job in touched if job.outlet.join is not None] or touched
+    return [Point(j.outlet.end, j.layer.channel_dim, j.channels(), j.outlet.rectified) for j in chosen]
+
+
+def wishes(dense: Forward, at: Sequence[Point], inputs: list[Any]) -> Wish:
+    """Run the dense network."""
+    values: dict[str, Tensor] = {}
+
+    def watch(point: Point) -> Watch:
+        def call(args: tuple[Any, ...], result: Tensor) -> None:
+            values[point.node] = point.left(result).clone()  # calls behind it may write into it
+
+        return call
+
+    outputs = dense.run(inputs, {}, {p.node: watch(p) for p in at}, whole=True)
+    return Wish(floating(outputs), values)
+
+
+def distance(pruned: Forward, at: Sequence[Point], inputs: list[Any], wish: Wish) -> Tensor:
+    """Return the mean distance over the points plus the mean over the outputs, each relative to its variance."""
+    terms: list[Tensor] = []
+
+    def watch(point: Point) -> Watch:
+        def call(args: tuple[Any, ...], result: Tensor) -> None:
+            terms.append(_relative(wish.values[point.node], point.left(result), point.rectified))
+
+        return call
+
+    found = floating(pruned.run(inputs, {}, {p.node: watch(p) for p in at}, whole=True))
+    outputs = [_relative(a, b) for a, b in zip(wish.outputs, found, strict=True)]
+    return torch.stack(outputs).mean() + (torch.stack(terms).mean() if terms else 0)
+
+
+def _relative(wish: Tensor, found: Tensor, rectified: bool = False) -> Tensor:
+    """Return the mean squared difference over the variance of what is wished for.
+
+    With `rectified`, a wish below zero is one for zero, met by all that is found below zero.
+    """
+    power = max(float(wish.var(correction=0)), torch.finfo(wish.dtype).tiny)
+    if rectified:
+        counts = ((wish > 0) | (found.detach() > 0)).to(wish.dtype)  # a product is far quicker than a choice
+        wish, found = wish.relu() * counts, found * counts
+    else:
+        wish = wish.clone()  # what comes out of inference mode cannot be kept for gradients
+    return F.mse_loss(found, wish) / power
