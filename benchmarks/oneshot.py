@@ -2,8 +2,9 @@
 
 Every cell prunes a zoo network with 1,000 training images, unlabelled but where the variant says "labels", and appends
 rows to results/oneshot.csv; cells that are there already are skipped. One run gives two rows: without recovery and with
-it (Torch-Pruning repairs nothing: one row); the default gives a third, after gradient steps without labels. `--methods` chooses contenders. `--finetune` adds the accuracy after the
-last of 15 epochs of fine-tuning to the cells that the table shows it for.
+it (Torch-Pruning repairs nothing: one row). The default has a third, "label-free", after gradient steps on the same
+images: no longer without training. `--methods` chooses contenders. `--finetune` adds the accuracy after the last of 15
+epochs of fine-tuning to the cells that the table shows it for.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from secateur.ground.progress import silenced
 from secateur.recovery import Distill
 from secateur.recovery.descent import Descent
 from secateur.recovery.distance import held_out_distances
-from secateur.recovery.samples import minibatches
 from secateur.recovery.jobs import masked
+from secateur.recovery.samples import minibatches
 from secateur.statistics import Calibration, Forward, state_tensors
 from secateur.surgery import apply
 

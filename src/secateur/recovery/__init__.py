@@ -9,8 +9,8 @@ from .protocol import Recovery
 from .sequential import Sequential
 
 __all__ = [
-    "Augment",
     "RIDGES",
+    "Augment",
     "Compensate",
     "Distill",
     "Moments",

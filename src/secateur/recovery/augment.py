@@ -24,8 +24,8 @@ class Pictures:
     """Moves, mirrors and mixes pictures; what is no picture stays as it is.
 
     A picture is the only input of a network, a floating tensor (N, C, H, W) of at most four channels and at least eight
-    pixels a side. Each is moved by up to `shift` of its sides (edges are repeated) and, with `flip`, every second one is
-    mirrored. A share `mix` of them is then mixed with another of the batch, in random proportions.
+    pixels a side. Each is moved by up to `shift` of its sides (edges are repeated), with `flip` every second one is
+    mirrored, and a share `mix` of them is then mixed with another of the batch, in random proportions.
 
     That is safe because no label has to survive: the dense network says what is wanted of the same input. Where
     mirrored inputs mean nothing to it (text), leave `flip` away.

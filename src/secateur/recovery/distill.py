@@ -48,8 +48,8 @@ class Distill:
     No labels are used, but this is training: it is never part of what is reported as "without training".
 
     *Augmentation.* In every step `augment` makes other inputs of the minibatch: by default `Pictures`, which moves,
-    mirrors and mixes what looks like pictures (the only input, floating, (N, C, H, W), at most four channels) and leaves
-    all other data as they are. A function of yours takes the inputs, each as an argument, and returns as many of the
+    mirrors and mixes what looks like pictures (the only input, floating, (N, C, H, W), at most four channels),
+    and leaves all other data as they are. A function of yours takes the inputs as arguments and returns as many of the
     same shapes and types; it draws from torch's own generator. ``None`` augments nothing.
 
     *Held out.* One calibration sample in four never trains. Twenty times in a run the outputs' distance on these is
