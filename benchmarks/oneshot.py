@@ -59,6 +59,8 @@ class Contender:
         match self.method, self.variant:
             case "snp", "default" | "streams":
                 return sc.SNP()
+            case "snp", "joint":
+                return sc.SNP(recovery=sc.Sequential(joint=4))
             case "snp", "paper":
                 return sc.SNP.paper()
             case "magnitude", p:
@@ -78,6 +80,7 @@ class Contender:
 CONTENDERS = (
     Contender("snp", "default", "sequential", label_free=True),
     Contender("snp", "streams", "sequential"),
+    Contender("snp", "joint", "sequential"),
     Contender("snp", "paper", "one-pass"),
     Contender("magnitude", "l1", "one-pass"),
     Contender("magnitude", "l2", "one-pass"),

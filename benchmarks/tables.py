@@ -35,6 +35,8 @@ NAMES = {
     ("snp", "default", "none"): "SNP, nothing repaired",
     ("snp", "streams", "sequential"): "SNP, residual streams as well",
     ("snp", "streams", "none"): "SNP, residual streams as well, nothing repaired",
+    ("snp", "joint", "sequential"): "SNP, all layers refitted together at the end",
+    ("snp", "joint", "none"): "SNP, all layers refitted together at the end, nothing repaired",
     ("snp", "paper", "one-pass"): "SNP as published",
     ("snp", "paper", "none"): "SNP as published, nothing repaired",
     ("magnitude", "l1", "one-pass"): "L1 filters + least squares",

@@ -33,7 +33,6 @@ from .prune import prune as prune
 from .recovery import Compensate as Compensate
 from .recovery import Distill as Distill
 from .recovery import OnePass as OnePass
-from .recovery import Pictures as Pictures
 from .recovery import Sequential as Sequential
 from .result import Result as Result
 from .selection import Budget as Budget

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.ground.tensors import floating
@@ -16,7 +15,7 @@ from secateur.statistics.forward import Watch
 
 from .jobs import Job
 
-__all__ = ["Point", "Wish", "distance", "points", "wishes"]
+__all__ = ["Point", "Wish", "difference", "distance", "points", "wishes"]
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,18 @@ def distance(pruned: Forward, at: Sequence[Point], inputs: list[Any], wish: Wish
     return torch.stack(outputs).mean() + (torch.stack(terms).mean() if terms else 0)
 
 
-def _relative(wish: Tensor, found: Tensor, rectified: bool = False) -> Tensor:
-    """Return the mean squared difference over the variance of what is wished for.
+def difference(wish: Tensor, found: Tensor, rectified: bool) -> Tensor:
+    """Return how far a value is from the wish; if `rectified`, one below zero is met by all that is below zero.
 
-    With `rectified`, a wish below zero is one for zero, met by all that is found below zero.
+    It may be written into later: nothing here keeps `found` itself for its gradient.
     """
+    if not rectified:
+        return found - wish
+    counts = ((wish > 0) | (found.detach() > 0)).to(wish.dtype)  # a product is far quicker than a choice
+    return found * counts - wish.relu() * counts
+
+
+def _relative(wish: Tensor, found: Tensor, rectified: bool = False) -> Tensor:
+    """Return the mean squared difference over the variance of what is wished for."""
     power = max(float(wish.var(correction=0)), torch.finfo(wish.dtype).tiny)
-    if rectified:
-        counts = ((wish > 0) | (found.detach() > 0)).to(wish.dtype)  # a product is far quicker than a choice
-        wish, found = wish.relu() * counts, found * counts
-    else:
-        wish = wish.clone()  # what comes out of inference mode cannot be kept for gradients
-    return F.mse_loss(found, wish) / power
+    return difference(wish, found, rectified).square().mean() / power

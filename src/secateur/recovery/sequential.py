@@ -19,6 +19,7 @@ from secateur.statistics import Calibration, Statistics
 
 from .batch_norm import re_estimated
 from .jobs import Job, jobs, masked
+from .joint import jointly
 from .least_squares import RIDGES, check_ridges
 from .one_pass import OnePass
 from .regressions import InputRegression, OutputRegression, Sampling, regression
@@ -43,6 +44,10 @@ class Sequential:
     last layer of a branch aims at the dense network's sum minus the pruned network's shortcut; with `batch_norm`,
     running statistics are re-estimated where that brings the outputs closer on held-out samples. Ridges pull towards
     the kept weights and are chosen, for each output, on held-out moments.
+
+    With `joint`, so many iterations follow in which all touched layers move together, by linearised least squares on
+    outputs and residual sums (see `recovery.joint`), on at most `together` samples; the result is kept where outputs
+    come closer on held-out samples. Four bring residual networks closer for about half of the time again.
     """
 
     sweeps: int = 8
@@ -57,6 +62,8 @@ class Sequential:
     oversampling: int = 40
     memory: int = 1 << 29
     waiting: int = 1 << 31
+    joint: int = 0
+    together: int = 512
 
     def __post_init__(self) -> None:
         least = 2 + self.batch_norm
@@ -64,6 +71,11 @@ class Sequential:
             what = "for statistics, to solve in" + (" and for batch_norm" if self.batch_norm else "")
             raise ValueError(f"sweeps={self.sweeps} must be at least {least}: one each {what}.")
         check_ridges(self.ridges)
+        if self.joint < 0 or self.together < 1:
+            raise ValueError(
+                f"joint={self.joint} is a number of iterations, from 0, and together={self.together} one of samples, "
+                "from 1."
+            )
 
     def __call__(
         self, graph: Graph, kept: Kept, statistics: Statistics, calibration: Iterable[Any], seed: int = 0
@@ -87,4 +99,8 @@ class Sequential:
         else:
             stages = schedule(graph, work, passes)
             current = solve_in_sweeps(stages, graph, dense, current, batches, regress, self.ridges, seed)
-        return re_estimated(graph, current, batches) if self.batch_norm and work else current
+        if self.batch_norm and work:
+            current = re_estimated(graph, current, batches)
+        if self.joint and work:
+            current = jointly(graph, kept, current, batches, work, self.joint, self.together, seed)
+        return current
