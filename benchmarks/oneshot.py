@@ -78,9 +78,9 @@ class Contender:
 
 
 CONTENDERS = (
+    Contender("snp", "joint", "sequential"),
     Contender("snp", "default", "sequential", label_free=True),
     Contender("snp", "streams", "sequential"),
-    Contender("snp", "joint", "sequential"),
     Contender("snp", "paper", "one-pass"),
     Contender("magnitude", "l1", "one-pass"),
     Contender("magnitude", "l2", "one-pass"),

@@ -33,6 +33,7 @@ from .shrunk import Shrunk
 __all__ = ["Distill"]
 
 JUDGED = 20  # times in a run
+MARGIN = 0.03  # of the distance: what is gained beyond that is more than chance among some hundred samples
 PATIENCE = 5  # judgements without a better one, past the middle of the cycle, after which a run ends
 
 
@@ -54,7 +55,8 @@ class Distill:
 
     *Held out.* One calibration sample in four never trains. Twenty times in a run the outputs' distance on these is
     measured (progress shows it); the tensors with the least one are returned. The run ends early where nothing
-    improves past the middle of the cycle. If the outputs never come closer, nothing is changed, and a warning says so.
+    improves past the middle of the cycle. If outputs come no closer, by three parts in a hundred at least, nothing is
+    changed, and a warning says so.
 
     *Time.* With `seconds` the cycle is over by the clock, if that is sooner; the run is then not deterministic.
 
@@ -169,7 +171,7 @@ class _Run:
                     if descent.stale >= PATIENCE and done > 0.5:
                         break
                 advance(f"{descent.least / descent.start:.1%} of the distance" if descent.start else "")
-        if descent.least < descent.start:
+        if descent.least < (1 - MARGIN) * descent.start:
             return descent.best
         warnings.warn(f"Distillation changed nothing, because {self._reason()}.", stacklevel=4)
         return None
@@ -212,8 +214,8 @@ class _Run:
         options, descent = self._options, self._descent
         if descent.steps:
             return (
-                f"in {descent.steps} steps the outputs on the held-out samples came no closer to the dense network's: "
-                f"give a smaller lr than {options.lr:g}, or more samples"
+                f"in {descent.steps} steps the outputs on held-out samples came not {MARGIN:.0%} closer to the dense "
+                f"network's: give a smaller lr than {options.lr:g}, or more samples"
             )
         if options.seconds is not None:
             return f"seconds={options.seconds:g} were over before its first step was: give more"
