@@ -28,6 +28,7 @@ from secateur.data import ImageData, calibration, load_images
 from secateur.data.images import calibration_index
 from secateur.measure import batches, compare_latency, size, top1
 from secateur.methods import Method
+from secateur.recovery import Joint
 from secateur.selection import Uniform
 from secateur.zoo import pretrained
 
@@ -60,7 +61,7 @@ class Contender:
             case "snp", "default" | "streams":
                 return sc.SNP()
             case "snp", "joint":
-                return sc.SNP(recovery=sc.Sequential(joint=4))
+                return sc.SNP(recovery=sc.Sequential(joint=Joint()))
             case "snp", "paper":
                 return sc.SNP.paper()
             case "magnitude", p:

@@ -11,7 +11,7 @@ import secateur as sc
 from secateur.graph import Graph, Kept, trace
 from secateur.recovery.distance import held_out_distances
 from secateur.recovery.jobs import jobs, masked
-from secateur.recovery.joint import _Problem, jointly
+from secateur.recovery.joint import Joint, _Problem
 from secateur.recovery.shrunk import Shrunk
 from secateur.statistics import Calibration, Forward, state_tensors
 
@@ -33,7 +33,7 @@ def problem(name: str, samples: int = 8) -> _Problem:
     example: Any = graph.program.exported.example_inputs[0]
     shrunk = Shrunk(graph, kept, tensors, list(example))
     assert shrunk.is_small
-    return _Problem(graph, shrunk, tensors, touched, batches, samples, 0)
+    return _Problem(Joint(samples=samples), graph, shrunk, tensors, touched, batches, 0)
 
 
 def distance(graph: Graph, tensors: dict[str, Tensor], batches: Calibration) -> float:
@@ -45,7 +45,7 @@ def distance(graph: Graph, tensors: dict[str, Tensor], batches: Calibration) -> 
 def test_outputs_of_held_out_samples_come_closer(name: str) -> None:
     graph, kept, before, batches = pruned(name)
     touched = jobs(graph, kept, producers=True, residual=True)
-    after = jointly(graph, kept, before, batches, touched, 4, 48)
+    after = Joint(4, 48)(graph, kept, before, batches, touched)
     assert distance(graph, after, batches) < 0.9 * distance(graph, before, batches)
     again = masked(graph, after, kept)
     assert all(torch.equal(value, again[key]) for key, value in after.items())  # what is gone stays gone
@@ -91,7 +91,7 @@ def test_it_is_a_part_of_front_to_back() -> None:
     case = next(case for case in SMALL if case.name == "residual")
     model, x = case.model(), case.inputs(64, seed=3)
     errors = []
-    for recovery in (sc.Sequential(), sc.Sequential(joint=4)):
+    for recovery in (sc.Sequential(), sc.Sequential(joint=Joint())):
         result = sc.prune(
             model,
             x[:2],
@@ -105,10 +105,10 @@ def test_it_is_a_part_of_front_to_back() -> None:
     assert errors[1] < errors[0]
 
 
-@pytest.mark.parametrize("options", [{"joint": -1}, {"together": 0}])
+@pytest.mark.parametrize("options", [{"iterations": 0}, {"samples": 0}])
 def test_numbers_that_are_none_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
-        sc.Sequential(**options)  # type: ignore[arg-type]
+        Joint(**options)  # type: ignore[arg-type]
 
 
 def test_without_samples_that_fit_nothing_changes() -> None:
@@ -116,5 +116,5 @@ def test_without_samples_that_fit_nothing_changes() -> None:
     held = [flat[0][held] for flat, held in batches.held_out()]
     touched = jobs(graph, kept, producers=True, residual=True)
     only = Calibration([x for x in held if len(x)], graph.program)
-    after = jointly(graph, kept, before, only, touched, 2, 8)
+    after = Joint(2, 8)(graph, kept, before, only, touched)
     assert all(torch.equal(value, before[key]) for key, value in after.items())

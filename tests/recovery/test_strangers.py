@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 import secateur as sc
 from secateur.ground.tensors import floating
+from secateur.recovery import Joint
 
 
 class Upscaler(nn.Module):
@@ -74,9 +75,9 @@ def test_never_worse_on_unseen_samples(name: str) -> None:
     unseen = draw(128, 99)
     errors: dict[str, float] = {}
     for way, joint, distill in (
-        ("closed form", 0, None),
-        ("together", 3, None),
-        ("label-free", 0, sc.Distill(steps=40, lr=3e-3)),
+        ("closed form", None, None),
+        ("together", Joint(3), None),
+        ("label-free", None, sc.Distill(steps=40, lr=3e-3)),
     ):
         result = sc.prune(
             model,

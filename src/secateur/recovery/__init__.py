@@ -3,6 +3,7 @@
 from .augment import Augment, Pictures
 from .compensate import Compensate
 from .distill import Distill
+from .joint import Joint
 from .least_squares import RIDGES, Moments, choose_ridge, mean_squared_error, ridge
 from .one_pass import OnePass
 from .protocol import Recovery
@@ -13,6 +14,7 @@ __all__ = [
     "Augment",
     "Compensate",
     "Distill",
+    "Joint",
     "Moments",
     "OnePass",
     "Pictures",

@@ -9,7 +9,8 @@ random probe shows of its true curvature: without that, one does about a tenth a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -26,6 +27,7 @@ from secateur.ground.tensors import floating
 from secateur.statistics import Calibration, Forward, state_tensors
 from secateur.statistics.forward import Watch
 
+from .augment import Pictures, augmented
 from .curvature import Blocks, Curvature, Movable, Preconditioner, movable
 from .distance import held_out_distances
 from .imitation import Point, Wish, difference, points, wishes
@@ -33,43 +35,61 @@ from .jobs import Job
 from .samples import minibatches
 from .shrunk import Shrunk
 
-__all__ = ["jointly"]
+__all__ = ["Joint"]
 
 CHUNK = 128  # samples that run at once
 SHARES = (0.6,)  # of a change that are tried on held-out samples beside the whole: fewer samples overstate it
 
 
-def jointly(
-    graph: Graph,
-    kept: Kept,
-    tensors: Mapping[str, Tensor],
-    batches: Calibration,
-    touched: Sequence[Job],
-    iterations: int,
-    samples: int,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Return repaired tensors, in the dense network's shapes, moved together, or as they were.
+@dataclass(frozen=True)
+class Joint:
+    """Moves all touched layers together, by `iterations` of conjugate gradients on `samples` at most.
 
-    At most `samples` of those that are not held out take part. Of all iterations, and of their changes by a share, the
-    one whose outputs come closest on the held-out samples is returned. Networks that cannot run in the small shapes,
-    or whose calls have no derivatives forwards, stay as they are.
+    Only samples that are not held out take part, each changed by `augment` (see `Distill`): by default pictures are
+    moved and mirrored, for without that hundreds of samples are few beside all weights of a network. Of all iterations,
+    and of their changes by a share, the one whose outputs come closest on the held-out samples is taken. Networks that
+    take one batch size only, that cannot run in the smaller shapes, or whose calls have no derivatives forwards
+    (fused attention) stay as they are.
+
+    Costs about six passes over the samples for each iteration, through the smaller network, and memory for what the
+    dense network makes of them at residual sums and outputs.
     """
-    if not batches.dynamic:
-        return dict(tensors)
-    shrunk = Shrunk(graph, kept, tensors, pytree.tree_leaves(graph.program.exported.example_inputs))
-    if not shrunk.is_small:
-        return dict(tensors)
-    problem = _Problem(graph, shrunk, tensors, touched, batches, samples, seed)
-    try:
-        found = problem.solved(iterations)
-    except (NotImplementedError, RuntimeError) as error:
-        if not any(
-            word in str(error) for word in ("forward AD", "forward-mode", "not implemented", "inplace")
-        ):
-            raise
-        return dict(tensors)
-    return dict(tensors) if found is None else shrunk.full(found, tensors)
+
+    iterations: int = 4
+    samples: int = 512
+    augment: Pictures | Callable[..., Any] | None = field(default_factory=partial(Pictures, mix=0.0))
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.samples < 1:
+            raise ValueError(f"iterations={self.iterations} and samples={self.samples} must be at least 1.")
+
+    def __call__(
+        self,
+        graph: Graph,
+        kept: Kept,
+        tensors: Mapping[str, Tensor],
+        batches: Calibration,
+        touched: Sequence[Job],
+        seed: int = 0,
+    ) -> dict[str, Tensor]:
+        """Return repaired tensors, in the dense network's shapes, moved together, or as they were.
+
+        Raises:
+            CalibrationError: the augmentation returns something else than inputs.
+        """
+        if not batches.dynamic:
+            return dict(tensors)
+        shrunk = Shrunk(graph, kept, tensors, pytree.tree_leaves(graph.program.exported.example_inputs))
+        if not shrunk.is_small:
+            return dict(tensors)
+        problem = _Problem(self, graph, shrunk, tensors, touched, batches, seed)
+        try:
+            found = problem.solved(self.iterations)
+        except (NotImplementedError, RuntimeError) as error:
+            if not any(word in str(error) for word in ("forward AD", "forward-mode", "not implemented")):
+                raise
+            return dict(tensors)
+        return dict(tensors) if found is None else shrunk.full(found, tensors)
 
 
 class _Problem:
@@ -77,12 +97,12 @@ class _Problem:
 
     def __init__(
         self,
+        options: Joint,
         graph: Graph,
         shrunk: Shrunk,
         tensors: Mapping[str, Tensor],
         touched: Sequence[Job],
         batches: Calibration,
-        samples: int,
         seed: int,
     ) -> None:
         self._shrunk, self._batches = shrunk, batches
@@ -92,8 +112,10 @@ class _Problem:
         self._dense = Forward(graph.program, state_tensors(graph.program))
         self._seed = seed
         with in_step():
-            drawn = minibatches(batches, min(CHUNK, samples), seed, 1 << 30)
-            self._chunks = list(islice(drawn, max(samples // CHUNK, 1)))
+            drawn = minibatches(batches, min(CHUNK, options.samples), seed, 1 << 30)
+            self._chunks = list(islice(drawn, max(options.samples // CHUNK, 1)))
+            if options.augment is not None:
+                self._chunks = [augmented(options.augment, x, seed + i) for i, x in enumerate(self._chunks)]
             self._wishes = [_kept(wishes(self._dense, self._points, chunk)) for chunk in self._chunks]
         self._example = pytree.tree_leaves(graph.program.exported.example_inputs)
         self._weights = self._weighted(wishes(self._dense, self._points, self._example))

@@ -19,7 +19,7 @@ from secateur.statistics import Calibration, Statistics
 
 from .batch_norm import re_estimated
 from .jobs import Job, jobs, masked
-from .joint import jointly
+from .joint import Joint
 from .least_squares import RIDGES, check_ridges
 from .one_pass import OnePass
 from .regressions import InputRegression, OutputRegression, Sampling, regression
@@ -45,9 +45,8 @@ class Sequential:
     running statistics are re-estimated where that brings the outputs closer on held-out samples. Ridges pull towards
     the kept weights and are chosen, for each output, on held-out moments.
 
-    With `joint`, so many iterations follow in which all touched layers move together, by linearised least squares on
-    outputs and residual sums (see `recovery.joint`), on at most `together` samples; the result is kept where outputs
-    come closer on held-out samples. Four bring residual networks closer for about half of the time again.
+    With `joint`, all touched layers then move together, by linearised least squares on outputs and residual sums,
+    where that brings the outputs closer on held-out samples: about half of the time again.
     """
 
     sweeps: int = 8
@@ -62,8 +61,7 @@ class Sequential:
     oversampling: int = 40
     memory: int = 1 << 29
     waiting: int = 1 << 31
-    joint: int = 0
-    together: int = 512
+    joint: Joint | None = None
 
     def __post_init__(self) -> None:
         least = 2 + self.batch_norm
@@ -71,11 +69,6 @@ class Sequential:
             what = "for statistics, to solve in" + (" and for batch_norm" if self.batch_norm else "")
             raise ValueError(f"sweeps={self.sweeps} must be at least {least}: one each {what}.")
         check_ridges(self.ridges)
-        if self.joint < 0 or self.together < 1:
-            raise ValueError(
-                f"joint={self.joint} is a number of iterations, from 0, and together={self.together} one of samples, "
-                "from 1."
-            )
 
     def __call__(
         self, graph: Graph, kept: Kept, statistics: Statistics, calibration: Iterable[Any], seed: int = 0
@@ -101,6 +94,6 @@ class Sequential:
             current = solve_in_sweeps(stages, graph, dense, current, batches, regress, self.ridges, seed)
         if self.batch_norm and work:
             current = re_estimated(graph, current, batches)
-        if self.joint and work:
-            current = jointly(graph, kept, current, batches, work, self.joint, self.together, seed)
+        if self.joint is not None and work:
+            current = self.joint(graph, kept, current, batches, work, seed)
         return current
