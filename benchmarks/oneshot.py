@@ -134,7 +134,7 @@ def with_secateur(
     assert report.scores is not None
     assert report.scores.pruned is not None
     scores = report.scores
-    return Outcome(report.ratios(), scores.pruned, scores.recovered, scores.distilled, report.seconds)
+    return Outcome(report.ratios(), report.scores.pruned, scores.recovered, scores.distilled, report.seconds)
 
 
 def with_torch_pruning(

@@ -147,4 +147,5 @@ def _inverse(moments: Tensor, damping: float) -> Tensor:
     """Return the inverses of some moments (g, d, d), damped by a share of the mean of their diagonals."""
     unit = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)[:, None, None]
     eye = torch.eye(moments.shape[-1], dtype=torch.float64)
-    return torch.linalg.inv(moments / unit + damping * eye) / unit
+    inverse: Tensor = torch.linalg.inv(moments / unit + damping * eye)
+    return inverse / unit

@@ -207,7 +207,8 @@ class _Problem:
         total = tuple(torch.zeros_like(c) for c in changes)
         with in_step():
             for i in range(len(self._chunks)):
-                values, pull = vjp(partial(self._residuals, i=i), changes)
+                pulled: Any = vjp(partial(self._residuals, i=i), changes)
+                values, pull = pulled
                 total = _plus(total, pull(values)[0], -1.0)
         return tuple(summed(t.contiguous()) for t in total)
 
@@ -218,9 +219,9 @@ class _Problem:
         with in_step():
             for i in range(len(self._chunks)):
                 residuals = partial(self._residuals, i=i)
-                _, image = jvp(residuals, (zero,), (direction,))
-                _, pull = vjp(residuals, zero)
-                total = _plus(total, pull(image)[0], 1.0)
+                pushed: Any = jvp(residuals, (zero,), (direction,))
+                pulled: Any = vjp(residuals, zero)
+                total = _plus(total, pulled[1](pushed[1])[0], 1.0)
         return tuple(summed(t.contiguous()) for t in total)
 
     def _distances(self, tried: Sequence[Blocks]) -> list[float]:
