@@ -16,11 +16,12 @@ import secateur as sc
 from secateur.graph import Graph, Kept, trace
 from secateur.ground.errors import CalibrationError, CheckpointError
 from secateur.ground.progress import silenced
-from secateur.recovery import Distill
+from secateur.recovery import Distill, imitation
+from secateur.recovery import distill as distilling
 from secateur.recovery.descent import Descent
 from secateur.recovery.distance import held_out_distances
 from secateur.recovery.jobs import masked
-from secateur.recovery.samples import minibatches
+from secateur.recovery.samples import minibatches, pooled
 from secateur.statistics import Calibration, Forward, state_tensors
 from secateur.surgery import apply
 
@@ -97,9 +98,11 @@ def test_held_out_samples_are_never_fitted_and_all_others_are(size: int, memory:
     batches = Calibration(x.split(8), graph.program)
     allowed = torch.cat([flat[0][~held] for flat, held in batches.held_out()])
     assert 0 < len(allowed) < len(x)
-    drawn = minibatches(batches, size, 0, memory)
+    pool = pooled(batches, memory)
+    assert (pool is None) == (memory == 0)
+    drawn = minibatches(batches, pool, size, 0)
     seen: dict[tuple[float, ...], int] = {}
-    for (part,) in islice(drawn, 3 * len(allowed)):
+    for (part,), _ in islice(drawn, 3 * len(allowed)):
         assert 1 <= len(part) <= 1.5 * size
         for row in part.tolist():
             seen[tuple(row)] = seen.get(tuple(row), 0) + 1
@@ -110,9 +113,9 @@ def test_a_pool_is_gone_through_before_any_sample_comes_again() -> None:
     _, graph, _, _, x = pruned("perceptron")
     batches = Calibration(x.split(8), graph.program)
     allowed = torch.cat([flat[0][~held] for flat, held in batches.held_out()])
-    drawn = minibatches(batches, 2, 0, 1 << 30)
+    drawn = minibatches(batches, pooled(batches, 1 << 30), 2, 0)
     for _ in range(3):
-        found = torch.cat([part for (part,) in islice(drawn, len(allowed) // 2)])
+        found = torch.cat([part for (part,), _ in islice(drawn, len(allowed) // 2)])
         assert len(found.unique(dim=0)) == len(found) == len(allowed) // 2 * 2
 
 
@@ -142,6 +145,28 @@ def test_a_resumed_run_ends_as_one_that_was_not_killed(tmp_path: Path, memory: i
     for _ in range(2):  # what has come to its end ends at once
         resumed = replace(options, checkpoints=again)(graph, kept, before, x.split(8))
         assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+
+
+@pytest.mark.parametrize("name", ["perceptron", "residual", "flattened"])
+def test_without_augmentation_the_dense_network_runs_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, graph, kept, before, x = pruned(name)
+    runs = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        return imitation.wishes(*args)
+
+    options = Distill(steps=30, lr=0.003, batch=8, augment=None)
+    once = options(graph, kept, before, x.split(8))
+    monkeypatch.setattr(distilling, "wishes", counted)
+    options(graph, kept, before, x.split(8))
+    assert runs == 0
+    monkeypatch.setattr(distilling, "remembered", lambda *args: None)
+    anew = options(graph, kept, before, x.split(8))
+    assert 15 < runs <= 30  # it may end early
+    for key, value in anew.items():
+        torch.testing.assert_close(once[key], value, rtol=1e-2, atol=1e-3)
 
 
 def noisy(x: Tensor) -> Tensor:

@@ -46,9 +46,13 @@ class Pictures:
 
     def __call__(self, *inputs: Any) -> Any:
         """Return the pictures, others; or what was given."""
-        if len(inputs) != 1 or not is_picture(inputs[0]):
+        if not self.changes(inputs):
             return inputs[0] if len(inputs) == 1 else inputs
         return self._mixed(self._moved(inputs[0]))
+
+    def changes(self, inputs: Sequence[Any]) -> bool:
+        """Whether these are inputs that it makes others of."""
+        return len(inputs) == 1 and is_picture(inputs[0])
 
     def _moved(self, x: Tensor) -> Tensor:
         n, c = x.shape[:2]

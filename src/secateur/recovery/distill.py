@@ -25,9 +25,9 @@ from secateur.training import Checkpoints, OneCycle
 from .augment import Pictures, augmented
 from .descent import Descent
 from .distance import held_out_distances
-from .imitation import Point, distance, points, wishes
+from .imitation import Point, Wish, distance, points, remembered, wishes
 from .jobs import Job, jobs
-from .samples import minibatches
+from .samples import minibatches, pooled
 from .shrunk import Shrunk
 
 __all__ = ["Distill"]
@@ -62,7 +62,8 @@ class Distill:
 
     *Memory.* Beside the dense network: what learns five times (gradients, Adam's two moments, the best so far), all
     values of one minibatch in the smaller network, and the samples themselves, where they fit into `memory` bytes;
-    else they are drawn from one calibration batch after the other.
+    else they are drawn from one calibration batch after the other. Where nothing is augmented, the dense network runs
+    once over them if what it makes of them, too, fits into so many bytes.
 
     *Checkpoints.* With `checkpoints` a run that was killed goes on where it was last judged, and ends with the same
     tensors. A step runs in the shapes of the smaller network wherever its calls allow it.
@@ -147,16 +148,19 @@ class _Run:
         descent, options = self._descent, self._options
         if options.checkpoints is not None:
             descent.resume(options.checkpoints, self._recipe)
-        drawn = islice(
-            minibatches(self._batches, options.batch, self._seed, options.memory), descent.steps, None
-        )
+        with in_step():
+            pool = pooled(self._batches, options.memory)
+            known = self._known(pool)
+        drawn = islice(minibatches(self._batches, pool, options.batch, self._seed), descent.steps, None)
         cycle, began = OneCycle(), time.monotonic() - descent.seconds
         with counting("distilling", options.steps, descent.steps) as advance:
             done = self._done()
             while done < 1:
                 with in_step():
-                    flat = next(drawn, None)  # a process may have no share of the samples
-                    gradients = self._gradients(flat)
+                    flat, index = next(drawn, (None, None))  # a process may have no share of the samples
+                    gradients = self._gradients(
+                        flat, known if index is None or known is None else known.of(index)
+                    )
                 shares, elapsed = summed(
                     torch.tensor([flat is not None, time.monotonic() - began]).double()
                 ).tolist()
@@ -184,14 +188,25 @@ class _Run:
             return steps
         return max(steps, min(descent.seconds / options.seconds, 1.0) if options.seconds else 1.0)
 
-    def _gradients(self, flat: list[Any] | None) -> tuple[Tensor, ...]:
+    def _known(self, pool: list[Any] | None) -> Wish | None:
+        """Return what the dense network makes of all samples, where no augmentation makes others of them."""
+        augment, options = self._options.augment, self._options
+        same = augment is None or (
+            isinstance(augment, Pictures) and pool is not None and not augment.changes(pool)
+        )
+        if pool is None or not same:
+            return None
+        return remembered(self._dense, self._at, self._batches, pool, options.batch, options.memory)
+
+    def _gradients(self, flat: list[Any] | None, wish: Wish | None) -> tuple[Tensor, ...]:
         learned = self._descent.learned
         if flat is None:
             return tuple(torch.zeros_like(value) for value in learned.values())
         augment = self._options.augment
-        if augment is not None:
+        if augment is not None and wish is None:
             flat = augmented(augment, flat, zlib.crc32(repr((self._seed, self._descent.steps)).encode()))
-        wish = wishes(self._dense, self._at, flat)
+        if wish is None:
+            wish = wishes(self._dense, self._at, flat)
         with torch.enable_grad():
             network = self._shrunk.forward({**self._fixed, **learned}, gradients=True)
             loss = distance(network, self._at, flat, wish)

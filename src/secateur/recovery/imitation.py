@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from secateur.ground.tensors import floating
-from secateur.statistics import Forward
+from secateur.statistics import Calibration, Forward
 from secateur.statistics.forward import Watch
 
 from .jobs import Job
 
-__all__ = ["Point", "Wish", "difference", "distance", "points", "wishes"]
+__all__ = ["Point", "Wish", "difference", "distance", "points", "remembered", "wishes"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,14 @@ class Wish:
     outputs: Sequence[Tensor]
     values: Mapping[str, Tensor]
 
+    def of(self, index: Tensor) -> Wish:
+        """Return the wish for some of the samples, which lie along dimension 0 of everything."""
+        return Wish([o[index] for o in self.outputs], {name: v[index] for name, v in self.values.items()})
+
+    def tensors(self) -> list[Tensor]:
+        """Return all of it."""
+        return [*self.outputs, *self.values.values()]
+
 
 def points(touched: Sequence[Job]) -> list[Point]:
     """Return where pruning can be seen: at the sums that branches enter, or behind each layer where there are none."""
@@ -59,6 +67,26 @@ def wishes(dense: Forward, at: Sequence[Point], inputs: list[Any]) -> Wish:
 
     outputs = dense.run(inputs, {}, {p.node: watch(p) for p in at}, whole=True)
     return Wish(floating(outputs), values)
+
+
+def remembered(
+    dense: Forward, at: Sequence[Point], batches: Calibration, pool: list[Any], size: int, memory: int
+) -> Wish | None:
+    """Return what the dense network makes of all samples of a pool, run `size` at a time.
+
+    None where that needs more than `memory` bytes, or samples do not lie along dimension 0 of all that is compared.
+    """
+    n = batches.samples(pool)
+    parts: list[Wish] = []
+    for index in torch.arange(n).split(size):
+        wish = wishes(dense, at, batches.take(pool, index))
+        tensors = wish.tensors()
+        needed = sum(t.numel() * t.element_size() for t in tensors) * n / len(index)
+        if needed > memory or any(t.ndim == 0 or len(t) != len(index) for t in tensors):
+            return None
+        parts.append(wish)
+    outputs = [torch.cat(values) for values in zip(*(part.outputs for part in parts), strict=True)]
+    return Wish(outputs, {p.node: torch.cat([part.values[p.node] for part in parts]) for p in at})
 
 
 def distance(pruned: Forward, at: Sequence[Point], inputs: list[Any], wish: Wish) -> Tensor:

@@ -32,12 +32,13 @@ from .curvature import Blocks, Curvature, Movable, Preconditioner, movable
 from .distance import held_out_distances
 from .imitation import Point, Wish, difference, points, wishes
 from .jobs import Job
-from .samples import minibatches
+from .samples import minibatches, pooled
 from .shrunk import Shrunk
 
 __all__ = ["Joint"]
 
 CHUNK = 128  # samples that run at once
+MEMORY = 1 << 30  # bytes; of more samples, some calibration batches take part
 SHARES = (0.6,)  # of a change that are tried on held-out samples beside the whole: fewer samples overstate it
 
 
@@ -112,8 +113,8 @@ class _Problem:
         self._dense = Forward(graph.program, state_tensors(graph.program))
         self._seed = seed
         with in_step():
-            drawn = minibatches(batches, min(CHUNK, options.samples), seed, 1 << 30)
-            self._chunks = list(islice(drawn, max(options.samples // CHUNK, 1)))
+            drawn = minibatches(batches, pooled(batches, MEMORY), min(CHUNK, options.samples), seed)
+            self._chunks = [flat for flat, _ in islice(drawn, max(options.samples // CHUNK, 1))]
             if options.augment is not None:
                 self._chunks = [augmented(options.augment, x, seed + i) for i, x in enumerate(self._chunks)]
             self._wishes = [_kept(wishes(self._dense, self._points, chunk)) for chunk in self._chunks]

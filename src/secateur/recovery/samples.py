@@ -10,23 +10,24 @@ from torch import Tensor
 
 from secateur.statistics import Calibration
 
-__all__ = ["minibatches"]
+__all__ = ["minibatches", "pooled"]
 
 
-def minibatches(batches: Calibration, size: int, seed: int, memory: int) -> Iterator[list[Any]]:
-    """Yield minibatches of about `size` samples; each sample comes once before any comes again, but for a remainder.
+def minibatches(
+    batches: Calibration, pool: list[Any] | None, size: int, seed: int
+) -> Iterator[tuple[list[Any], Tensor | None]]:
+    """Yield minibatches of about `size` samples, with their places in the pool if there is one, see `pooled`.
 
-    They are drawn from all samples where these have one shape and fit into `memory` bytes, else from one calibration
-    batch after the other. Without samples it ends.
+    Each sample comes once before any comes again, but for a remainder. They are drawn from the pool, without one from
+    one calibration batch after the other. Without samples it ends.
     """
     generator = torch.Generator().manual_seed(seed)
-    pool = _pooled(batches, memory)
     if pool is not None:
         n = batches.samples(pool)
         while True:
             order = torch.randperm(n, generator=generator)
             for index in order[: max(n // size, 1) * size].split(size):
-                yield batches.take(pool, index)
+                yield batches.take(pool, index), index
     while True:
         empty = True
         for flat, held in batches.held_out():
@@ -35,13 +36,16 @@ def minibatches(batches: Calibration, size: int, seed: int, memory: int) -> Iter
             for index in order.tensor_split(max(round(len(order) / size), 1)):
                 if len(index):
                     empty = False
-                    yield batches.take(flat, index)
+                    yield batches.take(flat, index), None
         if empty:
             return
 
 
-def _pooled(batches: Calibration, memory: int) -> list[Any] | None:
-    """Return all samples that are not held out as one batch, or None where that cannot be."""
+def pooled(batches: Calibration, memory: int) -> list[Any] | None:
+    """Return all samples that are not held out as one batch.
+
+    None where there are none, where they differ in shape, or where they need more than `memory` bytes.
+    """
     parts: list[list[Any]] = []
     taken = 0
     for flat, held in batches.held_out():
