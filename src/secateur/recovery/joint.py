@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
 from torch.utils import _pytree as pytree
 
 from secateur.graph import Graph, Kept
@@ -39,6 +38,7 @@ __all__ = ["Joint"]
 
 CHUNK = 128  # samples that run at once
 MEMORY = 1 << 30  # bytes; of more samples, some calibration batches take part
+DIFFERENCE = 1e-2  # of a step
 SHARES = (0.6,)  # of a change that are tried on held-out samples beside the whole: fewer samples overstate it
 
 
@@ -49,10 +49,9 @@ class Joint:
     Only samples that are not held out take part, each changed by `augment` (see `Distill`): by default pictures are
     moved and mirrored, for without that hundreds of samples are few beside all weights of a network. Of all iterations,
     and of their changes by a share, the one whose outputs come closest on the held-out samples is taken. Networks that
-    take one batch size only, that cannot run in the smaller shapes, or whose calls have no derivatives forwards
-    (fused attention) stay as they are.
+    take one batch size only, or cannot run in the smaller shapes, stay as they are.
 
-    Costs about six passes over the samples for each iteration, through the smaller network, and memory for what the
+    Costs about four passes over the samples for each iteration, through the smaller network, and memory for what the
     dense network makes of them at residual sums and outputs.
     """
 
@@ -83,13 +82,7 @@ class Joint:
         shrunk = Shrunk(graph, kept, tensors, pytree.tree_leaves(graph.program.exported.example_inputs))
         if not shrunk.is_small:
             return dict(tensors)
-        problem = _Problem(self, graph, shrunk, tensors, touched, batches, seed)
-        try:
-            found = problem.solved(self.iterations)
-        except (NotImplementedError, RuntimeError) as error:
-            if not any(word in str(error) for word in ("forward AD", "forward-mode", "not implemented")):
-                raise
-            return dict(tensors)
+        found = _Problem(self, graph, shrunk, tensors, touched, batches, seed).solved(self.iterations)
         return dict(tensors) if found is None else shrunk.full(found, tensors)
 
 
@@ -203,27 +196,36 @@ class _Problem:
             for variance, n, value in zip(variances, alike, values, strict=True)
         ]
 
-    def _gradient(self, changes: Blocks) -> Blocks:
+    def _gradient(self, zero: Blocks) -> Blocks:
         """Return minus the gradient of half the squared residuals."""
-        total = tuple(torch.zeros_like(c) for c in changes)
+        total = tuple(torch.zeros_like(z) for z in zero)
         with in_step():
             for i in range(len(self._chunks)):
-                pulled: Any = vjp(partial(self._residuals, i=i), changes)
-                values, pull = pulled
-                total = _plus(total, pull(values)[0], -1.0)
+                leaves, values = self._traced(zero, i)
+                total = _plus(total, torch.autograd.grad(values, leaves, values), -1.0)
         return tuple(summed(t.contiguous()) for t in total)
 
     def _product(self, direction: Blocks) -> Blocks:
-        """Return ``J^T J`` times a direction."""
-        zero = tuple(torch.zeros_like(c) for c in direction)
-        total = zero
+        """Return ``J^T J`` times a direction, ``J`` times it by a difference.
+
+        A preconditioned direction is about as long as the step that is right, along which residuals are as good as
+        linear: so a small share of it is a good difference, and cheaper than a derivative forwards.
+        """
+        zero = tuple(torch.zeros_like(d) for d in direction)
+        total, ahead = zero, _scaled(direction, DIFFERENCE)
         with in_step():
             for i in range(len(self._chunks)):
-                residuals = partial(self._residuals, i=i)
-                pushed: Any = jvp(residuals, (zero,), (direction,))
-                pulled: Any = vjp(residuals, zero)
-                total = _plus(total, pulled[1](pushed[1])[0], 1.0)
+                leaves, values = self._traced(zero, i)
+                moved = self._residuals(ahead, i)
+                image = tuple((m - v.detach()) / DIFFERENCE for m, v in zip(moved, values, strict=True))
+                total = _plus(total, torch.autograd.grad(values, leaves, image), 1.0)
         return tuple(summed(t.contiguous()) for t in total)
+
+    def _traced(self, changes: Blocks, i: int) -> tuple[Blocks, Blocks]:
+        """Return changes that take gradients, and the residuals of a chunk as functions of them."""
+        leaves = tuple(c.clone().requires_grad_() for c in changes)
+        with torch.enable_grad():
+            return leaves, self._residuals(leaves, i)
 
     def _distances(self, tried: Sequence[Blocks]) -> list[float]:
         """Return how far the outputs are from the dense network's on the held-out samples after each change."""
