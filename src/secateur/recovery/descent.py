@@ -35,7 +35,8 @@ class Descent:
         self.seconds = 0.0  # that all steps took
         self.start = self.least = distance
         self.best = {name: value.clone() for name, value in start.items()}
-        self.stale = 0  # judgements since the best one
+        self.last = distance
+        self.worse = 0  # judgements in a row, each worse than the one before it
 
     def step(self, gradients: Sequence[Tensor], shares: float, rate: float) -> None:
         """Take one step with the mean gradient of all processes that have a share of the samples."""
@@ -52,9 +53,10 @@ class Descent:
 
     def judge(self, distance: float) -> None:
         """Remember the tensors as they are if no others came as close."""
-        self.stale += 1
+        self.worse = self.worse + 1 if distance >= self.last else 0
+        self.last = distance
         if distance < self.least:
-            self.least, self.stale = distance, 0
+            self.least = distance
             self.best = {name: value.clone() for name, value in self.now().items()}
 
     def save(self, checkpoints: Checkpoints, recipe: Mapping[str, Any]) -> None:
@@ -67,7 +69,7 @@ class Descent:
         data = {
             "recipe": recipe,
             "optimizer": numbers,
-            "numbers": [self.steps, self.seconds, self.start, self.least, self.stale],
+            "numbers": [self.steps, self.seconds, self.start, self.least, self.last, self.worse],
         }
         tensors = {"learned": self.now(), "best": self.best, "optimizer": moments}
         write(kept_in(Path(checkpoints.folder)), tensors, data)
@@ -87,4 +89,4 @@ class Descent:
                 value.copy_(under(tensors, "learned")[name])
                 self.best[name].copy_(under(tensors, "best")[name])
             load_optimizer(self.optimizer, under(tensors, "optimizer"), data["optimizer"])
-            self.steps, self.seconds, self.start, self.least, self.stale = data["numbers"]
+            self.steps, self.seconds, self.start, self.least, self.last, self.worse = data["numbers"]

@@ -33,9 +33,9 @@ from .shrunk import Shrunk
 __all__ = ["Distill"]
 
 JUDGED = 20  # times in a run
-MARGIN = 0.03  # of the distance: what is gained beyond that is more than chance among some hundred samples
-PATIENCE = 5  # judgements without a better one after which a run ends
-LATE = 2 / 3  # but not before this share of it: at high rates outputs may be farther off for a while
+MARGIN = 0.02  # of the distance: what is gained beyond that is more than chance among some hundred samples
+PATIENCE = 4  # judgements in a row, each worse than the one before it, after which a run ends
+LATE = 2 / 3  # but not before this share of it: at high rates outputs are farther off for a while
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Distill:
     same shapes and types; it draws from torch's own generator. ``None`` augments nothing.
 
     *Held out.* One calibration sample in four never trains. Twenty times in a run the outputs' distance on these is
-    measured (progress shows it); the tensors with the least one are returned. The run ends early where nothing
-    improves in the last third of the cycle. If outputs come no closer, by three parts in a hundred at least, nothing is
-    changed, and a warning says so.
+    measured (progress shows it); the tensors with the least one are returned. The run ends early where the
+    distance grows in the last third of the cycle. If outputs come no closer, by two parts in a hundred at least,
+    nothing is changed, and a warning says so.
 
     *Time.* With `seconds` the cycle is over by the clock, if that is sooner; the run is then not deterministic.
 
@@ -173,7 +173,7 @@ class _Run:
                 before, done = done, self._done()
                 if int(JUDGED * done) > int(JUDGED * before):
                     self._judge()
-                    if descent.stale >= PATIENCE and done > LATE:
+                    if descent.worse >= PATIENCE and done > LATE:
                         break
                 advance(f"{descent.least / descent.start:.1%} of the distance" if descent.start else "")
         if descent.least < (1 - MARGIN) * descent.start:
