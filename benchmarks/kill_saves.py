@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.artefact import read, save
 from secateur.ground.files import interrupted
-from secateur.surgery.fingerprint import fingerprint
+from secateur.surgery import fingerprint
 from secateur.surgery.plan import Plan
 from secateur.training import checkpoint
 

@@ -25,7 +25,7 @@ from secateur.report import Report, Scores
 from secateur.result import Result
 from secateur.runtime.timer import BlockTimer
 from secateur.selection import Budget, Limits
-from secateur.surgery.limits import limits as limits_of
+from secateur.surgery import limits as limits_of
 from secateur.training import Teacher, Training, Validation
 
 __all__ = ["prune"]

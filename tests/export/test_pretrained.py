@@ -21,7 +21,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 import secateur as sc
 from secateur.export import load_pretrained, save_pretrained
 from secateur.ground.errors import ArtefactError, ExportError
-from secateur.surgery.fingerprint import fingerprint
+from secateur.surgery import fingerprint
 
 
 def bert() -> BertModel:

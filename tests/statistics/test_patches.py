@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.graph import Layer
-from secateur.statistics.patches import Rows, multiplicity, output_rows, patch_width, read_rows, sample_rows
+from secateur.statistics.patches import Rows, multiplicity, output_rows, read_rows, sample_rows
 from secateur.statistics.weights import as_stored, outputs_first
 
 EVERYWHERE = Rows(None)
@@ -66,7 +66,7 @@ def test_rows_times_weight_are_the_output(
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     layer, x, y = conv(weight, (7, 6)[:rank], **options)
     rows = read_rows(layer, x, EVERYWHERE)
-    assert rows.shape == (groups, 2 * math.prod(layer.positions), patch_width(layer, 2))
+    assert rows.shape == (groups, 2 * math.prod(layer.positions), 2 * math.prod(layer.taps))
     made = rows @ weight.view(groups, 2, -1).mT
     torch.testing.assert_close(made, output_rows(layer, y, EVERYWHERE))
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.ground.errors import SurgeryError
+from secateur.surgery import fingerprint
 from secateur.surgery.apply import apply
-from secateur.surgery.fingerprint import fingerprint
 from secateur.surgery.modules import Constant, Removed, output_shape
 from secateur.surgery.plan import Edit, Fingerprint, Plan, RemoveBranch, SetAttribute, SliceTensor
 

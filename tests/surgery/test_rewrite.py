@@ -289,7 +289,7 @@ def test_a_plan_puts_integers_only_where_sizes_stand() -> None:
         [replace(forward, digest="0" * 64)],
         [replace(forward, literals=(Literal(10**6, 4, 3),))],
         [replace(forward, literals=(Literal(0, 4, 3),))],  # what is assigned: no size
-        [replace(forward, literals=(replace(forward.literals[0], old=5),))],
+        [replace(forward, literals=(forward.literals[0]._replace(old=5),))],
         [forward, Function(("forward", "torch.load"), "0" * 64, ())],
         [Function(("forward", "super().forward"), forward.digest, ())],
         [Function(("__init__",), forward.digest, ())],

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from secateur.ground import checked
-from secateur.ground.errors import ArtefactError, did_you_mean
+from secateur.ground.errors import ArtefactError
 from secateur.surgery.plan import Plan
 
 __all__ = [
@@ -74,10 +74,14 @@ def entries_from_json(data: object) -> dict[str, Entry]:
             raise ArtefactError(f"{MANIFEST} names {name!r:.60}, which is no file of an artefact")
         entry = checked.keys(value, f"{MANIFEST}: {name}", "size", "sha256")
         size = checked.integer(entry["size"], f"{MANIFEST}: size of {name}", 0, 2**62)
-        if not isinstance(entry["sha256"], str) or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
-            raise ArtefactError(f"{MANIFEST}: sha256 of {name} must be 64 hexadecimal digits")
-        entries[name] = Entry(size, entry["sha256"])
+        entries[name] = Entry(size, _sha256(entry["sha256"], f"{MANIFEST}: {name}"))
     return entries
+
+
+def _sha256(data: object, where: str) -> str:
+    if not isinstance(data, str) or not re.fullmatch("[0-9a-f]{64}", data):
+        raise ArtefactError(f"{where}: sha256 must be 64 hexadecimal digits")
+    return data
 
 
 @dataclass(frozen=True)
@@ -124,25 +128,16 @@ class Manifest:
                 "update secateur"
             )
         keys = ("format", "version", "training", "tied", "channels_last", "size", "sha256", "plan")
-        for key in keys:
-            if key not in data:
-                raise ArtefactError(f"{PLAN} has no entry {key!r}")
-        for key in data:
-            if key not in keys:
-                raise ArtefactError(f"{PLAN} has an unknown entry {key!r:.60}.{did_you_mean(key, keys)}")
-        tied, last, size = data["tied"], data["channels_last"], data["size"]
+        checked.keys(data, PLAN, *keys)
         if not isinstance(data["training"], bool):
             raise ArtefactError(f"{PLAN}: training must be true or false")
-        if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
-            raise ArtefactError(f"{PLAN}: tied must map names to names")
-        if not isinstance(last, list) or not all(isinstance(name, str) for name in last):
-            raise ArtefactError(f"{PLAN}: channels_last must be a list of names")
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise ArtefactError(f"{PLAN}: size must be a number of bytes")
-        if not isinstance(data["sha256"], str):
-            raise ArtefactError(f"{PLAN}: sha256 must be a string")
-        manifest = Manifest(data["training"], tied, frozenset(last), size, data["sha256"])
-        return manifest, data["plan"]
+        tied = checked.mapping(data["tied"], f"{PLAN}: tied")
+        last = checked.listed(data["channels_last"], f"{PLAN}: channels_last", checked.named)
+        size = checked.integer(data["size"], f"{PLAN}: size", 0, 2**62)
+        for name, stored in tied.items():
+            checked.named(stored, f"{PLAN}: tied: {name!r:.60}")
+        sha256 = _sha256(data["sha256"], PLAN)
+        return Manifest(data["training"], tied, frozenset(last), size, sha256), data["plan"]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from torch.utils import _pytree as pytree
 from secateur.ground.errors import ExportError
 from secateur.ground.modes import evaluating, without_fastpath
 
+from .program import Portable
+
 __all__ = ["TOLERANCE", "Export", "check", "difference", "example_sizes"]
 
 TOLERANCE = 1e-3
@@ -76,19 +78,20 @@ def example_sizes(flat: list[Any], free: tuple[int, ...]) -> list[list[Any]]:
 
 
 def check(
-    model: nn.Module, spec: pytree.TreeSpec, sizes: Sequence[list[Any]], run: Run, tolerance: float, what: str
-) -> float:
-    """Return the largest difference between the model and what was written, over all sizes.
+    model: nn.Module, program: Portable, run: Run, tolerance: float, what: str
+) -> tuple[tuple[tuple[int, ...], ...], float]:
+    """Return the shapes of the first input in all sizes, and the largest difference of what was written.
 
     Raises:
         ExportError: it is above the tolerance, or what was written does not run.
     """
-    worst = 0.0
-    for flat in sizes:
-        args, kwargs = pytree.tree_unflatten(flat, spec)
+    worst, shapes = 0.0, []
+    for flat in example_sizes(program.flat, program.free):
+        args, kwargs = pytree.tree_unflatten(flat, program.spec)
         with evaluating(model), without_fastpath(), torch.inference_mode():
             expected = [t for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
         shape = next((tuple(x.shape) for x in flat if isinstance(x, Tensor)), ())
+        shapes.append(shape)
         try:
             found = run(flat)
         except Exception as error:  # runtimes have errors of their own
@@ -105,7 +108,7 @@ def check(
                 f"than the tolerance of {tolerance:.1e}. Nothing was written. Check that the model is deterministic "
                 "in evaluation mode; for half precision give a larger tolerance."
             )
-    return worst
+    return tuple(shapes), worst
 
 
 def difference(expected: Tensor, found: Tensor) -> float:

@@ -16,8 +16,8 @@ from secateur.ground.errors import ArtefactError, ExportError, did_you_mean
 __all__ = [
     "FAMILIES",
     "check_generation",
+    "check_keys",
     "check_plain",
-    "configuration_class",
     "counted_modules",
     "model_class",
     "plain",
@@ -34,8 +34,6 @@ _NAMES = (
 )
 FAMILIES = frozenset(_NAMES.split())
 """Model types whose configuration holds plain sizes and makes the whole model: no backbone, code or file by name."""
-
-ATTENTION = ("eager", "sdpa")  # transformers takes any other name for that of a kernel to download
 
 _REFUSED = re.compile(
     r"auto_map|custom_.*|trust_remote.*|quantization.*|.*backbone.*|.*checkpoint.*|(use_)?pretrained(?!_window_sizes).*"
@@ -99,17 +97,6 @@ def check_plain(data: Mapping[str, Any], where: str) -> None:
             _check_value(value, at, MAX_COUNT if _COUNT.match(key) else MAX_NUMBER)
 
 
-def configuration_class(data: Mapping[str, Any], kind: Any, where: str) -> Any:
-    """Return the configuration class of a model class, after a check that all keys of `data` are its own.
-
-    Raises:
-        ArtefactError: the class is not one of `FAMILIES`, or a key is not known.
-    """
-    config = kind.config_class
-    _check_keys(data, config, where)
-    return config
-
-
 def model_class(name: str) -> Any:
     """Return the class of that name in the installed transformers, or None.
 
@@ -169,7 +156,12 @@ def counted_modules(limit: int, where: str) -> Iterator[None]:
         handle.remove()
 
 
-def _check_keys(data: Mapping[str, Any], config: Any, where: str) -> None:
+def check_keys(data: Mapping[str, Any], config: Any, where: str) -> None:
+    """Check that all keys of `data` are those of a configuration class.
+
+    Raises:
+        ArtefactError: the class is not one of `FAMILIES`, or a key is not known.
+    """
     family = config.model_type
     if family not in FAMILIES:
         raise ArtefactError(
@@ -204,7 +196,7 @@ def _check_keys(data: Mapping[str, Any], config: Any, where: str) -> None:
             continue
         if key not in nested or not hasattr(nested[key], "model_type"):
             raise ArtefactError(f"{where}: {key} must not be an object")
-        _check_keys(value, nested[key], f"{where}: {key}")
+        check_keys(value, nested[key], f"{where}: {key}")
 
 
 def _check_labels(value: object, at: str) -> None:

@@ -20,7 +20,7 @@ from secateur.ground.files import replacing_files
 from secateur.ground.inputs import Example
 from secateur.ground.models import ModelLike, module_of
 
-from .check import TOLERANCE, Export, check, example_sizes
+from .check import TOLERANCE, Export, check
 from .program import Portable, portable
 
 __all__ = ["session", "to_onnx"]
@@ -77,10 +77,8 @@ def to_onnx(
             found = run.run(None, {n: x for n, x in given.items() if n in wanted})
             return [torch.from_numpy(x) for x in found]
 
-        sizes = example_sizes(program.flat, program.free)
-        worst = check(model, program.spec, sizes, infer, tolerance, "ONNX file")
+        shapes, worst = check(model, program, infer, tolerance, "ONNX file")
         size = sum(f.stat().st_size for f in fresh.parent.iterdir())
-    shapes = tuple(next(tuple(x.shape) for x in flat if isinstance(x, Tensor)) for flat in sizes)
     return Export(path, "onnx", size, program.free, shapes, worst, _hint(model))
 
 

@@ -20,12 +20,12 @@ from secateur.ground.errors import ArtefactError, ExportError, did_you_mean
 from secateur.ground.tensors import tensors_of
 from secateur.report import page
 from secateur.result import Result
-from secateur.surgery.fingerprint import fingerprint
+from secateur.surgery import fingerprint
 
 from .configuration import (
     check_generation,
+    check_keys,
     check_plain,
-    configuration_class,
     counted_modules,
     model_class,
     plain,
@@ -49,18 +49,18 @@ def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
         ExportError: the model is not one of the library transformers.
         ArtefactError: the folder holds something else, see `secateur.artefact.save`.
     """
-    model = result.model
+    model: Any = result.model
     if type(model) is not model_class(type(model).__name__):
         raise ExportError(
             f"{type(model).__module__}.{type(model).__name__} is not a model class of transformers: use "
             "Result.save and secateur.load, which take any class."
         )
-    config: Any = model.config
+    config = model.config
     data = plain(json.loads(config.to_json_string(use_diff=False)))
     data["architectures"] = [type(model).__name__]
     try:
         check_plain(data, CONFIG)
-        configuration_class(data, type(model), CONFIG)
+        check_keys(data, type(model).config_class, CONFIG)
     except ArtefactError as error:
         raise ExportError(f"load_pretrained would not read it again: {error}") from None
     configs = {CONFIG: data | {OURS: {"attention": config._attn_implementation}}}
@@ -83,9 +83,7 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
         ExportError: transformers is not installed.
     """
     path = find(Path(folder))
-    data = parse_json(read_text(path, CONFIG), CONFIG)
-    if not isinstance(data, dict):
-        raise ArtefactError(f"{CONFIG} must hold an object")
+    data = _object(path, CONFIG)
     own = data.pop(OURS, None)
     if not isinstance(own, dict) or own.get("attention") not in ATTENTION:
         raise ArtefactError(
@@ -104,14 +102,14 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
             f"{CONFIG} is for {names[0]!r:.80}, which transformers {transformers.__version__} does not have."
             f"{did_you_mean(names[0], dir(transformers))}"
         )
-    settings = configuration_class(data, kind, CONFIG)
+    check_keys(data, kind.config_class, CONFIG)
     generation = _generation(path) if (path / GENERATION).exists() else None
     artefact = read(path)
 
     def build() -> Any:
         # Each time from data of its own: configurations are changed by those who read them.
         return kind._from_config(
-            settings.from_dict(copy.deepcopy(data)), attn_implementation=own["attention"]
+            kind.config_class.from_dict(copy.deepcopy(data)), attn_implementation=own["attention"]
         )
 
     try:
@@ -173,11 +171,16 @@ def example_of(model: Any, sizes: tuple[int, ...] | None) -> tuple[dict[str, Ten
     )
 
 
+def _object(path: Path, name: str) -> dict[str, Any]:
+    data = parse_json(read_text(path, name), name)
+    if not isinstance(data, dict):
+        raise ArtefactError(f"{name} must hold an object")
+    return data
+
+
 def _generation(path: Path) -> Any:
     import transformers
 
-    data = parse_json(read_text(path, GENERATION), GENERATION)
-    if not isinstance(data, dict):
-        raise ArtefactError(f"{GENERATION} must hold an object")
+    data = _object(path, GENERATION)
     check_generation(data, GENERATION)
     return transformers.GenerationConfig.from_dict(data)

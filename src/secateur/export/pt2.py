@@ -16,7 +16,7 @@ from secateur.ground.files import replacing_files
 from secateur.ground.inputs import Example
 from secateur.ground.models import ModelLike, module_of
 
-from .check import TOLERANCE, Export, check, example_sizes
+from .check import TOLERANCE, Export, check
 from .program import portable
 
 __all__ = ["to_exported_program"]
@@ -68,8 +68,6 @@ def to_exported_program(
             with torch.inference_mode():
                 return [t for t in pytree.tree_leaves(loaded(*args, **kwargs)) if isinstance(t, Tensor)]
 
-        sizes = example_sizes(program.flat, program.free)
-        worst = check(model, program.spec, sizes, infer, tolerance, "exported program")
+        shapes, worst = check(model, program, infer, tolerance, "exported program")
         size = fresh.stat().st_size
-    shapes = tuple(next(tuple(x.shape) for x in flat if isinstance(x, Tensor)) for flat in sizes)
     return Export(path, "exported", size, program.free, shapes, worst)

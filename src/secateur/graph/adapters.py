@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .layers import Layer
-from .program import Node, Program, Ref, references
+from .program import DROPOUTS, IDENTITIES, Node, Program, Ref, references
 
 __all__ = ["Adapter", "find_adapters"]
 
-_PASSES = frozenset({"dropout", "to", "_to_copy", "alias", "contiguous", "detach", "clone"})
+_PASSES = IDENTITIES | DROPOUTS
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,7 @@ class Adapter:
     join: str  # the addition
 
 
-def find_adapters(
-    program: Program, layers: Sequence[Layer], users: Mapping[str, Sequence[Node]]
-) -> tuple[Adapter, ...]:
+def find_adapters(program: Program, layers: Sequence[Layer]) -> tuple[Adapter, ...]:
     """Return the adapters of a program, in order.
 
     `down` reads what the base reads and makes fewer channels than either end has; nothing but `up` reads it, and
@@ -35,7 +33,8 @@ def find_adapters(
     by_node = {layer.node: layer for layer in layers}
     found = []
     for down in layers:
-        up = by_node.get(_only_reader(users, down.node))
+        reader, _ = _reader(program, down.node)
+        up = by_node.get(reader.name) if reader is not None else None
         if (
             up is None
             or up.groups * down.groups > 1
@@ -43,8 +42,9 @@ def find_adapters(
             or up.stride != (1,) * len(up.taps)
         ):
             continue
-        end, scale = _scaled(users, up.node)
-        join = _only_user(users, end)
+        scale, (join, end) = 1.0, _reader(program, up.node)
+        if join is not None and join.op == "mul" and isinstance(join.args[-1], int | float):
+            scale, (join, end) = float(join.args[-1]), _reader(program, join.name)
         if join is None or join.op != "add" or join.kwargs:
             continue
         other = next((r for r in references(join.args[:2]) if r != end), None)
@@ -79,27 +79,7 @@ def _origin(program: Program, name: str) -> str:
     return node.name
 
 
-def _only_user(users: Mapping[str, Sequence[Node]], name: str) -> Node | None:
-    """Return the only call that reads a value, casts and dropouts passed."""
-    while len(readers := users[name]) == 1:
-        if readers[0].op not in _PASSES:
-            return readers[0]
-        name = readers[0].name
-    return None
-
-
-def _only_reader(users: Mapping[str, Sequence[Node]], name: str) -> str:
-    user = _only_user(users, name)
-    return user.name if user is not None else ""
-
-
-def _scaled(users: Mapping[str, Sequence[Node]], name: str) -> tuple[str, float]:
-    """Return the value that one is after a product with a number, if there is one, and the number."""
-    while len(readers := users[name]) == 1:
-        user = readers[0]
-        if user.op == "mul" and len(user.args) == 2 and isinstance(user.args[1], int | float):
-            return user.name, float(user.args[1])
-        if user.op not in _PASSES:
-            break
-        name = user.name
-    return name, 1.0
+def _reader(program: Program, name: str) -> tuple[Node | None, str]:
+    """Return the only call that reads a value, casts and dropouts passed, and what it reads."""
+    path = program.follow(name, _PASSES)
+    return (path[-1], [name, *(node.name for node in path)][-2]) if path else (None, name)

@@ -11,8 +11,8 @@ import numpy as np
 from .context import Context, Piece, Unsupported
 from .groups import Kind
 from .labels import Labels, Reason, UnionFind, Value
-from .program import Node, Program, Ref, Shape, references
-from .rules import CONTRACTIONS, RULES, Result
+from .program import Node, Program, put
+from .rules import CONTRACTIONS, RULES, Result, blank
 
 __all__ = ["Analysis", "analyse"]
 
@@ -65,11 +65,8 @@ class _Run:
         self.context = Context()
         self.values: dict[str, Result] = {}
         self.hints = {n.name: n.hint for n in program.nodes if n.hint is not None}
-        self.used = {name for n in program.nodes for name in references((n.args, n.kwargs))}
         self.parameters: dict[str, tuple[Labels | None, ...]] = {}
         self.missing: list[Reason] = []
-        self.unused = {names[0] for names in program.parameters.values()}
-        self.unused -= {program.parameters[p][0] for p in self.used if p in program.parameters}
 
     def visit(self, node: Node) -> None:
         self.context.here = node
@@ -123,7 +120,7 @@ class _Run:
                     self.context.freeze(along, self.fixed[names[0], d])
             if names[0] in self.program.shared:
                 self._freeze_parameter(labels, "shares its memory with a tensor of another form")
-            if names[0] in self.unused:
+            if not self.program.readers[names[0]]:
                 self._freeze_parameter(labels, "is not used")
         fields = [
             along.reshape([n if k == d else 1 for k, n in enumerate(shape)])
@@ -151,7 +148,7 @@ class _Run:
             # Law 6: whatever goes wrong in a rule freezes what the call touches, and tracing goes on. A rule
             # meets arguments of models that nobody here has seen, so no narrower class would do.
             return self._unknown(node, f"{node.op}: the rule failed ({type(error).__name__}: {error})")
-        if not _fits(result, node.shape):
+        if not _fits(result, node):
             return self._unknown(node, f"{node.op}: the rule predicts another shape")
         static = all(v.static for v in inputs)
         # A contraction makes its dimensions anew: why those of its inputs are frozen says nothing about them.
@@ -164,7 +161,7 @@ class _Run:
         if any(f.any() for v in touched for f in self.context.norm(v).fields):
             self.missing.append(why)
         self._freeze(self._arguments(node), why)
-        return _blank(node.shape, all(v.static for v in touched), why)
+        return _inherit(blank(node), all(v.static for v in touched), why)
 
     def _freeze(self, argument: Any, why: Reason) -> None:
         for value in _values(argument):
@@ -172,17 +169,9 @@ class _Run:
                 self.context.freeze(labels, why)
 
     def _arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return self._resolve(node.args), {k: self._resolve(v) for k, v in node.kwargs.items()}
-
-    def _resolve(self, argument: Any) -> Any:
-        """Replace references by labelled values, and symbolic sizes by those of the example."""
-        if isinstance(argument, Ref):
-            if argument.name in self.hints:
-                return self.hints[argument.name]
-            return self.values.get(argument.name)
-        if isinstance(argument, tuple):
-            return tuple(self._resolve(a) for a in argument)
-        return argument
+        """Return the arguments of a call: labelled values, and the symbolic sizes of the example."""
+        known: Any = put((node.args, node.kwargs), lambda name: self.hints.get(name, self.values.get(name)))
+        return known  # type: ignore[no-any-return]
 
 
 def _values(argument: Any) -> list[Value]:
@@ -195,30 +184,20 @@ def _values(argument: Any) -> list[Value]:
     return []
 
 
-def _fits(result: Result, shape: Shape | tuple[Shape | None, ...] | None) -> bool:
-    if result is None:
-        return True
-    if isinstance(result, Value):
-        return result.shape == shape
-    if shape is None or len(result) != len(shape):
+def _fits(result: Result, node: Node) -> bool:
+    if result is None or isinstance(result, Value):
+        return result is None or result.shape == node.shape
+    several = node.several
+    if several is None or len(result) != len(several):
         return False
-    return all(v is None or v.shape == s for v, s in zip(result, shape, strict=True))
+    return all(v is None or v.shape == s for v, s in zip(result, several, strict=True))
 
 
 def _inherit(result: Result, static: bool, cause: Reason | None) -> Result:
-    if result is None:
-        return None
-    if isinstance(result, Value):
-        return replace(result, static=static, cause=result.cause or cause)
-    return [None if v is None else replace(v, static=static, cause=v.cause or cause) for v in result]
+    def told(value: Value | None) -> Value | None:
+        return None if value is None else replace(value, static=static, cause=value.cause or cause)
 
-
-def _blank(shape: Shape | tuple[Shape | None, ...] | None, static: bool, cause: Reason) -> Result:
-    if shape is None:
-        return None
-    if all(isinstance(n, int) for n in shape):
-        return Value(shape, static=static, cause=cause)  # type: ignore[arg-type]
-    return [None if s is None else Value(s, static=static, cause=cause) for s in shape]  # type: ignore[arg-type]
+    return told(result) if result is None or isinstance(result, Value) else [told(v) for v in result]
 
 
 def _census(context: Context) -> int:

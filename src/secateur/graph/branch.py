@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +11,11 @@ from .analysis import Analysis
 from .grouping import Units
 from .groups import Group
 from .layers import Layer
-from .program import Node, Program, references
+from .program import DROPOUTS, IDENTITIES, Node, Program, references
 
 __all__ = ["Branch", "find_branches"]
 
-PASSES = frozenset({"batch_norm", "dropout", "alpha_dropout", "feature_dropout", "clone", "contiguous", "alias",
-                    "detach", "to", "_to_copy", "lift_fresh_copy"})  # fmt: skip
+PASSES = IDENTITIES | DROPOUTS | {"batch_norm"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class Branch:
     constants: tuple[str, ...]  # the consumer calls: their output is now the same at every position
     dead: tuple[str, ...]  # the calls that only feed them, in order
     join: str  # the addition that takes the constant
+    tails: Mapping[str, tuple[Node, ...]]  # by constant: the calls between it and that addition
 
 
 def find_branches(
@@ -38,26 +37,14 @@ def find_branches(
     on their way to one addition, whose other operand has the full shape and does not come from the group,
     and all other calls that carry the group's units serve only those consumers.
     """
-    flow = _Flow(program)
     by_node = {layer.node: layer for layer in layers}
     carriers = _carriers(program, analysis, units, groups)
     branches = {}
     for group in groups:
-        branch = _find_branch(flow, by_node, group, carriers[group.id])
+        branch = _find_branch(program, by_node, group, carriers[group.id])
         if branch is not None:
             branches[group.id] = branch
     return branches
-
-
-class _Flow:
-    """The calls, and who reads whose output."""
-
-    def __init__(self, program: Program) -> None:
-        self.nodes = {node.name: node for node in program.nodes}
-        self.users: Mapping[str, list[str]] = defaultdict(list)
-        for node in program.nodes:
-            for name in dict.fromkeys(references((node.args, node.kwargs))):
-                self.users[name].append(node.name)
 
 
 def _carriers(
@@ -77,54 +64,53 @@ def _carriers(
     return carriers
 
 
-def _find_branch(flow: _Flow, layers: Mapping[str, Layer], group: Group, carriers: set[str]) -> Branch | None:
-    joins = {s.node: join for s in group.consumers if (join := _join(flow, s.node)) is not None}
-    ends = set(joins)
-    if len(set(joins.values())) != 1 or not all(_reads_only(group, layers[end]) for end in ends):
+def _find_branch(
+    program: Program, layers: Mapping[str, Layer], group: Group, carriers: set[str]
+) -> Branch | None:
+    paths = {s.node: path for s in group.consumers if (path := _path(program, s.node)) is not None}
+    ends, joins = set(paths), {path[-1].name for path in paths.values()}
+    if len(joins) != 1 or not all(_reads_only(group, layers[end]) for end in ends):
         return None
-    dead = _only_feeding(flow, ends)
+    dead = _only_feeding(program, ends)
     if not carriers <= dead or any(s.node not in ends | dead for s in group.consumers):
         return None
-    order = list(flow.nodes)
+    order = [node.name for node in program.nodes]
     return Branch(
         constants=tuple(n for n in order if n in ends),
         dead=tuple(n for n in order if n in dead),
-        join=next(iter(joins.values())),
+        join=joins.pop(),
+        tails={name: path[:-1] for name, path in paths.items()},
     )
 
 
-def _join(flow: _Flow, name: str) -> str | None:
-    """Follow an output through batch norms and identities to the addition that takes it."""
-    while True:
-        users = flow.users[name]
-        if len(users) != 1:
-            return None
-        user = flow.nodes[users[0]]
-        if user.op == "add":
-            return user.name if _adds_to_full(flow, user, name) else None
-        if user.op not in PASSES or references(user.args[0]) != [name]:
-            return None
-        name = user.name
+def _path(program: Program, name: str) -> tuple[Node, ...] | None:
+    """Follow an output through batch norms and identities to the addition that takes it, which comes last."""
+    path = program.follow(name, PASSES)
+    if not path or path[-1].op != "add":
+        return None
+    read = [name, *(node.name for node in path)]
+    passed = all(references(node.args[0]) == [value] for value, node in zip(read, path[:-1]))
+    return path if passed and _adds_to_full(program, path[-1], read[-2]) else None
 
 
-def _adds_to_full(flow: _Flow, node: Node, name: str) -> bool:
+def _adds_to_full(program: Program, node: Node, name: str) -> bool:
     operands = [references(a) for a in node.args[:2]]
     if len(operands) < 2 or any(len(o) != 1 for o in operands):
         return False
     (first,), (second,) = operands
-    other = second if first == name else first
-    return first != second and flow.nodes[other].shape == node.shape and flow.nodes[other].op != "placeholder"
+    other = program.node(second if first == name else first)
+    return first != second and other.shape == node.shape and other.op != "placeholder"
 
 
 def _reads_only(group: Group, layer: Layer) -> bool:
     return layer.groups == 1 and min(group.owner(layer.weight, layer.in_dim)) >= 0
 
 
-def _only_feeding(flow: _Flow, ends: set[str]) -> set[str]:
+def _only_feeding(program: Program, ends: set[str]) -> set[str]:
     """The calls all of whose outputs end up in these nodes."""
     dead: set[str] = set()
-    for node in reversed(flow.nodes.values()):
-        users = flow.users[node.name]
+    for node in reversed(program.nodes):
+        users = [user.name for user in program.users[node.name]]
         called = node.op not in ("placeholder", "output", "get_attr")
         if called and node.name not in ends and users and all(u in dead or u in ends for u in users):
             dead.add(node.name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .groups import Kind
-from .labels import Labels, Reason, UnionFind, Value, expand_left, varying
+from .labels import Labels, Reason, UnionFind, Value, expand_left, flattened, varying
 from .program import Node, Shape
 
 __all__ = ["Context", "Piece", "Unsupported"]
@@ -184,16 +184,10 @@ class Context:
                 for d in over:
                     labels = labels.take([0], axis=d)
             fields.append(labels)
-        sizes = tuple(1 if d in over else n for d, n in enumerate(value.shape))
-        reduced = self.norm(replace(value, shape=sizes, fields=tuple(fields)))
+        reduced = self.norm(replace(value, shape=flattened(value.shape, *over), fields=tuple(fields)))
         if keepdim:
             return reduced
-        kept = [d for d in range(value.ndim) if d not in over]
-        return replace(
-            reduced,
-            shape=tuple(sizes[d] for d in kept),
-            fields=tuple(f.reshape([f.shape[d] for d in kept]) for f in reduced.fields),
-        )
+        return reduced.reshaped(lambda sizes: tuple(n for d, n in enumerate(sizes) if d not in over))
 
     def contract(self, products: Value, dims: Iterable[int], weighted: bool) -> Value:
         """Sum products over dimensions. `weighted`: at most one of the factors is an activation.
@@ -239,20 +233,14 @@ class Context:
     def select(self, value: Value, dim: int, index: Sequence[int] | slice) -> Value:
         """Take indices of one dimension."""
         index = list(range(value.shape[dim])[index]) if isinstance(index, slice) else list(index)
-        fields = tuple(f.take(index, axis=dim) if f.shape[dim] > 1 else f for f in value.fields)
         shape = (*value.shape[:dim], len(index), *value.shape[dim + 1 :])
         if not index:
             return Value(shape)
-        return self.norm(replace(value, shape=shape, fields=fields))
+        return self.norm(value.moved(shape, lambda f: f.take(index, axis=dim) if f.shape[dim] > 1 else f))
 
     def drop_dim(self, value: Value, dim: int) -> Value:
         """Remove a dimension along which no field varies."""
-
-        def without(sizes: Shape) -> Shape:
-            return sizes[:dim] + sizes[dim + 1 :]
-
-        fields = tuple(f.reshape(without(f.shape)) for f in value.fields)
-        return replace(value, shape=without(value.shape), fields=fields)
+        return value.reshaped(lambda sizes: sizes[:dim] + sizes[dim + 1 :])
 
     def settle(self, values: Iterable[Value]) -> None:
         """Make sure that what survives is a full grid: a field that still varies over several dims is unified.

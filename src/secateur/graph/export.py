@@ -29,7 +29,7 @@ from .program import Program
 from .refusal import explain
 from .sizes import Sizes, symbols
 
-__all__ = ["export_program"]
+__all__ = ["export_program", "quiet"]
 
 _NOISY = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 
@@ -64,7 +64,7 @@ def export_program(
     export = _Export(model, args, kwargs, calls, lengths)
     with (
         evaluating(model),
-        _quiet(),
+        quiet(),
         torch.no_grad(),
         interrupts_held(),
         _attributes_kept(model),
@@ -306,7 +306,7 @@ def _shared(model: nn.Module) -> frozenset[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep torch's own account of an export off the terminal; TraceError gives ours of what fails.
 
     What it warns of, tensors that the forward assigns to attributes (the recurrent layers' list of weights among

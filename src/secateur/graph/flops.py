@@ -32,17 +32,14 @@ def _dot(a: Shape, b: Shape, *_: object, **__: object) -> int:
     return 2 * math.prod(a)
 
 
-def _added_dot(bias: Shape, a: Shape, b: Shape, *_: object, **__: object) -> int:
-    return 2 * math.prod(a)
-
-
-def _added_up(bias: Shape, a: Shape, b: Shape, *_: object, **__: object) -> int:
+def _rows(a: Shape, b: Shape, *_: object, **__: object) -> int:
+    """Count rows (of tokens, say), each of which meets one matrix (that of an expert)."""
     return 2 * math.prod(a) * b[-1]
 
 
-def _grouped(a: Shape, b: Shape, *_: object, **__: object) -> int:
-    """Count rows of tokens, each of which meets the matrix of one expert."""
-    return 2 * math.prod(a) * b[-1]
+def _added(formula: Callable[..., int]) -> Callable[..., int]:
+    """Return the formula of a product that is added to what comes first."""
+    return lambda bias, *factors, **options: formula(*factors, **options)
 
 
 def _trilinear(a: Shape, weight: Shape, b: Shape, *_: object, **__: object) -> int:
@@ -63,13 +60,13 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         aten.mv: _dot,
         aten.dot: _dot,
         aten.vdot: _dot,
-        aten.addmv: _added_dot,
-        aten.addbmm: _added_up,
+        aten.addmv: _added(_dot),
+        aten.addbmm: _added(_rows),
         aten._trilinear: _trilinear,
         aten._cdist_forward: _distances,
     }
     if hasattr(aten, "_grouped_mm"):  # torch 2.8 and later have it
-        found[aten._grouped_mm] = _grouped
+        found[aten._grouped_mm] = _rows
     return found
 
 

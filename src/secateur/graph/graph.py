@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from .analysis import Analysis
 from .branch import Branch
 from .grouping import Units
 from .groups import Frozen, Group, Kept
+from .labels import Labels
 from .layers import Layer
 from .predict import Alive, CostModel, alive_units, predict_shape
 from .program import Node, Program, Shape, references
@@ -27,6 +28,7 @@ from .show import to_text
 __all__ = ["Graph"]
 
 _EVERYTHING: Kept = {}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +59,7 @@ class Graph:
         Raises:
             UnknownNameError: there is none of that name.
         """
-        if id not in self._by_id:
-            raise UnknownNameError(f"there is no group {id!r}.{did_you_mean(id, self._by_id)}")
-        return self._by_id[id]
+        return _known(self._by_id, id, "group")
 
     def branch(self, id: str) -> Branch | None:
         """Return what is left of a group's residual branch without units; None if the group is not removable.
@@ -75,9 +75,7 @@ class Graph:
         Raises:
             UnknownNameError: there is no node of that name.
         """
-        if node not in self._users:
-            raise UnknownNameError(f"there is no node {node!r}.{did_you_mean(node, self._users)}")
-        return self._users[node]
+        return _known(self.program.users, node, "node")
 
     def sizes(self, kept: Kept = _EVERYTHING) -> dict[str, Shape]:
         """Return the shape of every node with one tensor output after a selection (batch of the example).
@@ -96,7 +94,11 @@ class Graph:
             UnknownNameError: there is no such parameter, or the selection names an unknown group.
             SurgeryError: the selection names a unit that does not exist.
         """
-        return self._surviving(parameter, dim, self._alive(kept))
+        labels = _known(self._labels, parameter, "parameter")[dim]
+        alive = self._alive(kept)
+        if labels is None:
+            return np.arange(self.program.shapes[parameter][dim])
+        return np.flatnonzero(alive[self._units.of(labels)])
 
     def surviving_along(self, node: str, dim: int, kept: Kept) -> NDArray[np.int64]:
         """Return the indices of a dimension of a node's output that stay, ascending.
@@ -105,15 +107,13 @@ class Graph:
             UnknownNameError: no node of that name has one tensor output, or the selection names an unknown group.
             SurgeryError: the selection names a unit that does not exist.
         """
-        values = self._analysis.values
-        if node not in values:
-            raise UnknownNameError(f"there is no value {node!r}.{did_you_mean(node, values)}")
+        value = _known(self._analysis.values, node, "value")
         alive = self._alive(kept)
-        for labels in values[node].fields:
+        for labels in value.fields:
             if labels.shape[dim] > 1:
                 others = tuple(d for d in range(labels.ndim) if d != dim % labels.ndim)
                 return np.flatnonzero(alive[self._units.of(labels)].any(axis=others))
-        return np.arange(values[node].shape[dim])
+        return np.arange(value.shape[dim])
 
     def shapes(self, kept: Kept = _EVERYTHING) -> dict[str, Shape]:
         """Return the shape of every parameter and buffer, by canonical name, after a selection."""
@@ -121,17 +121,15 @@ class Graph:
         return {
             name: tuple(
                 n if labels is None else int(alive[self._units.of(labels)].sum())
-                for n, labels in zip(shape, self._labels(name), strict=True)
+                for n, labels in zip(shape, self._labels[name], strict=True)
             )
             for name, shape in self.program.shapes.items()
         }
 
     def macs(self, kept: Kept = _EVERYTHING) -> dict[str, int]:
         """Return the multiply-accumulates of each convolution, linear and matrix product call, for one sample."""
-        cost = self._cost.macs(self._alive(kept))
-        for name in self.dropped(kept):
-            cost.pop(name, None)
-        return cost
+        gone = self.dropped(kept)
+        return {name: n for name, n in self._cost.macs(self._alive(kept)).items() if name not in gone}
 
     def total_macs(self, kept: Kept = _EVERYTHING) -> int:
         """Return the multiply-accumulates of the whole model, for one sample."""
@@ -149,10 +147,8 @@ class Graph:
 
     def elements(self, kept: Kept = _EVERYTHING) -> dict[str, int]:
         """Return the size of every node's output that is one tensor (batch of the example), without dropped calls."""
-        found = self._cost.elements(self._alive(kept))
-        for name in self.dropped(kept):
-            found.pop(name, None)
-        return found
+        gone = self.dropped(kept)
+        return {name: n for name, n in self._cost.elements(self._alive(kept)).items() if name not in gone}
 
     def dropped(self, kept: Kept) -> set[str]:
         """Return the calls that are gone because their branch has no units."""
@@ -166,12 +162,16 @@ class Graph:
     def orphans(self, kept: Kept) -> set[str]:
         """Return the parameters and buffers that only dropped calls read, by canonical name."""
         dropped = self.dropped(kept)
-        return {name for name, readers in self._readers.items() if readers <= dropped} if dropped else set()
+        return (
+            {name for name, readers in self.program.readers.items() if readers <= dropped}
+            if dropped
+            else set()
+        )
 
     @cached_property
     def adapters(self) -> tuple[Adapter, ...]:
         """Low-rank adapters beside layers, see `Adapter`."""
-        return find_adapters(self.program, self.layers, self._users)
+        return find_adapters(self.program, self.layers)
 
     @cached_property
     def computed(self) -> frozenset[str]:
@@ -201,37 +201,14 @@ class Graph:
         return {group.id: group for group in self.groups}
 
     @cached_property
-    def _users(self) -> dict[str, tuple[Node, ...]]:
-        users: dict[str, tuple[Node, ...]] = {node.name: () for node in self.program.nodes}
-        for node in self.program.nodes:
-            for name in dict.fromkeys(references((node.args, node.kwargs))):
-                users[name] = (*users[name], node)
-        return users
-
-    @cached_property
-    def _readers(self) -> dict[str, set[str]]:
-        """Parameter -> the calls that read it, under any of its names."""
-        readers: dict[str, set[str]] = {}
-        for placeholder, names in self.program.parameters.items():
-            readers.setdefault(names[0], set()).update(n.name for n in self._users[placeholder])
-        return readers
-
-    @cached_property
     def _cost(self) -> CostModel:
         return CostModel(self.program, self._analysis, self._units)
 
-    def _labels(self, parameter: str) -> tuple[Any, ...]:
-        shape = self.program.shapes[parameter]
-        return self._analysis.parameters.get(parameter, (None,) * len(shape))
-
-    def _surviving(self, parameter: str, dim: int, alive: Alive) -> NDArray[np.int64]:
-        shapes = self.program.shapes
-        if parameter not in shapes:
-            raise UnknownNameError(f"there is no parameter {parameter!r}.{did_you_mean(parameter, shapes)}")
-        labels = self._labels(parameter)[dim]
-        if labels is None:
-            return np.arange(shapes[parameter][dim])
-        return np.flatnonzero(alive[self._units.of(labels)])
+    @cached_property
+    def _labels(self) -> dict[str, tuple[Labels | None, ...]]:
+        """The labels of each dimension of every parameter and buffer."""
+        known = self._analysis.parameters
+        return {name: known.get(name, (None,) * len(shape)) for name, shape in self.program.shapes.items()}
 
     def _alive(self, kept: Kept) -> Alive:
         sizes = {}
@@ -243,3 +220,9 @@ class Graph:
             if units and not (min(units) >= 0 and max(units) < group.size):
                 raise SurgeryError(f"group {id} has units 0 to {group.size - 1}; the selection names others")
         return alive_units(self._units, sizes, kept)
+
+
+def _known(known: Mapping[str, T], name: str, what: str) -> T:
+    if name not in known:
+        raise UnknownNameError(f"there is no {what} {name!r}.{did_you_mean(name, known)}")
+    return known[name]

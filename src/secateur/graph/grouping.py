@@ -12,7 +12,7 @@ from .analysis import Analysis
 from .groups import Frozen, Group, Kind, Segment, Site, Slice
 from .labels import Labels
 from .layers import Layer
-from .program import Program, references
+from .program import Program
 from .rules.convolution import passes_groups
 
 __all__ = ["Units", "find_frozen", "find_groups"]
@@ -82,7 +82,6 @@ def _candidates(
     program: Program, analysis: Analysis, layers: Sequence[Layer]
 ) -> tuple[list[_Candidate], tuple[Frozen, ...]]:
     position = {node.name: i for i, node in enumerate(program.nodes)}
-    first_use = _first_uses(program, position)
     modules = {layer.node: layer.module for layer in layers}
     candidates: list[_Candidate] = []
     lonely: list[Frozen] = []
@@ -95,7 +94,7 @@ def _candidates(
             site = producers[0]
             order = position[site.node], (site.parameter, site.dim)
         else:
-            order = min((first_use[p], (p, d)) for p, d in signature)
+            order = min((min(map(position.__getitem__, program.readers[p])), (p, d)) for p, d in signature)
         name = (modules[producers[0].node] if producers else "") or _owner(order[1][0])
         ordered = _by_first_index(analysis, order[1], roots)
         candidates.append(_Candidate(signature, ordered, tuple(producers), tuple(consumers), order, name))
@@ -150,15 +149,6 @@ def _roots_by_signature(analysis: Analysis) -> dict[frozenset[_Key], list[int]]:
     for root, keys in places.items():
         signatures[frozenset(keys)].append(root)
     return signatures
-
-
-def _first_uses(program: Program, position: Mapping[str, int]) -> dict[str, int]:
-    first: dict[str, int] = {}
-    for node in program.nodes:
-        for name in references((node.args, node.kwargs)):
-            if name in program.parameters:
-                first.setdefault(program.parameters[name][0], position[node.name])
-    return first
 
 
 def _sites(layers: Iterable[Layer], signature: frozenset[_Key]) -> tuple[list[Site], list[Site]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Labels", "Reason", "UnionFind", "Value", "expand_left", "permute", "varying"]
+__all__ = ["Labels", "Reason", "UnionFind", "Value", "expand_left", "flattened", "permute", "varying"]
 
 Labels = NDArray[np.int64]
 """Unit labels, broadcastable to the shape of a value. 0 means frozen, size 1 means "does not vary here"."""
@@ -42,6 +42,18 @@ class Value:
     def ndim(self) -> int:
         """The number of dimensions."""
         return len(self.shape)
+
+    def moved(self, shape: Sequence[int], move: Callable[[Labels], Labels]) -> Value:
+        """Return the value in another shape, each of its fields moved alike."""
+        return replace(self, shape=tuple(shape), fields=tuple(map(move, self.fields)))
+
+    def reshaped(self, form: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Value:
+        """Return the value with its sizes, and those of its fields, in another form."""
+        return self.moved(form(self.shape), lambda labels: labels.reshape(form(labels.shape)))
+
+    def as_channels(self, ndim: int) -> Value:
+        """Lay a vector along dimension 1 of so many."""
+        return self.reshaped(lambda sizes: (1, *sizes, *[1] * (ndim - 2)))
 
 
 def varying(labels: Labels) -> set[int]:
@@ -136,22 +148,21 @@ class UnionFind:
         return roots
 
 
+def flattened(shape: tuple[int, ...], *dims: int) -> tuple[int, ...]:
+    """Return a shape with one entry along these dimensions.
+
+    >>> flattened((2, 3, 4), 1)
+    (2, 1, 4)
+    """
+    return tuple(1 if d in dims else n for d, n in enumerate(shape))
+
+
 def expand_left(value: Value, ndim: int) -> Value:
     """Return the value with dimensions of size 1 put before it, as broadcasting does."""
-    missing = ndim - value.ndim
-    return Value(
-        (1,) * missing + value.shape,
-        tuple(f.reshape((1,) * missing + f.shape) for f in value.fields),
-        value.static,
-        value.cause,
-    )
+    missing = (1,) * (ndim - value.ndim)
+    return value.reshaped(lambda sizes: missing + sizes)
 
 
 def permute(value: Value, order: Sequence[int]) -> Value:
     """Return the value with its dimensions in another order."""
-    return Value(
-        tuple(value.shape[d] for d in order),
-        tuple(f.transpose(order) for f in value.fields),
-        value.static,
-        value.cause,
-    )
+    return value.moved([value.shape[d] for d in order], lambda labels: labels.transpose(order))

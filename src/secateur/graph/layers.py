@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .program import Node, Program, Ref, Shape
+from .program import IDENTITIES, Node, Program, Ref, Shape
 
-__all__ = ["Layer", "find_layers"]
+__all__ = ["Layer", "argument_names", "find_layers"]
 
 RANK = {"linear": 0} | {f"conv{t}{n}d": n for t in ("", "_transpose") for n in (1, 2, 3)}
 _PRODUCTS = {"matmul": 0, "mm": 0, "addmm": 1}
 """Matrix products, and where among their arguments the left factor stands."""
 _FLIPS = frozenset({"t", "transpose", "swapaxes", "swapdims", "numpy_T", "mT", "permute"})
-_SAME = frozenset({"alias", "detach", "contiguous", "clone", "to"})
-_PLAIN = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+
+
+def argument_names(op: str) -> tuple[str, ...]:
+    """Return what the arguments of a linear or convolution operator are called, in order."""
+    return _TRANSPOSED if "transpose" in op else _ARGUMENTS
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def _layer(program: Program, node: Node) -> Layer | None:
     if node.op not in RANK:
         return None
     transposed = "transpose" in node.op
-    given = dict(zip(_TRANSPOSED if transposed else _PLAIN, node.args, strict=False)) | dict(node.kwargs)
+    given = dict(zip(argument_names(node.op), node.args, strict=False)) | dict(node.kwargs)
     value, (weight, flipped) = given["input"], _weight(program, given["weight"])
     if not isinstance(value, Ref) or weight is None or (flipped and node.op != "linear"):
         return None
@@ -144,7 +148,7 @@ def _weight(program: Program, argument: Any) -> tuple[str | None, bool]:
         if argument.name in program.parameters:
             return program.parameters[argument.name][0], flipped
         node = program.node(argument.name)
-        if node.op not in _FLIPS | _SAME or not isinstance(node.shape, tuple) or len(node.shape) != 2:
+        if node.op not in _FLIPS | IDENTITIES or not isinstance(node.shape, tuple) or len(node.shape) != 2:
             return None, False
         if node.op in _FLIPS:
             flipped ^= node.op != "permute" or [d % 2 for d in node.args[1]] == [1, 0]

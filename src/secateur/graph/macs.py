@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .einsum import spelled_out
 from .flops import FORMULAS
-from .program import Node, Program, Ref
+from .program import Node, Program, put
 from .rules import RULES
 
-__all__ = ["COUNTED", "Length", "Product", "counts", "products", "total"]
+__all__ = ["COUNTED", "Length", "Product", "products", "total"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,7 @@ def products(program: Program, node: Node) -> tuple[Product, ...]:
     A call of an operator that nobody here knows is counted by torch's own counter, on tensors without data.
     """
     if node.op in COUNTED:
-
-        def known(argument: Any) -> Any:
-            if isinstance(argument, Ref):
-                return program.node(argument.name)
-            return tuple(map(known, argument)) if isinstance(argument, tuple) else argument
-
-        args, kwargs = known(node.args), {k: known(v) for k, v in node.kwargs.items()}
+        args, kwargs = put((node.args, node.kwargs), program.node)
         try:
             return tuple(COUNTED[node.op](node, *args, **kwargs))
         except (AttributeError, IndexError, TypeError, ValueError):
@@ -63,25 +57,14 @@ def products(program: Program, node: Node) -> tuple[Product, ...]:
     return ((measured,),) if measured else ()
 
 
-def counts(program: Program) -> dict[str, int]:
-    """Return the multiply-accumulates of each call that has any, for one sample."""
-
-    def size(length: Length | int) -> int:
-        if isinstance(length, int):
-            return length
-        return program.node(length.node).sizes()[1][length.dim]
-
-    found = {}
-    for node in program.nodes:
-        terms = [prod(map(size, product)) // program.held for product in products(program, node)]
-        if terms:
-            found[node.name] = sum(terms)
-    return found
-
-
 def total(program: Program) -> int:
     """Return the multiply-accumulates of the whole program, for one sample."""
-    return sum(counts(program).values())
+
+    def size(length: Length | int) -> int:
+        return length if isinstance(length, int) else program.node(length.node).sizes()[1][length.dim]
+
+    found = (product for node in program.nodes for product in products(program, node))
+    return sum(prod(map(size, product)) // program.held for product in found)
 
 
 def _formula(*operators: str) -> Callable[[F], F]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import Node as FxNode
+from torch.utils import _pytree as pytree
 
 from .flat import flat
 
-__all__ = ["Node", "Program", "Ref", "Shape", "references"]
+__all__ = ["DROPOUTS", "IDENTITIES", "Node", "Program", "Ref", "Shape", "put", "references"]
 
 Shape = tuple[int, ...]
+
+IDENTITIES = frozenset({"alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy"})
+"""Operators that hand on the values of their first argument, perhaps in another type or layout."""
+
+DROPOUTS = frozenset({"dropout", "alpha_dropout", "feature_dropout"})
+"""Operators that do so in evaluation."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,15 @@ class Node:
         Raises:
             ValueError: it has none or several.
         """
-        if self.shape is None or any(not isinstance(n, int) for n in self.shape):
+        if self.shape is None or self.several is not None:
             raise ValueError(f"{self.name} has not exactly one tensor output")
         return self.shape  # type: ignore[return-value]
+
+    @property
+    def several(self) -> tuple[Shape | None, ...] | None:
+        """The shapes of an operator with several outputs; None for one with one or none."""
+        one = self.shape is None or all(isinstance(n, int) for n in self.shape)
+        return None if one else self.shape  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,19 @@ class Program:
         """torch's own nodes of the calls, and the names that they have here."""
         return flat(self.exported.graph_module)
 
+    def takes(self, tensors: Mapping[str, Tensor], inputs: Any) -> list[Any]:
+        """Return what the exported graph is run on: tensors by canonical name, its own constants, and inputs."""
+        given = iter(pytree.tree_leaves(inputs))
+        own = {**self.exported.state_dict, **self.exported.constants}
+        values = []
+        for spec in self.exported.graph_signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT:
+                values.append(next(given))
+            else:
+                name = self.parameters.get(spec.arg.name, (str(spec.target),))[0]
+                values.append(tensors[name] if name in tensors else own[str(spec.target)])
+        return values
+
     def node(self, name: str) -> Node:
         """Return the node of that name.
 
@@ -114,8 +142,47 @@ class Program:
         return self._by_name[name]
 
     @cached_property
+    def users(self) -> Mapping[str, tuple[Node, ...]]:
+        """The calls that read the output of each node, in order."""
+        users: dict[str, tuple[Node, ...]] = {node.name: () for node in self.nodes}
+        for node in self.nodes:
+            for name in dict.fromkeys(references((node.args, node.kwargs))):
+                users[name] = (*users[name], node)
+        return users
+
+    def follow(self, name: str, passes: Collection[str]) -> tuple[Node, ...]:
+        """Return the calls that a value goes through while each is the only reader: `passes`, then one that is none.
+
+        Nothing where several calls read it before there is such a one.
+        """
+        path: list[Node] = []
+        while len(users := self.users[name]) == 1:
+            path += users
+            name = users[0].name
+            if users[0].op not in passes:
+                return tuple(path)
+        return ()
+
+    @cached_property
+    def readers(self) -> Mapping[str, set[str]]:
+        """Parameter or buffer, by canonical name -> the calls that read it, under any of its names."""
+        readers: dict[str, set[str]] = {}
+        for placeholder, names in self.parameters.items():
+            readers.setdefault(names[0], set()).update(n.name for n in self.users[placeholder])
+        return readers
+
+    @cached_property
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
+
+
+def put(argument: Any, value: Callable[[str], Any]) -> Any:
+    """Return an argument with the value of each node in place of every reference to it."""
+    if isinstance(argument, Ref):
+        return value(argument.name)
+    if isinstance(argument, Mapping):
+        return {key: put(a, value) for key, a in argument.items()}
+    return tuple(put(a, value) for a in argument) if isinstance(argument, tuple) else argument
 
 
 def references(argument: Any) -> list[str]:

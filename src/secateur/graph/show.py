@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["graph_to_json", "to_text"]
 
 _WIDTHS = (28, 10, 5, 6, 23, 23, 9)
-_RIGHT = {2, 3}
+_ROW = "{:28} {:10} {:>5} {:>6} {:23} {:23} {:9}"
 
 
 def to_text(graph: Graph) -> str:
@@ -25,21 +25,10 @@ def to_text(graph: Graph) -> str:
     lines = [_line(head), _line(["-" * w for w in _WIDTHS])]
     modules = {layer.node: layer.module or layer.weight for layer in graph.layers}
     for group in graph.groups:
-        touched = _touched(graph, group)
-        share = sum(costs.get(node, 0) for node in touched) / total
-        lines.append(
-            _line(
-                (
-                    group.id,
-                    group.kind,
-                    str(group.size),
-                    f"{share:.1%}",
-                    _names(modules, group.producers),
-                    _names(modules, group.consumers),
-                    "yes" if group.removable else "",
-                )
-            )
-        )
+        share = sum(costs.get(node, 0) for node in _touched(graph, group)) / total
+        ends = _names(modules, group.producers), _names(modules, group.consumers)
+        removable = "yes" if group.removable else ""
+        lines.append(_line((group.id, group.kind, str(group.size), f"{share:.1%}", *ends, removable)))
     reach = {node for group in graph.groups for node in _touched(graph, group)}
     share = sum(costs.get(node, 0) for node in reach) / total
     program = graph.program
@@ -89,11 +78,7 @@ def _names(modules: dict[str, str], sites: Sequence[Site]) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    padded = []
-    for i, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=True)):
-        cell = _clip(cell, width)
-        padded.append(cell.rjust(width) if i in _RIGHT else cell.ljust(width))
-    return " ".join(padded).rstrip()
+    return _ROW.format(*map(_clip, cells, _WIDTHS)).rstrip()
 
 
 def _clip(text: str, width: int) -> str:

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from .errors import ArtefactError, did_you_mean
 
-__all__ = [
-    "MAX_DIMS",
-    "MAX_SIZE",
-    "MAX_TUPLE",
-    "Setting",
-    "index",
-    "integer",
-    "keys",
-    "listed",
-    "mapping",
-    "module_path",
-    "named",
-    "setting",
-    "short",
-]
+__all__ = ["integer", "keys", "listed", "mapping", "named", "short"]
 
-Setting = int | tuple[int, ...]
-"""The value of a module attribute that a plan may set (a list stays one)."""
-
-MAX_DIMS = 8
 MAX_SIZE = 2**31
 MAX_NAME = 1024
-MAX_TUPLE = 64
-
 T = TypeVar("T")
 
 
@@ -42,14 +21,14 @@ def mapping(data: object, where: str) -> Mapping[str, Any]:
     return data
 
 
-def keys(data: object, where: str, *names: str, optional: tuple[str, ...] = ()) -> Mapping[str, Any]:
-    """Return an object that has these entries, perhaps optional ones, and no others."""
+def keys(data: object, where: str, *names: str) -> Mapping[str, Any]:
+    """Return an object that has these entries and no others."""
     entries = mapping(data, where)
     for name in names:
         if name not in entries:
             raise ArtefactError(f"{where} has no entry {name!r}")
     for name in entries:
-        if name not in (*names, *optional):
+        if name not in names:
             raise ArtefactError(f"{where} has an unknown entry {short(name)}.{did_you_mean(name, names)}")
     return entries
 
@@ -61,42 +40,18 @@ def listed(data: object, where: str, read: Callable[[object, str], T]) -> tuple[
     return tuple(read(entry, f"{where}[{i}]") for i, entry in enumerate(data))
 
 
+def named(data: object, where: str) -> str:
+    """Return a name of at most 1024 characters."""
+    if not isinstance(data, str) or not 0 < len(data) <= MAX_NAME:
+        raise ArtefactError(f"{where} must be a name of 1 to {MAX_NAME} characters, not {short(data)}")
+    return data
+
+
 def integer(data: object, where: str, low: int, high: int = MAX_SIZE) -> int:
     """Return an integer within a range."""
     # JSON's true and false are Python integers as well.
     if not isinstance(data, int) or isinstance(data, bool) or not low <= data <= high:
         raise ArtefactError(f"{where} must be an integer from {low} to {high}, not {short(data)}")
-    return data
-
-
-def index(data: object, where: str, size: int, *, empty: bool = False) -> tuple[int, ...]:
-    """Return ascending indices below a size."""
-    index = listed(data, where, lambda entry, at: integer(entry, at, 0, size - 1))
-    if not index and not empty:
-        raise ArtefactError(f"{where} is empty: a dimension keeps at least one index")
-    if any(b <= a for a, b in itertools.pairwise(index)):
-        raise ArtefactError(f"{where} must ascend, each index once")
-    return index
-
-
-def setting(data: object, where: str) -> Setting:
-    """Return the value of a module attribute: an integer or a tuple of integers."""
-    if isinstance(data, list):
-        if len(data) > MAX_TUPLE:
-            raise ArtefactError(f"{where} has {len(data)} entries, at most {MAX_TUPLE} are allowed")
-        return listed(data, where, lambda entry, at: integer(entry, at, -MAX_SIZE))
-    return integer(data, where, -MAX_SIZE)
-
-
-def module_path(data: object, where: str) -> str:
-    """Return the path of a module, which may be empty."""
-    return "" if data == "" else named(data, where)
-
-
-def named(data: object, where: str) -> str:
-    """Return a name of at most 1024 characters."""
-    if not isinstance(data, str) or not 0 < len(data) <= MAX_NAME:
-        raise ArtefactError(f"{where} must be a name of 1 to {MAX_NAME} characters, not {short(data)}")
     return data
 
 

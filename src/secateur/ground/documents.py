@@ -60,7 +60,7 @@ def parse_json(text: str, name: str, error: type[SecateurError] = ArtefactError)
 
     try:
         data: object = json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
-        _check(data, name, error)
+        _check(data, MAX_DEPTH)
     except RecursionError:
         raise error(f"{name} is nested more than {MAX_DEPTH} levels deep") from None
     except ValueError as fault:
@@ -68,13 +68,13 @@ def parse_json(text: str, name: str, error: type[SecateurError] = ArtefactError)
     return data
 
 
-def _check(data: object, name: str, error: type[SecateurError]) -> None:
+def _check(data: object, most: int) -> None:
     """Refuse what is nested too deep, and texts with half of a surrogate pair, which no file could hold again."""
     level: list[Any] = [[data]]
     depth = 0
     while level:
-        if depth > MAX_DEPTH:
-            raise error(f"{name} is nested more than {MAX_DEPTH} levels deep")
+        if depth > most:
+            raise RecursionError
         inner: list[Any] = []
         for entry in level:
             for value in (*entry, *entry.values()) if isinstance(entry, dict) else entry:
@@ -100,20 +100,20 @@ def parse_yaml(
     if len(text) > MAX_YAML:
         raise error(f"{name} has more than {MAX_YAML} characters")
     try:
-        events = yaml.parse(text, Loader=READER)
-        return _Reading(events, name, error, depth).document()
+        data = _Reading(yaml.parse(text, Loader=READER), name, error).document()
+        _check(data, depth)
+    except RecursionError:
+        raise error(f"{name} is nested more than {depth} levels deep") from None
     except (yaml.YAMLError, ValueError) as fault:
         raise error(f"{name} is not YAML: {' '.join(str(fault).split())}") from None
+    return data
 
 
 class _Reading:
     """From the events of one parse to plain data; it fails at the first event that is not allowed."""
 
-    def __init__(
-        self, events: Iterator[yaml.Event], name: str, error: type[SecateurError], depth: int
-    ) -> None:
-        self._events, self._name, self._error, self._left = events, name, error, depth
-        self._depth = depth
+    def __init__(self, events: Iterator[yaml.Event], name: str, error: type[SecateurError]) -> None:
+        self._events, self._name, self._error = events, name, error
 
     def document(self) -> object:
         data: object = None
@@ -128,15 +128,10 @@ class _Reading:
     def _value(self, event: yaml.Event) -> object:
         if isinstance(event, yaml.AliasEvent):  # a short file could stand for a huge one
             raise self._fault(event, "has a YAML alias: write it out")
+        self._refuse_tag(event)
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event)
-        self._refuse_tag(event)
-        self._left -= 1
-        if self._left < 0:
-            raise self._error(f"{self._name} is nested more than {self._depth} levels deep")
-        data = self._mapping() if isinstance(event, yaml.MappingStartEvent) else self._list()
-        self._left += 1
-        return data
+        return self._mapping() if isinstance(event, yaml.MappingStartEvent) else self._list()
 
     def _list(self) -> list[object]:
         entries = []
@@ -149,14 +144,15 @@ class _Reading:
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._fault(event, "has a key that is no text")
-            key = self._text(event)
+            self._refuse_tag(event)
+            key = event.value
             if key in entries:
                 raise self._fault(event, f"has the same key twice: {key:.60}")
             entries[key] = self._value(next(self._events))
         return entries
 
     def _scalar(self, event: yaml.ScalarEvent) -> object:
-        text = self._text(event)
+        text: str = event.value
         if not event.implicit[0]:  # quoted
             return text
         if text in _WORDS:
@@ -168,12 +164,6 @@ class _Reading:
         if re.fullmatch(_ENDLESS, text) or (re.fullmatch(_FLOAT, text) and math.isinf(float(text))):
             raise self._fault(event, f"holds {text:.40}, which is not a finite number")
         return float(text) if re.fullmatch(_FLOAT, text) else text
-
-    def _text(self, event: yaml.ScalarEvent) -> str:
-        self._refuse_tag(event)
-        text: str = event.value
-        text.encode()  # half of a surrogate pair is no text
-        return text
 
     def _refuse_tag(self, event: Any) -> None:
         if event.tag is not None:

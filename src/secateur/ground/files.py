@@ -37,15 +37,9 @@ def write_whole(path: Path, data: bytes | Iterable[bytes | memoryview], error: t
     Raises:
         error: the path is a folder or cannot be written; the message says why.
     """
-    path = _place(path, error)
-    with _spoken(path, error), _beside(path) as fresh:
-        with fresh.open("wb", buffering=BUFFER) as file:
-            for chunk in (data,) if isinstance(data, bytes) else data:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        _sync(path.parent)
+    with replacing_files(path, error) as fresh, fresh.open("wb", buffering=BUFFER) as file:
+        for chunk in (data,) if isinstance(data, bytes) else data:
+            file.write(chunk)
 
 
 @contextmanager

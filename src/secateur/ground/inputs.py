@@ -99,19 +99,19 @@ class Inputs:
         """Return name, value and batch dimension of each input."""
         names = [*map(str, range(len(self.args))), *self.kwargs]
         if isinstance(batch_dims, int):
-            return [(n, v, batch_dims) for n, v in zip(names, self.values, strict=True)]
-        if isinstance(batch_dims, Mapping):
+            batch_dims = dict.fromkeys(names, batch_dims)
+        elif isinstance(batch_dims, Mapping):
             unknown = [n for n in batch_dims if n not in self.kwargs]
             if unknown:
                 raise TraceError(
                     f"batch_dims names {unknown[0]!r}, which is no keyword input."
                     f"{did_you_mean(unknown[0], self.kwargs)}"
                 )
-            return [(n, v, batch_dims.get(n)) for n, v in zip(names, self.values, strict=True)]
-        if len(batch_dims) > len(names):
+        elif len(batch_dims) > len(names):
             raise TraceError(f"batch_dims has {len(batch_dims)} entries for {len(names)} inputs.")
-        dims = [*batch_dims, *[None] * (len(names) - len(batch_dims))]
-        return list(zip(names, self.values, dims, strict=True))
+        else:
+            batch_dims = dict(zip(names, batch_dims))
+        return [(n, v, batch_dims.get(n)) for n, v in zip(names, self.values, strict=True)]
 
 
 Example = Tensor | Sequence[Any] | Mapping[str, Any] | Inputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -11,8 +11,7 @@ from torch import nn
 __all__ = ["evaluating", "training", "without_fastpath"]
 
 
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
+def evaluating(*models: nn.Module) -> AbstractContextManager[None]:
     """Put models into evaluation mode; afterwards every submodule has its own mode again.
 
     >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
@@ -22,19 +21,12 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     >>> model[0].training, model[1].training
     (True, False)
     """
-    with _restored(models):
-        for model in models:
-            model.eval()
-        yield
+    return _in_mode(models, training=False)
 
 
-@contextmanager
-def training(*models: nn.Module) -> Iterator[None]:
+def training(*models: nn.Module) -> AbstractContextManager[None]:
     """Put models into training mode; afterwards every submodule has its own mode again."""
-    with _restored(models):
-        for model in models:
-            model.train()
-        yield
+    return _in_mode(models, training=True)
 
 
 @contextmanager
@@ -53,9 +45,11 @@ def without_fastpath() -> Iterator[None]:
 
 
 @contextmanager
-def _restored(models: tuple[nn.Module, ...]) -> Iterator[None]:
+def _in_mode(models: tuple[nn.Module, ...], training: bool) -> Iterator[None]:
     modes = [(m, m.training) for model in models for m in model.modules()]
     try:
+        for model in models:
+            model.train(training)
         yield
     finally:
         for module, mode in modes:

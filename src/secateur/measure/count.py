@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -20,6 +21,7 @@ from secateur.graph.refusal import check_kind
 from secateur.ground.errors import TraceError
 from secateur.ground.inputs import Example, Inputs
 from secateur.ground.modes import evaluating, without_fastpath
+from secateur.ground.tensors import identity
 
 __all__ = ["Size", "macs", "macs_of_a_run", "parameters", "size", "stored_bytes"]
 
@@ -44,15 +46,10 @@ def parameters(model: nn.Module) -> int:
 
 def stored_bytes(model: nn.Module) -> int:
     """Return the size of the safetensors file of the model's parameters and buffers; shared tensors are stored once."""
-    tensors: dict[str, Tensor] = {}
-    seen: set[tuple[object, ...]] = set()
-    # The state dict makes new tensor objects, but shared parameters keep their memory.
+    once: dict[Any, tuple[str, Tensor]] = {}
     for name, value in model.state_dict().items():
-        memory = (value.data_ptr() or name, value.shape, value.stride(), value.dtype)
-        if memory not in seen:
-            seen.add(memory)
-            tensors[name] = value
-    return file_size(tensors)
+        once.setdefault(identity(value), (name, value))
+    return file_size(dict(once.values()))
 
 
 def file_size(tensors: Mapping[str, Tensor]) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from secateur.ground.inputs import Example, Inputs
 
 from .mode import evaluating, using_threads
 
-__all__ = ["Comparison", "Latency", "Timing", "compare_latency", "interleaved", "time_model"]
+__all__ = ["Comparison", "Latency", "Timing", "compare_latency", "in_turns", "interleaved", "time_model"]
 
 
 @dataclass(frozen=True)
@@ -115,20 +117,37 @@ def interleaved(
     """Return the milliseconds of each run of each model, in turns; the other arguments are `compare_latency`'s."""
     if rounds < 2:
         raise ValueError(f"quartiles need at least two rounds, not {rounds}")
-    given = Inputs.of(inputs)
-    times: list[list[float]] = [[] for _ in models]
-    turns = list(range(len(models)))
-    with evaluating(*models), torch.inference_mode():
-        for _ in range(warmup):
-            for model in models:
-                given(model)
-        begin = clock()
-        while len(times[0]) < rounds or clock() - begin < seconds:
-            for i in turns:
-                start = clock()
-                given(models[i])
-                times[i].append(1000 * (clock() - start))
-            turns.reverse()
+    calls = [partial(Inputs.of(inputs), model) for model in models]
+    with evaluating(*models):
+        return in_turns(calls, rounds, seconds, warmup=warmup, turning=True, clock=clock)
+
+
+@torch.inference_mode()
+def in_turns(
+    calls: Sequence[Callable[[], object]],
+    rounds: int,
+    seconds: float,
+    *,
+    most: float = math.inf,
+    warmup: int = 1,
+    turning: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
+    """Return the milliseconds of each run of each call, in turns: what disturbs one disturbs all.
+
+    There are at least `rounds` rounds, and more until `seconds` have passed, but no more than `most` for that. Every
+    second round goes backwards if it is `turning`; else no call finds its weights in the cache.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    for call in [*calls] * warmup:
+        call()
+    begin = clock()
+    while len(times[0]) < rounds or (len(times[0]) < most and clock() - begin < seconds):
+        order = list(zip(calls, times, strict=True))
+        for call, taken in reversed(order) if turning and len(times[0]) % 2 else order:
+            start = clock()
+            call()
+            taken.append(1000 * (clock() - start))
     return times
 
 

@@ -6,15 +6,20 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from secateur.ground.files import write_whole
 
-__all__ = ["Conditions", "cache_folder", "read_times", "write_times"]
+from .environment import environment
+
+__all__ = ["Conditions", "Times", "cache_folder", "read_times", "write_times"]
 
 VERSION = 1  # of the file's form, and of how operations are timed
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -64,3 +69,32 @@ def write_times(folder: Path, conditions: Conditions, times: Mapping[str, float]
     merged = read_times(folder, conditions) | dict(times)
     text = json.dumps({"version": VERSION, "conditions": asdict(conditions), "ms": merged}, indent=1)
     write_whole(folder / conditions.file_name, text.encode(), OSError)
+
+
+class Times:
+    """Milliseconds by text, from a folder where they are known; what is measured besides is kept there."""
+
+    def __init__(self, folder: Path, conditions: Conditions) -> None:
+        self.folder, self.conditions = folder, conditions
+        self.known, self._fresh = read_times(folder, conditions), dict[str, float]()
+
+    @staticmethod
+    def here(folder: Path, batch: int) -> Times:
+        """Return what is known of this processor, with the threads that torch has now."""
+        now = environment()
+        return Times(folder, Conditions(now.cpu, now.torch, now.threads, batch))
+
+    def of(self, keys: Mapping[K, str], measure: Callable[[], Mapping[K, float]]) -> dict[K, float]:
+        """Return the time of each thing under the text that stands for it; all are measured if one is not known."""
+        if any(key not in self.known for key in keys.values()):
+            self._fresh |= {keys[name]: ms for name, ms in measure().items()}
+            self.known |= self._fresh
+        return {name: self.known[key] for name, key in keys.items()}
+
+    def keep(self) -> None:
+        """Write what was measured; where that cannot be, warn."""
+        if self._fresh:
+            try:
+                write_times(self.folder, self.conditions, self._fresh)
+            except OSError as error:
+                warnings.warn(f"Times cannot be kept in {self.folder}: {error}", stacklevel=3)

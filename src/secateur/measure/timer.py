@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import nn
 
 from secateur.ground.inputs import Example
 from secateur.ground.progress import track
 
-from .environment import environment
-from .latency import interleaved
+from .latency import in_turns, interleaved
 from .operation import Operation, runnable
-from .store import Conditions, cache_folder, read_times, write_times
+from .store import Times, cache_folder
 
 __all__ = ["Stopwatch", "Timer"]
 
@@ -55,38 +53,22 @@ class Stopwatch:
 
     def operations(self, operations: Sequence[Operation], batch: int) -> Mapping[Operation, float]:
         """Return the milliseconds of each operation, from the folder where they are known."""
-        here = environment()
-        conditions = Conditions(here.cpu, here.torch, here.threads, batch)
-        known = read_times(self.folder, conditions)
-        missing = [o for o in dict.fromkeys(operations) if o.key not in known]
+        times = Times.here(self.folder, batch)
+        missing = [o for o in dict.fromkeys(operations) if o.key not in times.known]
         for group in track(_together(missing), "timing layers"):
-            known |= {o.key: ms for o, ms in zip(group, self._in_turns(group), strict=True)}
-        if missing:
-            try:
-                write_times(self.folder, conditions, {o.key: known[o.key] for o in missing})
-            except OSError as error:
-                warnings.warn(f"Times cannot be kept in {self.folder}: {error}", stacklevel=2)
-        return {o: known[o.key] for o in operations}
+            times.of({o: o.key for o in group}, partial(self._in_turns, group))
+        times.keep()
+        return {o: times.known[o.key] for o in operations}
 
     def models(self, models: Sequence[nn.Module], inputs: Example) -> Sequence[float]:
         """Return the median milliseconds of each model, run in turns."""
         times = interleaved(models, inputs, self.rounds, self.model_seconds, 3, self.clock)
         return [statistics.median(t) for t in times]
 
-    def _in_turns(self, operations: Sequence[Operation]) -> list[float]:
-        """Time operations in turns: what disturbs one disturbs all, and none finds its weights in the cache."""
-        calls = [runnable(o) for o in operations]
-        times: list[list[float]] = [[] for _ in calls]
-        with torch.inference_mode():
-            for call in calls:
-                call()
-            begin, enough = self.clock(), self.seconds * len(calls)
-            while len(times[0]) < self.runs or (len(times[0]) < 200 and self.clock() - begin < enough):
-                for call, taken in zip(calls, times, strict=True):
-                    start = self.clock()
-                    call()
-                    taken.append(1000 * (self.clock() - start))
-        return [statistics.median(t) for t in times]
+    def _in_turns(self, operations: Sequence[Operation]) -> dict[Operation, float]:
+        seconds = self.seconds * len(operations)
+        times = in_turns([runnable(o) for o in operations], self.runs, seconds, most=200, clock=self.clock)
+        return dict(zip(operations, map(statistics.median, times), strict=True))
 
 
 def _together(operations: Sequence[Operation]) -> list[list[Operation]]:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from secateur.graph import Frozen
-from secateur.ground.tensors import tensor_names, tensors_of
+from secateur.ground.tensors import tied_once
 
 __all__ = [
     "FrozenPart",
@@ -113,8 +113,7 @@ class Structured:
 
 def zipped_bytes(model: nn.Module) -> int:
     """Return the size of the safetensors file of a model's parameters and buffers after deflate, as zip and gzip do."""
-    known = tensors_of(model)
-    tensors = {names[0]: known[names[0]].detach().contiguous() for names in tensor_names(model)}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tied_once(model).items()}
     return len(zlib.compress(save(tensors), 9))
 
 

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from os import PathLike
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from secateur.artefact.files import parse_json, parse_yaml
 from secateur.artefact.load import document
 from secateur.artefact.manifest import RECIPE, REPORT
-from secateur.ground.errors import ArtefactError, MetricError
+from secateur.ground.errors import ArtefactError
+from secateur.ground.kinds import MisreadError
+from secateur.ground.plain import from_plain
 
 from .report import Report
+from .text import plain
 
 __all__ = ["read_report", "report_from_json"]
 
 MAX_NAME, MAX_STRING = 1_024, 10_000  # characters of an entry's name, and of any other text
 MAX_VALUES, MAX_POINTS = 5_000_000, 10_000  # in all, and of a curve
-
-
-class _File(BaseModel):
-    """A report as it comes from JSON; the dataclasses in it inherit this configuration."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    report: Report
 
 
 def read_report(path: str | PathLike[str]) -> Report:
@@ -57,10 +49,9 @@ def report_from_json(data: object, recipe: object = None) -> Report:
         raise _error("unknown entry 'recipe'")
     given["recipe"] = recipe or {}
     try:
-        # In JSON mode, where lists may stand for tuples but "1" not for 1.
-        report = _File.model_validate_json(json.dumps({"report": given})).report
-    except (TypeError, ValueError, MetricError) as error:
-        raise _error(_first(error)) from None
+        report: Report = from_plain(Report, given)
+    except MisreadError as error:
+        raise _error(plain(error.faults[0]).removesuffix(".")) from None
     for fault in _faults(report):
         raise _error(fault)
     return report
@@ -132,14 +123,6 @@ def _faults(r: Report) -> Iterator[str]:
                 yield f"structure: {layer.block!r:.60} is no block"
             if min(layer.zero, layer.unified) < 0 or not 0 < layer.blocks >= layer.zero + layer.unified:
                 yield f"structure: {name!r:.60} has more zero and unified blocks than its {layer.blocks}"
-
-
-def _first(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    entry = error.errors(include_url=False)[0]
-    place = ".".join(str(step) for step in entry["loc"][1:])
-    return f"{place:.80}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
 
 
 def _error(what: str, name: str = REPORT) -> ArtefactError:

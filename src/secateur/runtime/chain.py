@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 from secateur.ground.errors import KernelError
 
-from .choose import in_turns
+from .choose import medians
 from .library import Library, Place, Step
 from .memory import Memory
 from .modules import SparseConv2d, SparseLinear
@@ -191,7 +191,7 @@ def time_parts(chain: Chain, shapes: Sequence[Sequence[int]]) -> dict[int | None
         chain.at_once = at_once
         chain(*inputs)
 
-    return in_turns({size: partial(call, size) for size in part_sizes(len(inputs[0]))})
+    return medians({size: partial(call, size) for size in part_sizes(len(inputs[0]))})
 
 
 def placed(sizes: Sequence[int], last: Sequence[int]) -> tuple[list[int], int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.ground.errors import KernelError
+from secateur.measure.latency import in_turns
 
 from .dense import dense_conv, dense_linear
 from .fuse import FusedLayer
@@ -20,7 +20,7 @@ from .modules import SparseConv2d, SparseLinear
 from .packing import Packed, pack
 from .unified import pack_unified
 
-__all__ = ["Choice", "Dense", "candidates", "in_turns", "key_of", "time_candidates"]
+__all__ = ["Choice", "Dense", "candidates", "key_of", "medians", "time_candidates"]
 
 LARGE = 1 << 24  # weights; reading so many is what takes time, by whatever engine, if few of them are zero
 WORTH = 0.9  # of the weights, that a large layer's kernels may read
@@ -114,20 +114,10 @@ def time_candidates(
     if layer.residual is not None:
         inputs = (x, torch.rand(next(iter(modules.values()))(x).shape, generator=rng))
     calls = {name: partial(module, *inputs) for name, module in modules.items()}
-    return in_turns(calls)
+    return medians(calls)
 
 
-def in_turns(calls: Mapping[K, Callable[[], object]]) -> dict[K, float]:
-    """Return the median milliseconds of each call."""
-    times: dict[K, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    begin, fewest = time.perf_counter(), next(iter(times.values()))
-    while len(fewest) < RUNS or time.perf_counter() - begin < SECONDS * len(calls):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(1000 * (time.perf_counter() - start))
-        if len(fewest) >= 200:
-            break
-    return {name: statistics.median(t) for name, t in times.items()}
+def medians(calls: Mapping[K, Callable[[], object]]) -> dict[K, float]:
+    """Return the median milliseconds of each call, run in turns."""
+    times = in_turns([*calls.values()], RUNS, SECONDS * len(calls), most=200)
+    return dict(zip(calls, map(statistics.median, times), strict=True))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, SupportsIndex, TypeVar
@@ -20,12 +19,11 @@ from secateur.ground.inputs import Example, Inputs
 from secateur.ground.models import ModelLike, module_of
 from secateur.ground.modes import evaluating
 from secateur.ground.progress import track
-from secateur.measure.environment import environment
-from secateur.measure.store import Conditions, cache_folder, read_times, write_times
+from secateur.measure.store import Times, cache_folder
 
 from .chain import Chain, find_chains, part_sizes, time_parts
 from .choose import Choice, candidates, key_of, time_candidates
-from .fuse import FusedLayer, find_layers, find_pools
+from .fuse import find_layers, find_pools
 from .memory import Memory
 from .modules import SparseConv2d, SparseLinear
 from .ops import found_library
@@ -127,8 +125,7 @@ def compile(
     layers = list(find_layers(module))
     example = next((x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()), None)
     batch = 1 if example is None else example.shape[0]
-    here = environment()
-    times = _Times(folder or cache_folder(), Conditions(here.cpu, here.torch, here.threads, batch))
+    times = Times.here(folder or cache_folder(), batch)
     choices, memory = [], Memory()
     for i, layer in enumerate(track(layers, "choosing kernels")):
         shape = _shape(layer.input, program.batch, batch)
@@ -139,7 +136,8 @@ def compile(
         keys = {name: key_of(layer, name, way, shape, instruction_set) for name, way in ways.items()}
         took = times.of(keys, partial(time_candidates, layer, ways, shape)) if len(ways) > 1 else {}
         best = _fastest(took) if took else "dense"
-        _replace(module, layer, ways[best], f"secateur_{i}")
+        inputs = (layer.input,) if layer.residual is None else (layer.input, layer.residual)
+        _call_instead(module, layer.last, inputs, ways[best], f"secateur_{i}")
         stored = [w.values.numel() for w in ways.values() if isinstance(w, SparseLinear | SparseConv2d)]
         choices.append(
             Choice(layer.name, best, min([layer.weight.numel(), *stored]) / layer.weight.numel(), took)
@@ -164,28 +162,6 @@ def compile(
     return compiled
 
 
-class _Times:
-    """Times of layers, from the folder where they are known."""
-
-    def __init__(self, folder: Path, conditions: Conditions) -> None:
-        self.folder, self.conditions = folder, conditions
-        self.known, self.fresh = read_times(folder, conditions), dict[str, float]()
-
-    def of(self, keys: Mapping[K, str], measure: Callable[[], Mapping[K, float]]) -> dict[K, float]:
-        if any(key not in self.known for key in keys.values()):
-            took = measure()
-            self.fresh |= {keys[name]: ms for name, ms in took.items()}
-            self.known |= self.fresh
-        return {name: self.known[key] for name, key in keys.items()}
-
-    def keep(self) -> None:
-        if self.fresh:
-            try:
-                write_times(self.folder, self.conditions, self.fresh)
-            except OSError as error:
-                warnings.warn(f"Times cannot be kept in {self.folder}: {error}", stacklevel=3)
-
-
 def _form(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return what the checks of a program look at in tensors; None for other inputs, and while they are traced."""
     values = (*args, *kwargs.values())
@@ -202,11 +178,6 @@ def _shape(node: Node, traced: int, batch: int) -> list[int]:
     """Return the shape of a value for the example: where the traced batch stands, the batch that is wanted."""
     sizes: list[Any] = list(node.meta["val"].shape)
     return [int(n) if isinstance(n, int) else max(1, round(int(n.node.hint) * batch / traced)) for n in sizes]
-
-
-def _replace(module: GraphModule, layer: FusedLayer, way: nn.Module, name: str) -> None:
-    inputs = (layer.input,) if layer.residual is None else (layer.input, layer.residual)
-    _call_instead(module, layer.last, inputs, way, name)
 
 
 def _call_instead(

@@ -88,12 +88,12 @@ def find_pools(module: GraphModule) -> Iterator[tuple[Node, Window]]:
             continue
         names = ("input", "kernel", "stride", "padding", "dilation", "ceil_mode")
         arguments: dict[str, Any] = {**dict(zip(names, node.args)), **node.kwargs}
-        plain = _pair(arguments.get("dilation", 1)) == (1, 1) and not arguments.get("ceil_mode", False)
+        kernel, rounds_up = arguments["kernel"], arguments.get("ceil_mode", False)
+        stride, padding = arguments.get("stride") or kernel, arguments.get("padding", 0)
+        window = Window.of(kernel, stride, padding, arguments.get("dilation", 1))
+        plain = window.dilation == (1, 1) and not rounds_up
         if plain and value.dtype == torch.float32 and value.device.type == "cpu":
-            kernel = _pair(arguments["kernel"])
-            stride = _pair(arguments.get("stride") or kernel)
-            high, wide = _pair(arguments.get("padding", 0))
-            yield node, Window(kernel, stride, (high, high, wide, wide))
+            yield node, window
 
 
 def _call(module: GraphModule, node: Node) -> tuple[Tensor, Tensor | None, Window | None, int] | None:
@@ -111,15 +111,8 @@ def _call(module: GraphModule, node: Node) -> tuple[Tensor, Tensor | None, Windo
         return None
     if node.target is aten.linear.default:
         return (weight, bias, None, 1) if weight.dim() == 2 else None
-    kernel, dilation = (weight.shape[2], weight.shape[3]), _pair(arguments.get("dilation", 1))
-    padding = arguments.get("padding", 0)
-    if padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, kernel)]
-        sides = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
-    else:
-        high, wide = (0, 0) if padding == "valid" else _pair(padding)
-        sides = (high, high, wide, wide)
-    window = Window(kernel, _pair(arguments.get("stride", 1)), sides, dilation)
+    options = {name: arguments[name] for name in ("stride", "padding", "dilation") if name in arguments}
+    window = Window.of(weight.shape[2:], **options)
     return weight, bias, window, int(arguments.get("groups", 1))
 
 
@@ -131,11 +124,6 @@ def constant(module: GraphModule, argument: Any) -> Tensor | None:
     for part in str(argument.target).split("."):
         found = getattr(found, part, None)
     return found.detach() if isinstance(found, Tensor) else None
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return int(values[0]), int(values[-1])
 
 
 def _only_user(node: Node) -> Node | None:

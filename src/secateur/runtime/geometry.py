@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,22 @@ class Window:
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
+
+    @staticmethod
+    def of(kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1) -> Window:
+        """Return the window that torch means by one number or two, or by a padding in a word.
+
+        >>> Window.of(3, (2, 1), "same").padding
+        (1, 1, 1, 1)
+        """
+        (kh, kw), (dh, dw) = _pair(kernel), _pair(dilation)
+        if padding == "same":
+            high, wide = dh * (kh - 1), dw * (kw - 1)
+            sides = (high // 2, high - high // 2, wide // 2, wide - wide // 2)
+        else:
+            high, wide = (0, 0) if padding == "valid" else _pair(padding)
+            sides = (high, high, wide, wide)
+        return Window((kh, kw), _pair(stride), sides, (dh, dw))
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the output.
@@ -106,3 +123,8 @@ def geometry(window: Window, height: int, width: int) -> Geometry:
         int(whole and not any(window.padding) and height * width >= LANES), phase.data_ptr(),
     )  # fmt: skip
     return Geometry(conv, out_height, out_width, phase, offsets)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return int(values[0]), int(values[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import torch
@@ -56,10 +57,7 @@ class _Sparse(nn.Module):
 
     def extra_repr(self) -> str:
         """Say what is stored."""
-        taps = 1
-        for n in self.taps:
-            taps *= n
-        total = self.rows * self.columns // self.groups * taps
+        total = self.rows * self.columns // self.groups * math.prod(self.taps)
         kind = "unified 1x4 blocks" if self.planes else f"blocks of {self.values.shape[1]} x 1"
         stored = self.values.numel()
         return (
@@ -82,10 +80,8 @@ class _Sparse(nn.Module):
     def ready(self) -> Prepared | tuple[Tensor, Tensor]:
         """Return the C structure, or without kernels the dense weight and bias."""
         if self._made is None:
-            found, taps = found_library(), 1
-            for n in self.taps:
-                taps *= n
-            prepared = prepare(self.packed, taps, self.activation, self.add_last)
+            found = found_library()
+            prepared = prepare(self.packed, math.prod(self.taps), self.activation, self.add_last)
             if found.library is None:
                 warn_once(found.reason)
                 self._made = self.dense()
@@ -213,12 +209,4 @@ class SparseConv2d(_Sparse):
 
 def window_of(layer: nn.Conv2d) -> Window:
     """Return what a convolution reads."""
-    (kh, kw), (dh, dw) = layer.kernel_size, layer.dilation
-    if layer.padding == "same":
-        total = (dh * (kh - 1), dw * (kw - 1))
-        padding = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
-    elif isinstance(layer.padding, str):  # "valid"
-        padding = (0, 0, 0, 0)
-    else:
-        padding = (layer.padding[0], layer.padding[0], layer.padding[1], layer.padding[1])
-    return Window((kh, kw), (layer.stride[0], layer.stride[1]), padding, (dh, dw))
+    return Window.of(layer.kernel_size, layer.stride, layer.padding, layer.dilation)

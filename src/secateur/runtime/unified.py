@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -77,9 +79,7 @@ def unpack_unified(packed: Packed, taps: tuple[int, ...] = (), groups: int = 1) 
     >>> torch.equal(unpack_unified(pack_unified(weight)), weight)
     True
     """
-    inputs, each = packed.columns // groups, 1
-    for n in taps:
-        each *= n
+    inputs, each = packed.columns // groups, math.prod(taps)
     fours = -(-inputs // 4)
     row = torch.repeat_interleave(torch.arange(packed.rows), packed.start.diff().long())
     plane, tap = packed.column.long() >> TAP_BITS, packed.column.long() & (1 << TAP_BITS) - 1

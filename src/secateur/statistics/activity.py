@@ -8,24 +8,25 @@ is ``sqrt(k^T A_n k)``, with k the flattened |K| and A_n the autocorrelation (ta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Layer
-from secateur.ground.errors import CalibrationError
 from secateur.ground.processes import in_step, summed
 from secateur.ground.progress import track
 
-from .batches import Calibration
+from .batches import Calibration, counted
 from .forward import Forward, Watch
 from .outlets import outlet
 from .patches import read_maps
-from .weights import outputs_first
+from .sums import require_finite
+from .weights import outputs_first, swapped
 
 __all__ = ["WORKSPACE", "Activity", "Contributions", "Norm", "activity", "kernel_norms"]
 
@@ -86,15 +87,8 @@ def activity(
     Raises:
         CalibrationError: the data are empty, do not fit the example, or make activations that are not finite.
     """
-    meters: dict[str, _Meter] = {}
-    for layer in layers:
-        weight = outputs_first(layer, tensors[layer.weight]).detach().abs()
-        if not layer.taps:
-            meters[layer.node] = _Rows(layer, weight)
-        elif norm is Norm.MEAN_OF_NORMS:
-            meters[layer.node] = _Norms(layer, weight, workspace)
-        else:
-            meters[layer.node] = _Maps(layer, weight, norm, workspace)
+    weights = {layer.node: outputs_first(layer, tensors[layer.weight]).detach().abs() for layer in layers}
+    meters = {layer.node: _meter(layer, weights[layer.node], norm, workspace) for layer in layers}
     joins = _joins(graph, layers)
     sums = {node: _Operands(layer.channel_dim, graph.program.batch_first) for layer, node, _ in joins}
     reads: dict[str, Watch] = {**meters, **sums}
@@ -105,19 +99,11 @@ def activity(
         for batch in track(batches, "activity"):
             seen += batches.samples(batch)
             forward.run(batch, reads, {})
-    samples = int(summed(seen))
-    if not samples:
-        raise CalibrationError(
-            "The calibration data are empty in every process: give at least one batch of inputs."
-        )
+    samples = counted(seen)
     found = {}
     for layer in layers:
         inputs = meters[layer.node].result()
-        if not bool(inputs.isfinite().all()):
-            raise CalibrationError(
-                f"The activations that {layer.module or layer.node} reads are not finite on the calibration data: "
-                "check the inputs' preprocessing, and that the model itself gives finite outputs on them."
-            )
+        require_finite(layer, inputs)
         bias = None
         if layer.bias is not None:
             size = math.prod(layer.positions) if layer.taps else 1
@@ -153,76 +139,56 @@ def kernel_norms(read: Tensor, kernels: Tensor) -> Tensor:
 
 
 class _Meter:
-    """Sums of one layer; called with the arguments of its call."""
+    """Sums of what a layer reads; called with the arguments of its call.
 
-    def __init__(self, layer: Layer, weight: Tensor) -> None:
-        self.layer, self.weight = layer, weight
+    `sums` makes a sum over samples of |x|, (samples, ...) or rows of a linear layer; `carried` makes of their mean
+    what each connection carries, (outputs, inputs of a group).
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        sums: Callable[[Tensor], Tensor],
+        carried: Callable[[Tensor], Tensor],
+        *shape: int,
+    ) -> None:
+        self.layer, self.sums, self.carried = layer, sums, carried
         self.count = torch.zeros((), dtype=torch.float64)
-        self.sum = torch.zeros((), dtype=torch.float64)
+        self.sum = torch.zeros(shape, dtype=torch.float64)
 
     def __call__(self, args: tuple[Any, ...], result: None) -> None:
         x = args[self.layer.position].detach().abs()
-        self.add(x)
-
-    def add(self, x: Tensor) -> None:
-        """Add a batch of |x|."""
-        raise NotImplementedError
-
-    def mean(self) -> Tensor:
-        """Return the mean over all processes."""
-        return summed(self.sum) / summed(self.count).clamp_min(1)
-
-    def result(self) -> Tensor:
-        """Return what each connection carries, (outputs, inputs of a group)."""
-        raise NotImplementedError
-
-
-class _Rows(_Meter):
-    """A linear layer: mean |x| of every input."""
-
-    def add(self, x: Tensor) -> None:
-        rows = x.reshape(-1, x.shape[-1])
-        self.sum = self.sum + rows.sum(0, dtype=torch.float64).cpu()
-        self.count += len(rows)
-
-    def result(self) -> Tensor:
-        return self.weight.double().cpu() * self.mean()
-
-
-class _Norms(_Meter):
-    """A convolution: the norm of every sample's map, kernel by kernel."""
-
-    def __init__(self, layer: Layer, weight: Tensor, workspace: int) -> None:
-        super().__init__(layer, weight)
-        self.kernels = _by_input(layer, weight)
-        self.workspace = workspace
-        self.sum = torch.zeros(self.kernels.shape[:2], dtype=torch.float64)
-
-    def add(self, x: Tensor) -> None:
-        self.sum += _norm_sums(self.layer, x, self.kernels, self.workspace)
+        if not self.layer.taps:
+            x = x.reshape(-1, x.shape[-1])
+        self.sum = self.sum + self.sums(x)
         self.count += len(x)
 
     def result(self) -> Tensor:
-        return _by_output(self.layer, self.mean())
+        """Return what each connection carries, over all processes."""
+        return self.carried(summed(self.sum) / summed(self.count).clamp_min(1))
 
 
-class _Maps(_Meter):
-    """A convolution: one number from the map of the mean |x|."""
+def _meter(layer: Layer, weight: Tensor, norm: Norm, workspace: int) -> _Meter:
+    """Return the sums of a layer whose weight is |weight|, outputs first."""
+    if not layer.taps:  # mean |x| of every input
+        return _Meter(layer, _total, lambda mean: weight.double().cpu() * mean, weight.shape[1])
+    kernels = swapped(layer, weight.flatten(2)).contiguous()  # (inputs, outputs of a group, taps)
+    if norm is Norm.MEAN_OF_NORMS:  # the norm of every sample's map, kernel by kernel
+        norms = partial(_norm_sums, layer, kernels, workspace)
+        return _Meter(layer, norms, partial(swapped, layer), *kernels.shape[:2])
+    exact = kernels.double().cpu()
 
-    def __init__(self, layer: Layer, weight: Tensor, norm: Norm, workspace: int) -> None:
-        super().__init__(layer, weight)
-        self.norm, self.workspace = norm, workspace
+    def carried(mean: Tensor) -> Tensor:  # one number from the map of the mean |x|
+        if norm is Norm.NORM_OF_MEAN:
+            return swapped(layer, _norm_sums(layer, exact, workspace, mean[None]))
+        taps = read_maps(layer, mean[None])[0].sum(2)  # (C, taps)
+        return swapped(layer, torch.einsum("cmt,ct->cm", exact, taps))
 
-    def add(self, x: Tensor) -> None:
-        self.sum = self.sum + x.sum(0, dtype=torch.float64).cpu()
-        self.count += len(x)
+    return _Meter(layer, _total, carried)
 
-    def result(self) -> Tensor:
-        mean, kernels = self.mean()[None], _by_input(self.layer, self.weight.double().cpu())
-        if self.norm is Norm.NORM_OF_MEAN:
-            return _by_output(self.layer, _norm_sums(self.layer, mean, kernels, self.workspace))
-        taps = read_maps(self.layer, mean)[0].sum(2)  # (C, taps)
-        return _by_output(self.layer, torch.einsum("cmt,ct->cm", kernels, taps))
+
+def _total(x: Tensor) -> Tensor:
+    return x.sum(0, dtype=torch.float64).cpu()
 
 
 class _Operands:
@@ -259,19 +225,7 @@ def _joins(graph: Graph, layers: Iterable[Layer]) -> list[tuple[Layer, str, int]
     return found
 
 
-def _by_input(layer: Layer, weight: Tensor) -> Tensor:
-    """Return a weight (outputs, inputs of a group, *taps) as (inputs, outputs of a group, taps)."""
-    split: Tensor = weight.flatten(2).unflatten(0, (layer.groups, -1))  # (g, m, c, taps)
-    return split.transpose(1, 2).flatten(0, 1).contiguous()
-
-
-def _by_output(layer: Layer, values: Tensor) -> Tensor:
-    """Return numbers (inputs, outputs of a group) as (outputs, inputs of a group)."""
-    split: Tensor = values.unflatten(0, (layer.groups, -1))
-    return split.transpose(1, 2).flatten(0, 1)
-
-
-def _norm_sums(layer: Layer, x: Tensor, kernels: Tensor, workspace: int) -> Tensor:
+def _norm_sums(layer: Layer, kernels: Tensor, workspace: int, x: Tensor) -> Tensor:
     """Return the sum over samples of the norm of each kernel's map of |x| (N, C, *space), (C, M), on the processor."""
     taps, m, positions = kernels.shape[2], kernels.shape[1], math.prod(layer.positions)
     # Of one channel of one sample: windows and their copy, the autocorrelation, products or maps.

@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 from secateur.graph import Program
 from secateur.ground.errors import CalibrationError
 from secateur.ground.inputs import plain
-from secateur.ground.processes import processes
+from secateur.ground.processes import processes, summed
 
-__all__ = ["HELD_OUT", "Calibration"]
+__all__ = ["HELD_OUT", "Calibration", "counted"]
 
 HELD_OUT = 4
 """One sample in this many is held out, on average: it chooses ridges and never fits weights."""
@@ -159,28 +159,21 @@ class Calibration:
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
         if isinstance(batch, Mapping):
+            told = f"mapping with keys {sorted(map(str, batch))}"
             options = {k: v for k, v in self._kwargs.items() if not _tensors(v)}
-            missing = [k for k in self._kwargs if k not in batch and k not in options]
-            if missing or self._args:
-                raise CalibrationError(
-                    f"Calibration batch {number} is a mapping with keys {sorted(map(str, batch))}; the model was "
-                    f"traced with {len(self._args)} positional inputs and the keywords {list(self._kwargs)}."
-                )
-            kwargs = {k: {**options, **batch}[k] for k in self._kwargs}
+            kwargs = {k: v for k, v in {**options, **batch}.items() if k in self._kwargs}
         else:
+            told = f"{type(batch).__name__} that does not hold the inputs"
             given = (
-                (batch,)
-                if isinstance(batch, Tensor)
-                else tuple(batch)
-                if isinstance(batch, list | tuple)
-                else None
+                (batch,) if isinstance(batch, Tensor) else batch if isinstance(batch, list | tuple) else ()
             )
-            if given is None or len(given) < len(self._args) or self._kwargs:
-                raise CalibrationError(
-                    f"Calibration batch {number} is a {type(batch).__name__} that does not hold the inputs: the model "
-                    f"was traced with {len(self._args)} positional inputs and the keywords {list(self._kwargs)}."
-                )
-            args = given[: len(self._args)]
+            args = tuple(given[: len(self._args)])
+        if len(args) != len(self._args) or kwargs.keys() != self._kwargs.keys():
+            raise CalibrationError(
+                f"Calibration batch {number} is a {told}: the model was traced with {len(self._args)} positional "
+                f"inputs and the keywords {list(self._kwargs)}."
+            )
+        kwargs = {k: kwargs[k] for k in self._kwargs}
         args, kwargs = _like((self._args, self._kwargs), (args, kwargs), number)
         flat = list(map(plain, pytree.tree_leaves((args, kwargs))))
         if len(flat) != len(self._example):
@@ -244,6 +237,19 @@ class Calibration:
                 f"example ({self._batch}): give batches of a multiple of it."
             )
         yield from (torch.arange(i, i + self._batch) for i in range(0, n - self._batch + 1, self._batch))
+
+
+def counted(seen: Tensor) -> int:
+    """Return the samples of all processes.
+
+    Raises:
+        CalibrationError: there are none.
+    """
+    if samples := int(summed(seen)):
+        return samples
+    raise CalibrationError(
+        "The calibration data are empty in every process: give at least one batch of inputs."
+    )
 
 
 def _cut(values: Any, piece: Tensor, n: int) -> Any:

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_unflatten
 
 from secateur.graph import Graph, Group, Layer
 from secateur.graph.batch import samples_inside
 from secateur.ground.errors import CalibrationError
 from secateur.ground.processes import in_step, summed
 from secateur.ground.progress import track
+from secateur.ground.tensors import floating
 
 from .batches import Calibration
 from .forward import Forward, Watch, state_tensors
@@ -31,11 +32,11 @@ def random_projection(outputs: Any, labels: Any) -> Tensor:
     the outputs themselves move, to first order. It does not know which outputs matter.
     """
     generator = torch.Generator().manual_seed(0)
-    floating = [y for y in tree_leaves(outputs) if isinstance(y, Tensor) and y.is_floating_point() and y.ndim]
-    if not floating:
+    found = [y for y in floating(outputs) if y.ndim]
+    if not found:
         raise CalibrationError("The model has no floating outputs: give Taylor a loss of outputs and labels.")
-    signs = [2 * torch.randint(0, 2, y.shape, generator=generator).to(y) - 1 for y in floating]
-    return torch.stack([(y * s).sum() / len(y) for y, s in zip(floating, signs, strict=True)]).sum()
+    signs = [2 * torch.randint(0, 2, y.shape, generator=generator).to(y) - 1 for y in found]
+    return torch.stack([(y * s).sum() / len(y) for y, s in zip(found, signs, strict=True)]).sum()
 
 
 def gate_gradients(

@@ -11,11 +11,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from secateur.ground.errors import CalibrationError
-from secateur.ground.processes import in_step, summed
+from secateur.ground.processes import in_step
 from secateur.ground.progress import track
 
-from .batches import Calibration
+from .batches import Calibration, counted
 from .forward import Forward, Paused
 from .sums import PowerSum, SiteStatistics, SiteSum
 
@@ -93,10 +92,6 @@ class Parts:
         self._power: dict[str, float] = {}
         self._current = -1
         self.samples = self._sum(0)
-        if not self.samples:
-            raise CalibrationError(
-                "The calibration data are empty in every process: give at least one batch of inputs."
-            )
 
     def site(self, node: str) -> SiteStatistics:
         """Return the moments of what is read at a node; its part's are then there, another's are not."""
@@ -149,7 +144,7 @@ class Parts:
             node, total = sites.popitem()
             self._found[node] = total.statistics()
         self._power |= {node: power.value() for node, power in powers.items()}
-        return int(summed(seen))
+        return counted(seen)
 
     def _batches(self, k: int) -> Iterator[_Batch]:
         """Yield the batches in front of a part."""

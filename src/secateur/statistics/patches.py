@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from secateur.graph import Layer
 
-__all__ = ["Rows", "multiplicity", "output_rows", "patch_width", "read_maps", "read_rows", "sample_rows"]
+__all__ = ["Rows", "multiplicity", "output_rows", "read_maps", "read_rows", "sample_rows"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,6 @@ class Rows:
         return Rows(torch.randperm(positions, generator=generator)[:wanted].sort().values)
 
 
-def patch_width(layer: Layer, channels: int) -> int:
-    """Return how many columns `channels` input channels make: channels x taps."""
-    return channels * math.prod(layer.taps)
-
-
 def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) -> Tensor:
     """Return what `layer` reads at the chosen output positions; `groups` where fewer than its own are left.
 
@@ -41,19 +37,16 @@ def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) ->
     convolution reads, against the order of its taps, its input with zeros between the positions.
     """
     if not layer.taps:
-        flat = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None, :]
-        if rows.index is not None:
-            flat = flat[:, rows.index]
-        return flat.reshape(1, -1, x.shape[-1])
-    padded = _pad(layer, x)
-    index = _windows(layer, tuple(padded.shape[2:]))
+        return _linear_rows(x, rows)
+    windows, rank = _windows(layer, _pad(layer, x)), len(layer.taps)
     if rows.index is not None:
-        index = index[rows.index]
-    n, c = padded.shape[:2]
+        chosen: Any = torch.unravel_index(rows.index, windows.shape[2:-rank])
+        windows = windows[:, :, *chosen]
+    if layer.transposed:
+        windows = windows.flip(*range(-rank, 0))
     g = layer.groups if groups is None else groups
-    patches = padded.flatten(2)[:, :, index]  # (N, C, rows, taps)
-    patches = patches.view(n, g, c // g, *patches.shape[2:]).permute(1, 0, 3, 2, 4)
-    return patches.reshape(g, n * len(index), -1)
+    patches: Tensor = windows.flatten(-rank).flatten(2, -2).unflatten(1, (g, -1))  # (N, g, C / g, rows, taps)
+    return patches.permute(1, 0, 3, 2, 4).flatten(1, 2).flatten(2)
 
 
 def read_maps(layer: Layer, x: Tensor) -> Tensor:
@@ -61,13 +54,9 @@ def read_maps(layer: Layer, x: Tensor) -> Tensor:
 
     C may be fewer channels than the layer reads. The order of the taps is that of the flattened kernel.
     """
-    view = _pad(layer, x)
-    rank = len(layer.taps)
-    for i, (tap, stride, dilation) in enumerate(zip(layer.taps, layer.stride, layer.dilation, strict=True)):
-        view = view.unfold(2 + i, dilation * (tap - 1) + 1, 1 if layer.transposed else stride)
-        view = view[..., ::dilation]
+    view, rank = _windows(layer, _pad(layer, x)), len(layer.taps)
     if layer.transposed:
-        view = view.flip(*range(2 + rank, 2 + 2 * rank))
+        view = view.flip(*range(-rank, 0))
     # Taps before positions: neighbours in memory stay neighbours, which makes the copy fast.
     order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     return view.permute(order).flatten(2, 1 + rank).flatten(3)
@@ -76,16 +65,18 @@ def read_maps(layer: Layer, x: Tensor) -> Tensor:
 def output_rows(layer: Layer, y: Tensor, rows: Rows) -> Tensor:
     """Return a layer's output (or a target of its shape) at the chosen positions, (groups, N * rows, M / groups)."""
     if not layer.taps:
-        flat = y.reshape(len(y), -1, y.shape[-1]) if y.ndim > 2 else y[:, None, :]
-        if rows.index is not None:
-            flat = flat[:, rows.index]
-        return flat.reshape(1, -1, y.shape[-1])
+        return _linear_rows(y, rows)
     flat = y.flatten(2)
     if rows.index is not None:
         flat = flat[:, :, rows.index]
     n, m, r = flat.shape
     g = layer.groups
     return flat.view(n, g, m // g, r).permute(1, 0, 3, 2).reshape(g, n * r, m // g)
+
+
+def _linear_rows(x: Tensor, rows: Rows) -> Tensor:
+    flat = x.reshape(len(x), -1, x.shape[-1])
+    return (flat if rows.index is None else flat[:, rows.index]).reshape(1, -1, x.shape[-1])
 
 
 def sample_rows(per_sample: Tensor, count: int) -> Tensor:
@@ -105,7 +96,8 @@ def multiplicity(layer: Layer, space: tuple[int, ...]) -> Tensor:
         return _writes(layer, space)
     margins = _margins(layer, space)
     padded = tuple(n + before + after for n, (before, after) in zip(space, margins, strict=True))
-    counts = torch.bincount(_windows(layer, padded).reshape(-1), minlength=math.prod(padded)).view(padded)
+    places = torch.arange(math.prod(padded)).view(1, 1, *padded)
+    counts = torch.bincount(_windows(layer, places).flatten(), minlength=places.numel()).view(padded)
     inner = tuple(slice(before, before + n) for n, (before, _) in zip(space, margins, strict=True))
     return counts[inner].double()
 
@@ -150,15 +142,9 @@ def _margins(layer: Layer, space: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(p, max(p, end - n - p)) for p, end, n in zip(layer.padding, last, space, strict=True)]
 
 
-def _windows(layer: Layer, padded: tuple[int, ...]) -> Tensor:
-    """Return flat indices into the padded input, (output positions, taps)."""
-    index = torch.zeros(1, 1, dtype=torch.long)
-    for size, tap, stride, dilation in zip(padded, layer.taps, layer.stride, layer.dilation, strict=True):
-        offsets = dilation * torch.arange(tap)
-        if layer.transposed:
-            stride, offsets = 1, offsets.flip(0)
-        starts = torch.arange(0, size - dilation * (tap - 1), stride)
-        along = starts[:, None] + offsets
-        index = index[:, None, :, None] * size + along[None, :, None, :]
-        index = index.reshape(index.shape[0] * index.shape[1], -1)
-    return index
+def _windows(layer: Layer, padded: Tensor) -> Tensor:
+    """Return what each tap reads of a padded map, without a copy: (N, C, *output positions, *taps)."""
+    for i, (tap, stride, dilation) in enumerate(zip(layer.taps, layer.stride, layer.dilation, strict=True)):
+        padded = padded.unfold(2 + i, dilation * (tap - 1) + 1, 1 if layer.transposed else stride)
+        padded = padded[..., ::dilation]
+    return padded

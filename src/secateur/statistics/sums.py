@@ -15,7 +15,7 @@ from secateur.ground.processes import summed
 
 from .patches import Rows, multiplicity, read_rows, sample_rows
 
-__all__ = ["PowerSum", "SiteStatistics", "SiteSum"]
+__all__ = ["PowerSum", "SiteStatistics", "SiteSum", "require_finite"]
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,22 @@ class SiteSum:
         mean = totals.sum(0) / count.sum().clamp_min(1)
         fit, held = grams / count.clamp_min(1)[:, None, None]
         fit, held = fit if count[0] else held, held if count[1] else fit
-        if not (torch.isfinite(both).all() and torch.isfinite(mean).all()):
-            raise CalibrationError(
-                f"The activations that {self.layer.module or self.layer.node} reads are not finite on the calibration "
-                "data: check the inputs' preprocessing, and that the model itself gives finite outputs on them."
-            )
+        require_finite(self.layer, both, mean)
         patches = None
         if self.patches is not None:
             rows = summed(torch.tensor(float(self.rows_seen), dtype=torch.float64))
             patches = summed(self.patches) / rows.clamp_min(1)
         return SiteStatistics(fit, held, both, mean, patches)
+
+
+def require_finite(layer: Layer, *sums: Tensor) -> None:
+    """Check the sums of what a layer reads.
+
+    Raises:
+        CalibrationError: they are not finite.
+    """
+    if not all(bool(total.isfinite().all()) for total in sums):
+        raise CalibrationError(
+            f"The activations that {layer.module or layer.node} reads are not finite on the calibration data: "
+            "check the inputs' preprocessing, and that the model itself gives finite outputs on them."
+        )

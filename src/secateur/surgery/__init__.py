@@ -2,9 +2,8 @@
 
 from .apply import apply
 from .edits import edits
-from .fingerprint import fingerprint
+from .fit import fingerprint
 from .fold import fold_weights
-from .limits import limits
 from .mask import mask
 from .plan import (
     Edit,
@@ -22,6 +21,7 @@ from .plan import (
 from .plan_json import plan_from_json, plan_to_json
 from .planning import make_plan
 from .reparameterize import reparameterize
+from .traced import limits
 from .trial import Editable, editable, removable
 from .verify import Verification, verify
 

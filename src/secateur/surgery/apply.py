@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,9 @@ from secateur.ground.tensors import tensors_of
 
 from .example import rebuild
 from .fit import OTHER_MODEL, check, lookup
-from .fused import unfuse
 from .modules import Constant, Removed, output_shape
 from .plan import Plan, RemoveBranch, Retrace, RewriteCode, SetAttribute, SliceTensor
-from .region import exports, find_region
+from .region import find_region, with_export
 from .resized import class_for
 from .retrace import retraced
 from .traced import Traced
@@ -73,7 +72,7 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
                 model.get_submodule(path).__class__ = classes[path]
             case Retrace(path):
                 forwards[path].install(model.get_submodule(path))
-    unfuse(model, {*forwards, *classes})
+    _unfuse(model, {*forwards, *classes})
     tensors = tensors_of(model)
     for name, value in plan.tensors.items():
         with torch.no_grad():
@@ -88,17 +87,14 @@ def _forwards(model: nn.Module, plan: Plan) -> dict[str, Traced]:
         return {}
     device = next((t.device for t in tensors_of(model).values()), torch.device("cpu"))
     args, kwargs = rebuild(plan.example, device)
-    failed: SurgeryError | None = None
+
+    def made(program: Program) -> dict[str, Traced]:
+        return {path: _forward(model, program, edit, device) for path, edit in edits.items()}
+
     try:
-        for program in exports(model, args, kwargs, tuple(edits)):
-            try:
-                return {path: _forward(model, program, edit, device) for path, edit in edits.items()}
-            except SurgeryError as error:
-                failed = error
+        return with_export(model, args, kwargs, edits, made)
     except TraceError as error:
         raise SurgeryError(f"{OTHER_MODEL}: {error}") from error
-    assert failed is not None
-    raise failed
 
 
 def _forward(model: nn.Module, program: Program, edit: Retrace, device: torch.device) -> Traced:
@@ -158,3 +154,19 @@ def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
     owner, leaf = _owner(model, path)
     old = model.get_submodule(path)
     owner._modules[leaf] = new.train(old.training)
+
+
+def _unfuse(model: nn.Module, modules: Collection[str]) -> None:
+    """Make torch's encoder layers call the attention inside of them, where one of `modules` has a new forward.
+
+    In evaluation ``nn.TransformerEncoderLayer`` hands its attention's tensors to one native call instead, which takes
+    the stream's width for that of all heads; ``nn.TransformerEncoder`` packs padded samples for that call. Nothing
+    else reads the two flags by which they are told not to.
+    """
+    for path, container in model.named_modules():
+        if any(module.startswith(f"{path}." if path else "") and module != path for module in modules):
+            match container:
+                case nn.TransformerEncoderLayer():
+                    container.activation_relu_or_gelu = 0
+                case nn.TransformerEncoder():
+                    container.use_nested_tensor = False

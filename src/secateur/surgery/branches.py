@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from secateur.graph.branch import Branch
 from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
-from secateur.graph.program import Node, Ref, references
+from secateur.graph.program import Node, references
 from secateur.ground.errors import SurgeryError
 from secateur.ground.tensors import tensors_of
+from secateur.statistics.outlets import affine
 
 from .modules import output_shape
 from .plan import RemoveBranch
 
-__all__ = ["constants", "emptied", "remove_branches", "tail"]
+__all__ = ["constants", "emptied", "remove_branches"]
 
 
 def emptied(graph: Graph, kept: Kept) -> dict[str, Branch]:
@@ -38,16 +39,6 @@ def emptied(graph: Graph, kept: Kept) -> dict[str, Branch]:
         found[group] = branch
     dead = {name for branch in found.values() for name in branch.dead}
     return {group: branch for group, branch in found.items() if not dead.issuperset(branch.constants)}
-
-
-def tail(graph: Graph, branch: Branch, constant: str) -> tuple[Node, ...]:
-    """Return the calls between a constant and the addition that takes it."""
-    nodes = []
-    (node,) = graph.users(constant)
-    while node.name != branch.join:
-        nodes.append(node)
-        (node,) = graph.users(node.name)
-    return tuple(nodes)
 
 
 def remove_branches(model: nn.Module, graph: Graph, kept: Kept) -> tuple[RemoveBranch, ...]:
@@ -71,14 +62,14 @@ def remove_branches(model: nn.Module, graph: Graph, kept: Kept) -> tuple[RemoveB
 def _removal(model: nn.Module, graph: Graph, branch: Branch) -> RemoveBranch:
     node = {n.name: n for n in graph.program.nodes}
     ends = [node[name] for name in branch.constants]
-    behind = [n for end in ends for n in tail(graph, branch, end.name)]
+    behind = [n for end in ends for n in branch.tails[end.name]]
     gone = {*branch.constants, *branch.dead, *(n.name for n in behind)}
     constants = _owners(model, graph, ends, gone)
     removed = _owners(model, graph, (node[name] for name in branch.dead), gone)
     for path in (*constants, *removed):
         output_shape(model.get_submodule(path), path)
     skipped = _owners(model, graph, behind, gone)
-    last = {(tail(graph, branch, end.name) or (end,))[-1].name for end in ends}
+    last = {(end, *branch.tails[end.name])[-1].name for end in ends}
     join = node[branch.join]
     in_place = join.overload.startswith("aten.add_.") and not last.isdisjoint(references(join.args[0]))
     return RemoveBranch(constants, removed, skipped, written_out=in_place)
@@ -108,33 +99,19 @@ def constants(model: nn.Module, graph: Graph, kept: Kept) -> dict[str, Tensor]:
         SurgeryError: a group without units has no branch that could be removed.
     """
     layers = {layer.node: layer for layer in graph.layers}
-    tensors = tensors_of(model)
+    tensors = {name: tensor.detach() for name, tensor in tensors_of(model).items()}
     values = {}
     for branch in emptied(graph, kept).values():
         for name in branch.constants:
             layer = layers[name]
-            weight = tensors[layer.weight].detach()
-            value = (
-                weight.new_zeros(1, layer.out_channels)
-                if layer.bias is None
-                else tensors[layer.bias].detach()[None]
-            )
-            for node in tail(graph, branch, name):
-                if node.op == "batch_norm":
-                    value = _batch_norm(graph, node, tensors, value)
+            weight = tensors[layer.weight]
+            value = weight.new_zeros(layer.out_channels) if layer.bias is None else tensors[layer.bias]
+            for node in branch.tails[name]:
+                if node.op == "batch_norm" and (through := affine(node, graph, tensors)) is not None:
+                    value = value * through.scale + through.shift
             channels = torch.from_numpy(graph.surviving_along(name, layer.channel_dim, kept))
-            value = value[0, channels.to(value.device)]
+            value = value[channels.to(value.device)]
             if layer.taps:
                 value = value.reshape(1, -1, *[1] * (weight.ndim - 2))
             values[f"{layer.module}.value"] = value
     return values
-
-
-def _batch_norm(graph: Graph, node: Node, tensors: dict[str, Tensor], value: Tensor) -> Tensor:
-    def vector(argument: object) -> Tensor | None:
-        if not isinstance(argument, Ref):
-            return None
-        return tensors[graph.program.parameters[argument.name][0]].detach()
-
-    weight, bias, mean, variance = (vector(a) for a in node.args[1:5])
-    return nn.functional.batch_norm(value, mean, variance, weight, bias, False, 0.0, node.args[7])

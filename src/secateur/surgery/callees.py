@@ -89,7 +89,7 @@ def codes(cls: type[nn.Module], entries: Iterable[str] = ("forward",)) -> dict[P
     """
     found: dict[Path, Code] = {}
     for entry in entries:
-        raw, owner = inspect.getattr_static(cls, entry, None), _owner(cls, entry)
+        raw, owner = inspect.getattr_static(cls, entry, None), _owner(cls.__mro__, entry)
         code = _code((entry,), raw, owner) if owner is not nn.Module else None
         if code is None:
             raise SurgeryError(f"{cls.__qualname__} has no {entry} that is a function with a source")
@@ -201,7 +201,7 @@ def _reached(cls: type, code: Code) -> Iterator[tuple[str, Any, type | None]]:
         if own and not hasattr(nn.Module, own):
             raw = inspect.getattr_static(cls, own, None)
             if innermost(raw) is not None:
-                yield f"self.{own}", raw, _owner(cls, own)
+                yield f"self.{own}", raw, _owner(cls.__mro__, own)
         if not isinstance(node, ast.Call):
             continue
         name = _name(node.func)
@@ -228,18 +228,14 @@ def _name(node: ast.expr) -> str:
 
 
 def _above(cls: type, code: Code, name: str) -> Iterator[tuple[str, Any, type | None]]:
-    order = cls.__mro__
-    if code.owner in order:
-        for base in order[order.index(code.owner) + 1 :]:
-            raw = vars(base).get(name.removeprefix(_SUPER))
-            if raw is not None:
-                if isinstance(raw, FunctionType) and base is not nn.Module:
-                    yield name, raw, base
-                return
+    method, order = name.removeprefix(_SUPER), cls.__mro__
+    base = _owner(order[order.index(code.owner) + 1 :] if code.owner in order else (), method)
+    if base is not None and base is not nn.Module and isinstance(vars(base)[method], FunctionType):
+        yield name, vars(base)[method], base
 
 
-def _owner(cls: type, name: str) -> type | None:
-    return next((base for base in cls.__mro__ if name in vars(base)), None)
+def _owner(order: Iterable[type], name: str) -> type | None:
+    return next((base for base in order if name in vars(base)), None)
 
 
 def _global(function: FunctionType, name: str) -> Any:

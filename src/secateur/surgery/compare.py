@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,10 @@ from secateur.graph.groups import Kept
 from secateur.graph.program import Node, Program, Ref, references
 from secateur.ground.errors import SurgeryError
 
-from .arguments import INFERRED, SIZES
-from .branches import emptied, tail
-from .prediction import Prediction, predict
+from .branches import emptied
+from .prediction import INFERRED, SIZES, Prediction, predict
 
-__all__ = ["Match", "MismatchError", "compare"]
-
-_VIEWS = frozenset({
-    "alias", "chunk", "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten", "getitem", "mT", "movedim",
-    "moveaxis", "narrow", "numpy_T", "permute", "reshape", "reshape_as", "select", "slice", "split",
-    "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "to", "transpose", "unbind", "unflatten", "unfold",
-    "unsqueeze", "view", "view_as",
-})  # fmt: skip
+__all__ = ["Match", "MismatchError", "compare", "place"]
 
 
 class MismatchError(SurgeryError):
@@ -60,7 +52,7 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
     program = export_program(smaller, args, kwargs, batch_dims=graph.program.batch_dims)
     branches = emptied(graph, kept).values()
     ends = {name for branch in branches for name in branch.constants}
-    behind = {n.name for b in branches for name in b.constants for n in tail(graph, b, name)}
+    behind = {n.name for b in branches for name in b.constants for n in b.tails[name]}
     fixed = {node.module for node in graph.program.nodes if node.name in ends}
     dense = _live(graph.program, ends, behind)
     small = _live(program, {n.name for n in program.nodes if n.module in fixed}, set())
@@ -73,7 +65,7 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
         extra = longer[min(len(dense), len(small))]
         raise MismatchError(
             f"the smaller model has {len(small)} calls, {len(dense)} were predicted; the first that has no "
-            f"partner is {_where(extra)}",
+            f"partner is {place(extra)}",
             extra.module,
         )
     return Match(program, tuple(zip(dense, small, strict=True)))
@@ -134,19 +126,28 @@ def _is_copy(node: Node) -> bool:
 
 def _memory(nodes: Mapping[str, Node], name: str) -> str:
     """Return the call that made the memory that a value may be a view of."""
-    while (node := nodes[name]).args and (node.writes or node.op in _VIEWS) and isinstance(node.args[0], Ref):
+    while (node := nodes[name]).args and isinstance(node.args[0], Ref):
+        if node.op != "getitem" and not any(a.alias_info for a in _declared(node)[:1]):
+            break
         name = node.args[0].name
     return name
 
 
+def _declared(node: Node) -> Sequence[Any]:
+    """Return the arguments that the operator of a call declares; nothing where it is none of torch's."""
+    parts = node.overload.split(".")
+    if parts[0] != "aten" or len(parts) != 3:
+        return ()
+    declared: Sequence[Any] = getattr(getattr(torch.ops.aten, parts[1]), parts[2])._schema.arguments
+    return declared
+
+
 def _check(old: Node, new: Node, prediction: Prediction, names: _Names) -> None:
     if old.op != new.op:
-        raise MismatchError(f"{_where(new)} stands where {_where(old)} was predicted", new.module)
+        raise MismatchError(f"{place(new)} stands where {place(old)} was predicted", new.module)
     expected = prediction.after.get(old.name)
     if expected is not None and expected != new.shape:
-        raise MismatchError(
-            f"{_where(new)} makes the shape {new.shape}, predicted was {expected}", new.module
-        )
+        raise MismatchError(f"{place(new)} makes the shape {new.shape}, predicted was {expected}", new.module)
     arguments = prediction.arguments(old)
     if not (
         _same(
@@ -157,7 +158,7 @@ def _check(old: Node, new: Node, prediction: Prediction, names: _Names) -> None:
         and _same(old.kwargs, new.kwargs, names)
     ):
         raise MismatchError(
-            f"{_where(new)} has the arguments {_plain((*new.args, *new.kwargs.items()))}, "
+            f"{place(new)} has the arguments {_plain((*new.args, *new.kwargs.items()))}, "
             f"predicted were {_plain((*arguments, *old.kwargs.items()))}",
             new.module,
         )
@@ -174,14 +175,10 @@ def _found_out(node: Node, arguments: tuple[Any, ...], shape: Any) -> tuple[Any,
 
 def _told(node: Node, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the arguments without defaults at the end: a convolution whose last group is left needs no ``groups``."""
-    parts = node.overload.split(".")
-    if parts[0] != "aten" or len(parts) != 3:
-        return arguments
-    schema = getattr(getattr(torch.ops.aten, parts[1]), parts[2])._schema.arguments
     end = len(arguments)
-    while (
-        end and schema[end - 1].has_default_value() and _is(schema[end - 1].default_value, arguments[end - 1])
-    ):
+    for declared, argument in reversed(list(zip(_declared(node), arguments, strict=False))):
+        if not (declared.has_default_value() and _is(declared.default_value, argument)):
+            break
         end -= 1
     return arguments[:end]
 
@@ -203,10 +200,11 @@ def _same(old: Any, new: Any, names: _Names) -> bool:
     return type(old) is type(new) and bool(old == new)
 
 
-def _where(node: Node) -> str:
-    place = f" in {node.module}" if node.module else ""
+def place(node: Node) -> str:
+    """Return the operator of a call, and where in the model and in its code it is made."""
+    module = f" in {node.module}" if node.module else ""
     source = f" ({node.source})" if node.source else ""
-    return f"{node.op}{place}{source}"
+    return f"{node.op}{module}{source}"
 
 
 def _plain(argument: Any) -> str:

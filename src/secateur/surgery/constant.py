@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from secateur.graph import Graph
@@ -37,21 +38,12 @@ def constants_read(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     that are not known to be transparent make everything NaN.
     """
     program = graph.program
-    signature = program.exported.graph_signature
-    others = {**program.exported.state_dict, **program.exported.constants}
-    given = iter(pytree.tree_leaves(program.exported.example_inputs))
-    values, free = [], set()
-    for spec in signature.input_specs:
-        if spec.kind.name == "USER_INPUT":
-            values.append(_unknown(next(given)))
-            free.add(spec.arg.name)
-        else:
-            names = program.parameters.get(spec.arg.name, (spec.target,))
-            value = tensors[names[0]] if names[0] in tensors else others[spec.target]
-            # A copy: calls that write into what they are given must not write into the model.
-            values.append(value.clone() if isinstance(value, Tensor) else value)
+    specs = program.exported.graph_signature.input_specs
+    free = {spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT}
+    taken = program.takes(tensors, pytree.tree_map(_unknown, program.exported.example_inputs))
     runner = _Runner(graph, free)
-    runner.run(*values)
+    # Copies: calls that write into what they are given must not write into the model.
+    runner.run(*(value.clone() if isinstance(value, Tensor) else value for value in taken))
     return runner.read
 
 

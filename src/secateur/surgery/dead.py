@@ -149,10 +149,7 @@ def _taker(graph: Graph, layer: Layer) -> str | None:
     batch_norm = outlet(graph, layer).batch_norm
     if name is None and batch_norm is not None and isinstance(batch_norm.args[3], Ref):
         name = graph.program.parameters.get(batch_norm.args[3].name, (None,))[0]
-    if name is None:
-        return None
-    holes = [hole for hole, names in graph.program.parameters.items() if names[0] == name]
-    return name if sum(len(graph.users(hole)) for hole in holes) == 1 else None
+    return name if name is not None and len(graph.program.readers[name]) == 1 else None
 
 
 def _padded(layer: Layer, x: Tensor) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from secateur.graph.export import quiet
 from secateur.ground.modes import evaluating, without_fastpath
 
 __all__ = ["dry", "larger"]
@@ -27,22 +26,10 @@ def dry(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
         evaluating(model),
         torch.no_grad(),
         without_fastpath(),
-        _quiet(),
+        quiet(),
     ):
         given, named = pytree.tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
         return model(*given, **named)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's own account of an error off the terminal; it is raised."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def larger(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:

@@ -20,7 +20,7 @@ from secateur.ground.tensors import tensor_names
 from .branches import remove_branches
 from .callees import reads
 from .plan import Edit, SetAttribute, SliceTensor, plain
-from .prediction import Prediction, predict
+from .prediction import Prediction, differences, predict
 
 __all__ = ["edits", "owner_attributes"]
 
@@ -132,23 +132,12 @@ def owner_attributes(model: nn.Module, prediction: Prediction) -> Iterator[SetAt
         module = model.get_submodule(node.module)
         if type(module).__name__ == "Conv1D":
             continue
-        for old, new in _changes(node.args, prediction.arguments(node)):
+        for _, old, new in differences(node.args, prediction.arguments(node)):
             for attribute, value in vars(module).items():
                 if plain(value) != old or attribute.startswith("_") or _NEVER.search(attribute):
                     continue
                 if "heads" in attribute or reads(type(module), attribute):
                     yield SetAttribute(node.module, attribute, old, new)
-
-
-def _changes(old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the integers that differ, and tuples of integers that differ as a whole."""
-    if type(old) is int and type(new) is int and old != new:
-        yield old, new
-    if isinstance(old, tuple) and isinstance(new, tuple) and old != new:
-        if old and all(type(a) is int for a in (*old, *new)):
-            yield old, new
-        for a, b in zip(old, new, strict=False):
-            yield from _changes(a, b)
 
 
 def _unambiguous(attributes: list[SetAttribute]) -> list[SetAttribute]:

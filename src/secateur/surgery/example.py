@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from secateur.ground.errors import SurgeryError
 
@@ -47,22 +48,13 @@ def rebuild(data: Any, device: torch.device) -> Any:
     Raises:
         SurgeryError: the data describe no inputs, or more than 2^28 elements in all.
     """
-    if (total := _elements(data)) > MAX_ELEMENTS:
+    inputs = _rebuilt(data, device)  # in which a tensor is one element yet, however many it has
+    total = sum(leaf.numel() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    if total > MAX_ELEMENTS:
         raise SurgeryError(
             f"the inputs described have {total:,} elements, at most {MAX_ELEMENTS:,} are allowed"
         )
-    return _rebuilt(data, device)
-
-
-def _elements(data: Any) -> int:
-    match data:
-        case {"tensor": list(shape)} if all(type(n) is int and n >= 0 for n in shape):
-            return math.prod(shape)
-        case {"list": list(entries)} | {"tuple": list(entries)}:
-            return sum(map(_elements, entries))
-        case {"dict": dict(entries)}:
-            return sum(map(_elements, entries.values()))
-    return 0
+    return pytree.tree_map_only(Tensor, Tensor.contiguous, inputs)
 
 
 def _rebuilt(data: Any, device: torch.device) -> Any:
@@ -74,7 +66,7 @@ def _rebuilt(data: Any, device: torch.device) -> Any:
             and all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in shape)
             and math.prod(shape) <= MAX_ELEMENTS
         ):
-            return torch.ones((), dtype=_DTYPES[dtype], device=device).expand(shape).contiguous()
+            return torch.ones((), dtype=_DTYPES[dtype], device=device).expand(shape)
         case {"list": list(entries)}:
             return [_rebuilt(entry, device) for entry in entries]
         case {"tuple": list(entries)}:

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
+import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from secateur.ground.errors import SurgeryError, did_you_mean
 from secateur.ground.tensors import tensor_names, tensors_of
 
-from .fingerprint import fingerprint
 from .modules import output_shape
 from .names import first_names
-from .plan import Edit, Plan, RemoveBranch, Retrace, RewriteCode, SetAttribute, SliceTensor, plain
+from .plan import (
+    Edit,
+    Fingerprint,
+    Plan,
+    RemoveBranch,
+    Retrace,
+    RewriteCode,
+    SetAttribute,
+    SliceTensor,
+    ascending,
+    plain,
+)
 
-__all__ = ["OTHER_MODEL", "check", "lookup"]
+__all__ = ["OTHER_MODEL", "check", "fingerprint", "lookup"]
 
 OTHER_MODEL = "the plan was made for another model"
 
 T = TypeVar("T")
+
+
+def fingerprint(model: nn.Module) -> Fingerprint:
+    """Return the class of a model and a hash over the names and shapes of its parameters and buffers.
+
+    Values, data types and devices do not matter.
+
+    >>> fingerprint(nn.Linear(2, 3)) == fingerprint(nn.Linear(2, 3)) != fingerprint(nn.Linear(3, 2))
+    True
+    """
+    state = model.state_dict()
+    lines = sorted(f"{name} {tuple(t.shape)}" for name, t in state.items() if isinstance(t, Tensor))
+    return Fingerprint(type(model).__qualname__, hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
 
 def check(model: nn.Module, plan: Plan) -> None:
@@ -51,8 +73,7 @@ def check(model: nn.Module, plan: Plan) -> None:
             f"{OTHER_MODEL}: both are a {found.model}, but the names or shapes of their tensors differ. "
             "Make the model with the same options as when the plan was made"
         )
-    _check_once(plan.edits, first_names(model))
-    _check_gone(plan.edits)
+    _check_contradictions(plan.edits, first_names(model))
     _check_values(plan, tensors)
 
 
@@ -81,8 +102,7 @@ def _check_slice(
             raise SurgeryError(
                 f"{OTHER_MODEL}: there {', '.join(edit.names)} are one tensor, here {', '.join(tied[name])}"
             )
-    ascending = all(a < b for a, b in itertools.pairwise((-1, *edit.index, edit.size)))
-    if not edit.index or not ascending:
+    if not edit.index or not ascending((-1, *edit.index, edit.size)):
         raise SurgeryError(
             f"the plan keeps of {edit.names[0]} indices that are none of a dimension of {edit.size}"
         )
@@ -116,49 +136,36 @@ def _check_branch(
             raise SurgeryError(f"the plan removes a branch but has no tensor {name!r} for it")
 
 
-def _check_once(edits: Iterable[Edit], first: Mapping[str, str]) -> None:
-    """Refuse a plan that changes something twice: of the second time nobody could say what it is for."""
-    changed: Counter[Any] = Counter()
-    for edit in edits:
-        match edit:
-            case SliceTensor(names, dim):
-                changed.update({f"dimension {dim} of {name}" for name in names})
-            case SetAttribute(module, attribute):
-                changed[f"{first[module]}.{attribute}"] += 1
-            case RewriteCode(module):
-                changed[f"the code of {first[module] or 'the model'}"] += 1
-            case Retrace(module):  # under each of its names
-                changed[f"the calls of {module or 'the model'}"] += 1
-            case RemoveBranch():
-                changed.update(edit.paths)
-    for what, times in changed.items():
-        if times > 1:
-            raise SurgeryError(f"the plan contradicts itself: it changes {what} twice")
-
-
-def _check_gone(edits: tuple[Edit, ...]) -> None:
-    """Refuse a plan that changes something in a module that it removes, or traces the code around it."""
+def _check_contradictions(edits: Iterable[Edit], first: Mapping[str, str]) -> None:
+    """Refuse a plan that changes something twice, or in a module that it removes: nobody could say what is meant."""
     gone = {path for e in edits if isinstance(e, RemoveBranch) for path in e.paths}
+    changed: set[str] = set()
     for edit in edits:
-        match edit:
-            case SliceTensor(names):
-                paths = [name.rpartition(".")[0] for name in names]
-                if all(_in(path, gone) for path in paths):
-                    raise SurgeryError(f"the plan contradicts itself: it cuts {names[0]} and removes it")
-            case SetAttribute(module) | RewriteCode(module):
-                if _in(module, gone):
-                    raise SurgeryError(f"the plan contradicts itself: it changes {module} and removes it")
-            case Retrace(module):
-                if _in(module, gone) or any(_in(path, {module}) for path in gone):
-                    raise SurgeryError(
-                        f"the plan contradicts itself: it traces {module} and removes a part of it"
-                    )
-            case RemoveBranch():
-                for path in edit.paths:
-                    if _in(path, gone - {path}):
-                        raise SurgeryError(
-                            f"the plan contradicts itself: it removes {path} and what is around it"
-                        )
+        for what, path in _changed(edit, first):
+            if what in changed:
+                raise SurgeryError(f"the plan contradicts itself: it changes {what} twice")
+            changed.add(what)
+            if _in(path, gone - {path} if isinstance(edit, RemoveBranch) else gone):
+                raise SurgeryError(f"the plan contradicts itself: it changes {path} and removes it")
+        if isinstance(edit, Retrace) and any(_in(path, {edit.module}) for path in gone):
+            raise SurgeryError(
+                f"the plan contradicts itself: it traces {edit.module} and removes a part of it"
+            )
+
+
+def _changed(edit: Edit, first: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what an edit changes, in words, and the modules that hold it; `first` has one name of each module."""
+    match edit:
+        case SliceTensor(names, dim):
+            return [(f"dimension {dim} of {name}", name.rpartition(".")[0]) for name in names]
+        case SetAttribute(module, attribute):
+            return [(f"{first[module]}.{attribute}", module)]
+        case RewriteCode(module):
+            return [(f"the code of {first[module] or 'the model'}", module)]
+        case Retrace(module):  # under each of its names
+            return [(f"the calls of {module or 'the model'}", module)]
+        case RemoveBranch():
+            return [(path, path) for path in edit.paths]
 
 
 def _in(path: str, modules: Iterable[str]) -> bool:

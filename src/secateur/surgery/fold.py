@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
+from secateur.graph.layers import argument_names
 from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
 from secateur.ground.modes import evaluating
 
-__all__ = ["TOLERANCE", "floats", "fold_weights"]
+from .verify import outputs
+
+__all__ = ["alike", "fold_weights"]
 
 _LAYERS: Mapping[Callable[..., Tensor], type[nn.Module]] = {
     torch.conv1d: nn.Conv1d,
@@ -29,8 +31,6 @@ _LAYERS: Mapping[Callable[..., Tensor], type[nn.Module]] = {
     F.linear: nn.Linear,
 }
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_TRANSPOSED_NAMES = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _OPTIONS = ("stride", "padding", "output_padding", "dilation")
 TOLERANCE = 1e-4  # of the largest output
 
@@ -79,9 +79,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         if function in _LAYERS:
-            kind = _LAYERS[function]
-            names = _TRANSPOSED_NAMES if kind in _TRANSPOSED else _NAMES
-            self.found.append(_Call(kind, {**dict(zip(names, args)), **(kwargs or {})}, result))
+            given = {**dict(zip(argument_names(function.__name__), args)), **(kwargs or {})}
+            self.found.append(_Call(_LAYERS[function], given, result))
         return result
 
 
@@ -114,8 +113,7 @@ def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         if len(given) == 1 and not options and isinstance(given[0], Tensor) and isinstance(result, Tensor):
             inputs.setdefault(module, given[0])
 
-    with evaluating(model, folded), torch.no_grad():
-        wanted = list(floats(model(*args, **kwargs)))
+    with evaluating(folded), torch.no_grad():
         inside = [m for m in folded.modules() if m is not folded and next(m.parameters(), None) is not None]
         handles = [module.register_forward_hook(keep, with_kwargs=True) for module in inside]
         folded(*args, **kwargs)
@@ -130,16 +128,23 @@ def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         for name, layer in names.items():
             folded.set_submodule(name, layer)
         _without_parametrizations(folded)
-        given = list(floats(folded(*args, **kwargs)))
     for name, layer in names.items():
         layer.train(model.get_submodule(name).training)
-    for a, b in zip(wanted, given, strict=True):
-        if not float((a - b).abs().max()) <= TOLERANCE * float(a.abs().max()):
-            raise SurgeryError(
-                f"With plain weights in {', '.join(names)} the model computes something else: it looks at more of "
-                "these layers than what they return. Remedy: fold the submodules where it does not, one by one."
-            )
+    if not alike(model, folded, args, kwargs):
+        raise SurgeryError(
+            f"With plain weights in {', '.join(names)} the model computes something else: it looks at more of "
+            "these layers than what they return. Remedy: fold the submodules where it does not, one by one."
+        )
     return folded
+
+
+def alike(model: nn.Module, other: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether two models compute the same in evaluation mode, but for rounding."""
+    wanted, given = outputs(model, args, kwargs), outputs(other, args, kwargs)
+    return len(wanted) == len(given) and all(
+        a.shape == b.shape and float((a - b).abs().max()) <= TOLERANCE * float(a.abs().max())
+        for a, b in zip(wanted, given)
+    )
 
 
 def _without_parametrizations(model: nn.Module) -> None:
@@ -174,8 +179,3 @@ def _plain(module: nn.Module, x: Tensor | None) -> nn.Module | None:
     weights = [call.arguments["weight"] for call in calls]
     own = any(weights[0] is parameter for parameter in module.parameters())
     return None if own or not torch.equal(*weights) else calls[0].plain()
-
-
-def floats(outputs: Any) -> Iterator[Tensor]:
-    """Yield the floating tensors among outputs."""
-    return (x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point())

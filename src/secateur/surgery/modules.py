@@ -9,46 +9,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.ground.errors import SurgeryError
 
-__all__ = ["Constant", "ConvShape", "LastDim", "OutputShape", "Removed", "SameShape", "output_shape"]
+__all__ = ["Constant", "OutputShape", "Removed", "output_shape"]
 
 
 @dataclass(frozen=True)
-class ConvShape:
-    """The output shape of a convolution over channels in dim 1."""
+class OutputShape:
+    """How the shape of a layer's output follows from its input; with windows, if it is a convolution."""
 
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]  # both sides together
-    dilation: tuple[int, ...]
+    dim: int  # in which it has its channels
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()  # both sides together
+    dilation: tuple[int, ...] = ()
 
     def __call__(self, x: Tensor, channels: int) -> tuple[int, ...]:
         """Return the shape of the output that has so many channels."""
-        spatial = tuple(
-            (n + p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation)
-        )
-        return (x.shape[0], channels, *spatial)
-
-
-@dataclass(frozen=True)
-class LastDim:
-    """The output shape of a linear layer or layer norm: features in the last dim."""
-
-    def __call__(self, x: Tensor, channels: int) -> tuple[int, ...]:
-        """Return the shape of the output that has so many features."""
-        return (*x.shape[:-1], channels)
-
-
-@dataclass(frozen=True)
-class SameShape:
-    """The output shape of a normalisation over channels in dim 1."""
-
-    def __call__(self, x: Tensor, channels: int) -> tuple[int, ...]:
-        """Return the shape of the output that has so many channels."""
-        return (x.shape[0], channels, *x.shape[2:])
-
-
-OutputShape = ConvShape | LastDim | SameShape
+        sizes = list(x.shape)
+        sizes[self.dim] = channels
+        for d, (k, s, p, r) in enumerate(zip(self.kernel, self.stride, self.padding, self.dilation), start=2):
+            sizes[d] = (sizes[d] + p - r * (k - 1) - 1) // s + 1
+        return tuple(sizes)
 
 
 def output_shape(module: nn.Module, path: str) -> OutputShape:
@@ -62,18 +42,18 @@ def output_shape(module: nn.Module, path: str) -> OutputShape:
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() if type(module).__module__ == nn.Conv2d.__module__:
             return _conv_shape(module)
         case nn.Linear():
-            return LastDim()
+            return OutputShape(-1)
         case nn.LayerNorm() if len(module.normalized_shape) == 1:
-            return LastDim()
+            return OutputShape(-1)
         case _BatchNorm() | nn.GroupNorm():
-            return SameShape()
+            return OutputShape(1)
     raise SurgeryError(
         f"layer {path} is a {type(module).__name__}, which cannot be taken out of a removed branch: "
         "keep one unit of the group"
     )
 
 
-def _conv_shape(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> ConvShape:
+def _conv_shape(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> OutputShape:
     kernel, dilation = module.kernel_size, module.dilation
     if module.padding == "same":
         padding = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
@@ -81,7 +61,7 @@ def _conv_shape(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> ConvShape:
         padding = (0,) * len(kernel)
     else:
         padding = tuple(2 * p for p in module.padding)
-    return ConvShape(kernel, module.stride, padding, dilation)
+    return OutputShape(1, kernel, module.stride, padding, dilation)
 
 
 class Constant(nn.Module):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar, NamedTuple
 
+from pydantic import AfterValidator, ConfigDict, FailFast, Field, StrictBool
 from torch import Tensor
 
 from secateur.blocks import BlockPattern
-from secateur.ground.checked import Setting
 
 __all__ = [
     "Edit",
@@ -27,6 +29,44 @@ __all__ = [
 ]
 
 
+# What a file may say: annotations that `plan_json` reads by, and Python does not look at.
+MAX_DIMS = 8
+MAX_SIZE = 2**31
+Size = Annotated[int, Field(strict=True, ge=-MAX_SIZE, le=MAX_SIZE)]
+Count = Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE)]
+Name = Annotated[str, Field(min_length=1, max_length=1024)]
+ModulePath = Annotated[str, Field(max_length=1024)]
+Names = Annotated[tuple[Name, ...], FailFast()]
+Setting = Size | Annotated[tuple[Size, ...], Field(max_length=64)]
+"""The value of a module attribute that a plan may set (a list stays one)."""
+
+
+def ascending(index: Iterable[int]) -> bool:
+    """Say whether indices ascend, each once."""
+    return all(a < b for a, b in itertools.pairwise(index))
+
+
+def _ascending(index: tuple[int, ...]) -> tuple[int, ...]:
+    if not ascending(index):
+        raise ValueError("must ascend, each index once")
+    return index
+
+
+def _public(attribute: str) -> str:
+    if not attribute.isidentifier() or attribute.startswith("_"):
+        raise ValueError(f"{attribute!r:.60} is not a public attribute name")
+    return attribute
+
+
+Index = Annotated[tuple[Count, ...], FailFast(), AfterValidator(_ascending)]
+
+
+class Plain:
+    """A part of a plan that a file can hold: it has these entries and no others; ``edit`` says which one it is."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+
 def plain(value: object) -> Setting | None:
     """Return the value of an attribute as a plan holds it, or None where a plan may not set it.
 
@@ -41,44 +81,47 @@ def plain(value: object) -> Setting | None:
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class Fingerprint(Plain):
     """Which dense model a plan was made for: its class, and a hash over the names and shapes of its state."""
 
-    model: str
-    digest: str
+    model: Name
+    digest: Name
 
 
 @dataclass(frozen=True)
-class SliceTensor:
+class SliceTensor(Plain):
     """Keep only some indices of one dimension of a parameter or buffer (under every name that it has)."""
 
-    names: tuple[str, ...]
-    dim: int
-    index: tuple[int, ...]
-    size: int  # before
+    edit: typing.Literal["slice"] = field(default="slice", kw_only=True, repr=False)
+    names: Annotated[Names, Field(min_length=1)]
+    dim: Annotated[Count, Field(le=MAX_DIMS)]
+    index: Annotated[Index, Field(min_length=1)]
+    size: Count  # before
 
 
 @dataclass(frozen=True)
-class SetAttribute:
+class SetAttribute(Plain):
     """Set an attribute of a module, for instance ``groups`` of a convolution."""
 
-    module: str
-    attribute: str
+    edit: typing.Literal["set"] = field(default="set", kw_only=True, repr=False)
+    module: ModulePath
+    attribute: Annotated[Name, AfterValidator(_public)]
     old: Setting
     new: Setting
 
 
 @dataclass(frozen=True)
-class RemoveBranch:
+class RemoveBranch(Plain):
     """A residual branch without units: its last layers yield a constant, the modules before them go.
 
     The constant of layer ``m`` is ``tensors["m.value"]`` of the plan, with one entry for each output channel.
     """
 
-    constants: tuple[str, ...]  # layers whose output is now a constant
-    removed: tuple[str, ...]  # layers that nothing needs any more: they make small blank tensors
-    skipped: tuple[str, ...] = ()  # layers behind the constants, already folded into them: now the identity
-    written_out: bool = False  # the constant takes the full shape, for a join that adds to it in place
+    edit: typing.Literal["remove_branch"] = field(default="remove_branch", kw_only=True, repr=False)
+    constants: Names  # layers whose output is now a constant
+    removed: Names  # layers that nothing needs any more: they make small blank tensors
+    skipped: Names = ()  # layers behind the constants, already folded into them: now the identity
+    written_out: StrictBool = False  # the constant takes the full shape, for a join that adds to it in place
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -86,64 +129,63 @@ class RemoveBranch:
         return (*self.constants, *self.removed, *self.skipped)
 
 
-@dataclass(frozen=True)
-class Resize:
+class Resize(NamedTuple):
     """A size among the arguments of a call: ``place`` leads to it through nested arguments."""
 
-    call: int  # its number among the calls that the module makes
-    place: tuple[int, ...]
-    old: int
-    new: int
+    call: Count  # its number among the calls that the module makes
+    place: tuple[Count, ...]
+    old: Size
+    new: Size
 
 
 @dataclass(frozen=True)
-class Retrace:
+class Retrace(Plain):
     """A module whose code repeats sizes as numbers: its forward becomes the calls that were traced, resized.
 
     Applying it exports the dense model again, on `Plan.example`; ``digest`` says what has to come out.
     """
 
-    module: str
-    digest: str
-    sizes: tuple[Resize, ...]
+    edit: typing.Literal["retrace"] = field(default="retrace", kw_only=True, repr=False)
+    module: ModulePath
+    digest: Name
+    sizes: Annotated[tuple[Resize, ...], FailFast()]
 
 
-@dataclass(frozen=True)
-class Literal:
+class Literal(NamedTuple):
     """An integer in place of an expression of a function's code.
 
     ``old`` is what the expression is worth in the dense model; ``new`` may be -1, for a size that torch finds out;
-    ``place`` is its number among the expressions of the
-    function, in the order of the syntax tree.
+    ``place`` is its number among the expressions of the function, in the order of the syntax tree.
     """
 
-    place: int
-    old: int
-    new: int
+    place: Count
+    old: Size
+    new: Annotated[int, Field(strict=True, ge=-1, le=MAX_SIZE)]
 
 
 @dataclass(frozen=True)
-class Function:
+class Function(Plain):
     """A function of a module's code with other numbers in it.
 
     ``path`` says how the code reaches it: a method by its name, a function by the method that calls it and the name
     by which it does. ``digest`` is a hash over what the function does as it is in its source.
     """
 
-    path: tuple[str, ...]
-    digest: str
-    literals: tuple[Literal, ...]
+    path: Annotated[Names, Field(min_length=1, max_length=MAX_DIMS)]
+    digest: Name
+    literals: Annotated[tuple[Literal, ...], FailFast()]
 
 
 @dataclass(frozen=True)
-class RewriteCode:
+class RewriteCode(Plain):
     """A module whose code repeats sizes as numbers: it runs the code of its class with other numbers.
 
     A module that stands under several names is one module: one of them is given.
     """
 
-    module: str
-    functions: tuple[Function, ...]
+    edit: typing.Literal["rewrite"] = field(default="rewrite", kw_only=True, repr=False)
+    module: ModulePath
+    functions: Annotated[tuple[Function, ...], FailFast()]
 
 
 Edit = SliceTensor | SetAttribute | RemoveBranch | RewriteCode | Retrace

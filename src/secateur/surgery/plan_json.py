@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
 import torch
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, to_jsonable_python
 from torch import Tensor
 
-from secateur.ground.checked import (
-    MAX_DIMS,
-    MAX_SIZE,
-    MAX_TUPLE,
-    index,
-    integer,
-    keys,
-    listed,
-    mapping,
-    module_path,
-    named,
-    setting,
-    short,
-)
-from secateur.ground.errors import ArtefactError, SurgeryError
+from secateur.ground.checked import short
+from secateur.ground.errors import ArtefactError, StructureError, SurgeryError, did_you_mean
 
 from .example import rebuild
-from .pattern_json import pattern_from_json, pattern_to_json
+from .pattern_json import Pattern
 from .plan import (
+    Count,
     Edit,
     Fingerprint,
     Function,
-    Literal,
+    Index,
+    Name,
+    Plain,
     Plan,
     RemoveBranch,
-    Resize,
     Retrace,
     RewriteCode,
     SetAttribute,
@@ -43,6 +35,31 @@ from .plan import (
 __all__ = ["PLAN_VERSION", "plan_from_json", "plan_to_json"]
 
 PLAN_VERSION = 1
+MOST = 1000  # faults of which the first is told; a file may be made to have millions
+
+
+@dataclass(frozen=True)
+class _File(Plain):
+    version: Annotated[Count, Field(ge=1)]
+    made_for: Fingerprint
+    kept: dict[Name, Index]
+    edits: Annotated[tuple[Annotated[Edit, Field(discriminator="edit")], ...], FailFast()]
+    example: Any = None
+    patterns: dict[Name, Pattern] = field(default_factory=dict)
+
+
+_FILE = TypeAdapter(_File)
+_PARTS = (
+    _File,
+    Fingerprint,
+    SliceTensor,
+    SetAttribute,
+    RemoveBranch,
+    RewriteCode,
+    Function,
+    Retrace,
+    Pattern,
+)
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -52,14 +69,12 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     >>> plan_to_json(plan)["edits"]
     [{'edit': 'slice', 'names': ['fc1.weight'], 'dim': 0, 'index': [0, 2], 'size': 3}]
     """
-    return {
-        "version": PLAN_VERSION,
-        "made_for": {"model": plan.made_for.model, "digest": plan.made_for.digest},
-        "kept": {group: list(units) for group, units in plan.kept.items()},
-        "edits": [_edit_to_json(edit) for edit in plan.edits],
-        **({} if plan.example is None else {"example": plan.example}),
-        **({"patterns": {n: pattern_to_json(p) for n, p in plan.patterns.items()}} if plan.patterns else {}),
-    }
+    data = {"version": PLAN_VERSION, "made_for": plan.made_for, "kept": dict(plan.kept), "edits": plan.edits}
+    if plan.example is not None:
+        data["example"] = plan.example
+    if plan.patterns:
+        data["patterns"] = {name: Pattern.of(pattern) for name, pattern in plan.patterns.items()}
+    return to_jsonable_python(data)  # type: ignore[no-any-return]
 
 
 def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
@@ -69,35 +84,44 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
         ArtefactError: a key is missing or unknown, a value has the wrong type or is out of range, or a newer
             secateur wrote it. The message names the entry.
     """
-    version = integer(mapping(data, "plan").get("version"), "plan.version", 1)
-    if version > PLAN_VERSION:
+    version = data.get("version") if isinstance(data, dict) else None
+    if type(version) is int and version > PLAN_VERSION:
         raise ArtefactError(
             f"the plan has format version {version}, this secateur reads up to {PLAN_VERSION}: "
             "update secateur"
         )
-    entries = keys(data, "plan", "version", "made_for", "kept", "edits", optional=("example", "patterns"))
-    made_for = keys(entries["made_for"], "plan.made_for", "model", "digest")
-    kept = mapping(entries["kept"], "plan.kept")
-    patterns = mapping(entries.get("patterns", {}), "plan.patterns")
-    edits = listed(entries["edits"], "plan.edits", _edit_from_json)
-    return Plan(
-        kept={
-            named(group, "a group of plan.kept"): index(units, f"plan.kept[{group!r}]", MAX_SIZE, empty=True)
-            for group, units in kept.items()
-        },
-        edits=edits,
-        made_for=Fingerprint(
-            named(made_for["model"], "plan.made_for.model"), named(made_for["digest"], "plan.made_for.digest")
-        ),
-        tensors=dict(tensors),
-        example=_example(entries.get("example"), edits),
-        patterns={
-            named(name, "a parameter of plan.patterns"): pattern_from_json(
-                pattern, f"plan.patterns[{name!r:.60}]"
-            )
-            for name, pattern in patterns.items()
-        },
-    )
+    try:
+        file = _FILE.validate_python(data)
+    except ValidationError as error:
+        if error.error_count() > MOST:
+            raise ArtefactError(f"the plan has {error.error_count()} entries that are wrong") from None
+        raise ArtefactError(_said(data, error.errors(include_url=False, include_context=False)[0])) from None
+    for i, edit in enumerate(file.edits):
+        if isinstance(edit, SliceTensor) and edit.index[-1] >= edit.size:
+            raise ArtefactError(f"plan.edits[{i}].index goes beyond the size of the dimension, {edit.size}")
+    try:
+        patterns = {name: pattern.restored() for name, pattern in file.patterns.items()}
+    except StructureError as error:
+        raise ArtefactError(f"plan.patterns: {error}") from None
+    example = _example(file.example, file.edits)
+    return Plan(file.kept, file.edits, file.made_for, dict(tensors), example, patterns)
+
+
+def _said(data: Any, error: ErrorDetails) -> str:
+    """Return the message for an entry: where it stands, what is wrong with it, and what it is."""
+    around = where = "plan"
+    for key in error["loc"]:  # of which some say what was tried to read, not where
+        inside: Any = dict(enumerate(data)) if isinstance(data, list) else data
+        if isinstance(inside, dict) and key in inside:
+            around, data = where, inside[key]
+            plainly = isinstance(key, str) and key.isidentifier()
+            where += f".{key:.60}" if plainly else f"[{key!r:.60}]"
+    if error["type"] == "missing":
+        return f"{where} has no entry {key!r}"
+    if error["type"] == "unexpected_keyword_argument":
+        close = did_you_mean(str(key), {f.name for part in _PARTS for f in fields(part)})
+        return f"{around} has an unknown entry {key!r:.60}.{close}"
+    return f"{where}: {error['msg']:.200}, not {short(error['input'])}"
 
 
 def _example(data: object, edits: tuple[Edit, ...]) -> Any:
@@ -112,116 +136,3 @@ def _example(data: object, edits: tuple[Edit, ...]) -> Any:
                 raise ArtefactError(f"plan.example: {error}") from None
             return data
     raise ArtefactError(f"plan.example must describe arguments by position and by name, not be {short(data)}")
-
-
-def _edit_to_json(edit: Edit) -> dict[str, Any]:
-    match edit:
-        case SliceTensor(names, dim, index, size):
-            return {"edit": "slice", "names": list(names), "dim": dim, "index": list(index), "size": size}
-        case SetAttribute(module, attribute, old, new):
-            return {"edit": "set", "module": module, "attribute": attribute, "old": old, "new": new}
-        case RemoveBranch(constants, removed, skipped, written_out):
-            return {
-                "edit": "remove_branch",
-                "constants": list(constants),
-                "removed": list(removed),
-                "skipped": list(skipped),
-                "written_out": written_out,
-            }
-        case RewriteCode(module, functions):
-            written = [
-                {
-                    "path": list(f.path),
-                    "digest": f.digest,
-                    "literals": [[n.place, n.old, n.new] for n in f.literals],
-                }
-                for f in functions
-            ]
-            return {"edit": "rewrite", "module": module, "functions": written}
-        case Retrace(module, digest, sizes):
-            rows = [[s.call, list(s.place), s.old, s.new] for s in sizes]
-            return {"edit": "retrace", "module": module, "digest": digest, "sizes": rows}
-
-
-def _edit_from_json(data: object, where: str) -> Edit:
-    kind = mapping(data, where).get("edit")
-    if kind == "slice":
-        entry = keys(data, where, "edit", "names", "dim", "index", "size")
-        size = integer(entry["size"], f"{where}.size", 1)
-        names = listed(entry["names"], f"{where}.names", named)
-        if not names:
-            raise ArtefactError(f"{where}.names is empty")
-        return SliceTensor(
-            names,
-            integer(entry["dim"], f"{where}.dim", 0, MAX_DIMS),
-            index(entry["index"], f"{where}.index", size),
-            size,
-        )
-    if kind == "set":
-        entry = keys(data, where, "edit", "module", "attribute", "old", "new")
-        attribute = named(entry["attribute"], f"{where}.attribute")
-        if not attribute.isidentifier() or attribute.startswith("_"):
-            raise ArtefactError(f"{where}.attribute is {attribute!r}, which is not a public attribute name")
-        return SetAttribute(
-            module_path(entry["module"], f"{where}.module"),
-            attribute,
-            setting(entry["old"], f"{where}.old"),
-            setting(entry["new"], f"{where}.new"),
-        )
-    if kind == "remove_branch":
-        entry = keys(data, where, "edit", "constants", "removed", "skipped", "written_out")
-        if not isinstance(entry["written_out"], bool):
-            raise ArtefactError(f"{where}.written_out must be true or false")
-        return RemoveBranch(
-            listed(entry["constants"], f"{where}.constants", named),
-            listed(entry["removed"], f"{where}.removed", named),
-            listed(entry["skipped"], f"{where}.skipped", named),
-            entry["written_out"],
-        )
-    if kind == "rewrite":
-        entry = keys(data, where, "edit", "module", "functions")
-        return RewriteCode(
-            module_path(entry["module"], f"{where}.module"),
-            listed(entry["functions"], f"{where}.functions", _function),
-        )
-    if kind == "retrace":
-        entry = keys(data, where, "edit", "module", "digest", "sizes")
-        return Retrace(
-            module_path(entry["module"], f"{where}.module"),
-            named(entry["digest"], f"{where}.digest"),
-            listed(entry["sizes"], f"{where}.sizes", _resize),
-        )
-    known = "'slice', 'set', 'remove_branch', 'rewrite' and 'retrace'"
-    raise ArtefactError(f"{where}.edit is {short(kind)}; known are {known}")
-
-
-def _function(data: object, where: str) -> Function:
-    entry = keys(data, where, "path", "digest", "literals")
-    path = listed(entry["path"], f"{where}.path", named)
-    literals = listed(entry["literals"], f"{where}.literals", _literal)
-    if not 0 < len(path) <= MAX_DIMS:
-        raise ArtefactError(f"{where}.path has {len(path)} entries, 1 to {MAX_DIMS} are allowed")
-    return Function(path, named(entry["digest"], f"{where}.digest"), literals)
-
-
-def _literal(data: object, where: str) -> Literal:
-    if not isinstance(data, list) or len(data) != 3:
-        raise ArtefactError(f"{where} must be a list of place, old and new size, not {short(data)}")
-    place, old, new = data
-    return Literal(
-        integer(place, f"{where}[0]", 0),
-        integer(old, f"{where}[1]", -MAX_SIZE),
-        integer(new, f"{where}[2]", -1),
-    )
-
-
-def _resize(data: object, where: str) -> Resize:
-    if not isinstance(data, list) or len(data) != 4:
-        raise ArtefactError(f"{where} must be a list of call, place, old and new size, not {short(data)}")
-    call, place, old, new = data
-    return Resize(
-        integer(call, f"{where}[0]", 0),
-        listed(place, f"{where}[1]", lambda entry, at: integer(entry, at, 0, MAX_TUPLE)),
-        integer(old, f"{where}[2]", -MAX_SIZE),
-        integer(new, f"{where}[3]", -MAX_SIZE),
-    )

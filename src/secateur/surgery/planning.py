@@ -17,7 +17,7 @@ from .branches import constants
 from .compare import MismatchError, compare
 from .edits import edits, owner_attributes
 from .example import describe
-from .fingerprint import fingerprint
+from .fit import fingerprint
 from .names import first_names
 from .plan import Edit, Plan, RemoveBranch, Retrace, SetAttribute
 from .prediction import Prediction, predict

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from secateur.graph.export import export_program
 from secateur.graph.program import Program
 from secateur.ground.errors import SurgeryError
 
-__all__ = ["Region", "exports", "find_region"]
+__all__ = ["Region", "find_region", "with_export"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,28 @@ class Region:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def exports(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], modules: tuple[str, ...]
-) -> Iterator[Program]:
-    """Yield programs with what these modules take and return: with free lengths of sequences, then with none.
+def with_export(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    modules: Iterable[str],
+    use: Callable[[Program], T],
+) -> T:
+    """Return what is made of an export that says what these modules take and return.
+
+    Lengths of sequences are free in it; where that cannot be used, in the next one they are not.
 
     Raises:
+        SurgeryError: neither can be used.
         TraceError: the model cannot be exported.
     """
+    calls = tuple(modules)
     if any(isinstance(leaf, Tensor) and 1 < leaf.ndim <= 3 for leaf in pytree.tree_leaves((args, kwargs))):
-        free = export_program(model, args, kwargs, modules, lengths=True)
-        if free.dynamic:
-            yield free
-    yield export_program(model, args, kwargs, modules)
+        free = export_program(model, args, kwargs, calls, lengths=True)
+        with contextlib.suppress(SurgeryError):
+            if free.dynamic:
+                return use(free)
+    return use(export_program(model, args, kwargs, calls))
 
 
 def find_region(program: Program, module: str) -> Region:

@@ -11,9 +11,8 @@ from torch import nn
 
 from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
-from secateur.ground.modes import evaluating
 
-from .fold import TOLERANCE, floats
+from .fold import alike
 
 __all__ = ["reparameterize"]
 
@@ -55,22 +54,18 @@ def reparameterize(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     )
     """
     fused = copied(model).eval()
-    with evaluating(model), torch.no_grad():
-        wanted = list(floats(model(*args, **kwargs)))
+    with torch.no_grad():
         root, names = _fused(fused, "")
-        if not names:
-            raise SurgeryError(
-                f"No module of {type(model).__name__} says how its branches are fused: none has one of the methods "
-                f"{', '.join(METHODS)} without arguments. Remedy: give the blocks such a method, or prune as they are."
-            )
-        root.eval()
-        given = list(floats(root(*args, **kwargs)))
-    for a, b in zip(wanted, given, strict=True):
-        if a.shape != b.shape or not float((a - b).abs().max()) <= TOLERANCE * float(a.abs().max()):
-            raise SurgeryError(
-                f"With fused branches in {', '.join(names[:5])} the model computes something else. Remedy: check what "
-                "the method of these modules does, or prune the model as it is."
-            )
+    if not names:
+        raise SurgeryError(
+            f"No module of {type(model).__name__} says how its branches are fused: none has one of the methods "
+            f"{', '.join(METHODS)} without arguments. Remedy: give the blocks such a method, or prune as they are."
+        )
+    if not alike(model, root.eval(), args, kwargs):
+        raise SurgeryError(
+            f"With fused branches in {', '.join(names[:5])} the model computes something else. Remedy: check what "
+            "the method of these modules does, or prune the model as it is."
+        )
     return root
 
 

@@ -103,19 +103,22 @@ def _placed(seen: Seen, records: Mapping[int, Record]) -> tuple[dict[str, Places
 def _run(model: nn.Module, prediction: Prediction, plan: Plan, seen: Seen) -> dict[int, Record]:
     """Run the smaller model with the right arguments for its calls, and return what they would have been."""
     smaller = apply(model, plan)
+    modules = dict(smaller.named_modules(remove_duplicate=False))
+
+    def there(module: str) -> bool:
+        """Whether it still is what it was in the dense model, and runs its own code."""
+        own = modules.get(module)
+        return type(own) is type(model.get_submodule(module)) and "forward" not in vars(own)
+
     watching = [e.watch for e in seen.evidence.values()]
-    for watch in watching:
-        watch.record = Record(seen.wanted.values.get(watch.number, {}))
-    types = {path: type(module) for path, module in smaller.named_modules(remove_duplicate=False)}
-    there = [w for w in watching if types.get(w.module) is type(model.get_submodule(w.module))]
-    install(smaller, [w for w in there if "forward" not in vars(smaller.get_submodule(w.module))])
+    records = install(smaller, [w for w in watching if there(w.module)], seen.wanted.values)
     try:
         dry(smaller, *prediction.graph.program.exported.example_inputs)
     except Exception as error:  # the model's own code runs here
         raise AstrayError(
             f"{type(error).__name__}: {str(error).strip()[:300]}", _place(error, seen)
         ) from error
-    return {watch.number: watch.record for watch in watching}
+    return {watch.number: records.get(watch.number, Record()) for watch in watching}
 
 
 def _place(error: Exception, seen: Seen) -> str | None:

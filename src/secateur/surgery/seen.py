@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -63,22 +64,17 @@ def see(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -> See
     asked = frozenset(modules)
     watching = watches(model, modules)
 
-    def twin() -> nn.Module:
-        for watch in watching:
-            watch.record = Record()
+    def twin() -> tuple[nn.Module, dict[int, Record]]:
         copy = copied(model, {id(t): t for t in tensors_of(model).values()})
-        install(copy, watching)
-        return copy
+        return copy, install(copy, watching)
 
-    program = export_program(twin(), args, kwargs)
-    first = {w.number: w.record for w in watching}
-    others: dict[int, list[Record]] = {w.number: [] for w in watching}
+    copy, first = twin()
+    program = export_program(copy, args, kwargs)
+    others = []
     for given, named in larger(args, kwargs):
-        try:
-            dry(twin(), given, named)
-        except Exception:  # the model's own code: it does not take these sizes
-            continue
-        for watch in watching:
-            others[watch.number].append(watch.record)
-    evidence = {w.number: Evidence(w, first[w.number], others[w.number]) for w in watching}
+        copy, records = twin()
+        with contextlib.suppress(Exception):  # the model's own code: it does not take these sizes
+            dry(copy, given, named)
+            others.append(records)
+    evidence = {w.number: Evidence(w, first[w.number], [o[w.number] for o in others]) for w in watching}
     return Seen(asked, evidence, wanted(prediction, program, evidence, first_names(model)))

@@ -57,9 +57,13 @@ class Source:
         return Source(function, text, tree)
 
     @cached_property
+    def _parts(self) -> list[tuple[ast.expr, ast.AST | None, str]]:
+        return [part for statement in self.tree.body for part in _inside(statement, None, "")]
+
+    @cached_property
     def expressions(self) -> tuple[ast.expr, ...]:
         """All expressions of the body; their place here is their number."""
-        return tuple(node for statement in self.tree.body for node, _, _ in _inside(statement, None, ""))
+        return tuple(node for node, _, _ in self._parts)
 
     @cached_property
     def numbers(self) -> dict[ast.expr, int]:
@@ -69,16 +73,13 @@ class Source:
     @cached_property
     def sizes(self) -> frozenset[int]:
         """The numbers of those expressions that an integer may take the place of."""
-        found = set()
-        for statement in self.tree.body:
-            for node, parent, field in _inside(statement, None, ""):
-                if (
-                    isinstance(node, _SIZES)
-                    and (type(parent), field) not in _NOT_A_SIZE
-                    and _is_read(node, parent)
-                ):
-                    found.add(self.numbers[node])
-        return frozenset(found)
+        return frozenset(
+            number
+            for number, (node, parent, field) in enumerate(self._parts)
+            if isinstance(node, _SIZES)
+            and (type(parent), field) not in _NOT_A_SIZE
+            and _is_read(node, parent)
+        )
 
     @cached_property
     def digest(self) -> str:

@@ -17,7 +17,7 @@ from secateur.statistics import state_tensors
 
 from .apply import apply
 from .branches import constants
-from .fingerprint import fingerprint
+from .fit import fingerprint
 from .plan import Plan, RemoveBranch
 from .planning import make_plan
 

@@ -19,11 +19,11 @@ from secateur.graph.program import Program
 from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
 from secateur.ground.modes import evaluating, without_fastpath
-from secateur.ground.tensors import tensors_of
+from secateur.ground.tensors import floating, tensors_of
 
-from .compare import Match, compare
+from .compare import Match, compare, place
 
-__all__ = ["Verification", "run", "tolerance", "verify"]
+__all__ = ["Verification", "outputs", "run", "tolerance", "verify"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _compared(
         SurgeryError: numbers or shapes of outputs differ, or the masked model's are not finite.
     """
     with without_fastpath():
-        expected, found = _run(masked, args, kwargs), _run(smaller, args, kwargs)
+        expected, found = outputs(masked, args, kwargs), outputs(smaller, args, kwargs)
     if len(expected) != len(found):
         raise SurgeryError(f"the smaller model has {len(found)} outputs, the masked one {len(expected)}")
     largest = scale = allowed = 0.0
@@ -135,7 +135,7 @@ def run(smaller: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
         SurgeryError: it does not run; the message says why.
     """
     try:
-        return _run(smaller, args, kwargs)
+        return outputs(smaller, args, kwargs)
     except SurgeryError:
         raise
     except Exception as error:  # the model's own code runs here
@@ -144,10 +144,10 @@ def run(smaller: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
         ) from error
 
 
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+def outputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the floating outputs of a model in evaluation mode."""
     with evaluating(model), torch.inference_mode():
-        leaves = pytree.tree_leaves(model(*args, **kwargs))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return floating(model(*args, **kwargs))
 
 
 def _first_difference(
@@ -173,8 +173,7 @@ def _first_difference(
             stays = torch.from_numpy(graph.surviving_along(old.name, d, kept))
             a = a.index_select(d, stays.to(a.device))
         if not _largest(a - b) <= allowed * max(_largest(a), 1e-30):
-            place = f" in {old.module}" if old.module else ""
-            return f", first at {old.op}{place} {old.source}".rstrip()
+            return f", first at {place(old)}"
     return ""
 
 
@@ -189,12 +188,6 @@ def _values(program: Program, model: nn.Module, inputs: Any) -> dict[str, Tensor
                 found[n.name] = result.clone()
             return result
 
-    tensors = tensors_of(model)
-    given = iter(pytree.tree_leaves(inputs))
-    holes = [n for n in program.exported.graph.nodes if n.op == "placeholder"]
-    values = [
-        tensors[program.parameters[n.name][0]] if n.name in program.parameters else next(given) for n in holes
-    ]
     with torch.inference_mode():
-        Recorder(program.exported.graph_module).run(*values)
+        Recorder(program.exported.graph_module).run(*program.takes(tensors_of(model), inputs))
     return found

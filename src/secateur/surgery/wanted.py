@@ -10,9 +10,8 @@ from typing import Any
 from secateur.graph.flat import flat
 from secateur.graph.program import Node, Program, Ref
 
-from .arguments import INFERRED, SIZES
-from .prediction import Prediction
-from .rewrites import changes, same_calls
+from .prediction import INFERRED, SIZES, Change, Prediction
+from .rewrites import same_calls
 from .watch import Record, Spot, Watch, places
 from .worth import Free, Number, Value, worth
 
@@ -132,7 +131,7 @@ def wanted(
             around[stack[0]] = stack
     found = Wanted()
     for site, nodes in calls.items():
-        resized = {node.name: list(changes(node, prediction)) for node in nodes}
+        resized = {node.name: list(prediction.changes(node)) for node in nodes}
         if any(resized.values()) and not any(
             _claim(found, evidence[w], call, nodes, prediction, resized) for w, call in around[site]
         ):
@@ -149,8 +148,6 @@ def wanted(
 
 Site = tuple[int, ast.AST]
 """A watch, and what makes a call in its code."""
-
-Change = tuple[tuple[int, ...], int, int]
 
 
 def _claim(

@@ -45,9 +45,8 @@ class Record:
 
     wanted: Mapping[Spot, Value] = field(default_factory=dict)
     seen: dict[int, list[Value]] = field(default_factory=dict)  # by expression: its distinct values
-    wrong: dict[Spot, set[tuple[Value, Value]]] = field(
-        default_factory=dict
-    )  # where its own was another: (own, wanted)
+    # Where its own was another: (own, wanted).
+    wrong: dict[Spot, set[tuple[Value, Value]]] = field(default_factory=dict)
 
     def look(self, number: int, value: Any) -> Any:
         """Note the value of an expression, and return it: or the one that is wanted in its place."""
@@ -73,12 +72,11 @@ class Watch:
     module: str  # its path
     callers: frozenset[
         str
-    ]  # the modules whose forward it is a part of: this one, or one around it that calls its method
+    ]  # modules whose forward it is a part of: this one, or one around it that calls its method
     code: Code
     number: int
     tree: ast.FunctionDef
     lines: tuple[ast.AST, ...]  # what is on each line of the tree: every part of the code has one of its own
-    record: Record = field(default_factory=Record)
 
     @staticmethod
     def on(module: str, callers: frozenset[str], code: Code, number: int) -> Watch:
@@ -98,10 +96,6 @@ class Watch:
         return Watch(
             module, callers, code, number, tree, tuple(calls.get(origin[n], origin[n]) for n in lines)
         )
-
-    def look(self, number: int, value: Any) -> Any:
-        """Hand a value to the record of the day."""
-        return self.record.look(number, value)
 
 
 def watches(model: nn.Module, modules: Iterable[str]) -> tuple[Watch, ...]:
@@ -144,16 +138,27 @@ def _codes(module: nn.Module, names: Iterable[str]) -> dict[Path, Code]:
     return {path: code for path, code in known.items() if path[0] not in vars(module)}
 
 
-def install(model: nn.Module, watching: Iterable[Watch]) -> None:
-    """Make the modules of a model run the code that is watched; `model` is a copy that nobody else uses."""
+def install(
+    model: nn.Module, watching: Iterable[Watch], wanted: Mapping[int, Mapping[Spot, Value]] | None = None
+) -> dict[int, Record]:
+    """Make the modules of a model run the code that is watched; `model` is a copy that nobody else uses.
+
+    Return by watch what will be seen. Expressions get the values that are `wanted`, by watch, in place of their own.
+    """
+    records: dict[int, Record] = {}
     by_module: dict[str, list[Watch]] = {}
     for watch in watching:
+        records[watch.number] = Record((wanted or {}).get(watch.number, {}))
         by_module.setdefault(watch.module, []).append(watch)
     for module, own in by_module.items():
         target = model.get_submodule(module)
         known = {w.code.path: w.code for w in own}
-        written = {w.code.path: Written(w.tree, _FILE.format(w.number), {_PROBE: w.look}) for w in own}
+        written = {
+            w.code.path: Written(w.tree, _FILE.format(w.number), {_PROBE: records[w.number].look})
+            for w in own
+        }
         target.__class__ = subclass(type(target), methods(known, written, "forward"))
+    return records
 
 
 def places(stack_trace: str | None) -> Iterator[tuple[int, int]]:

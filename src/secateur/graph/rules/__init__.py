@@ -1,6 +1,6 @@
 """One small file for each family of operators; importing this package fills the table."""
 
-from ..rules import (
+from . import (
     attention,
     choose,
     convolution,
@@ -14,7 +14,7 @@ from ..rules import (
     reduction,
     split,
 )
-from .registry import RULES, Result, rule
+from .registry import RULES, Result, blank, rule
 
 PRODUCTS = convolution.OPERATORS | linear.OPERATORS
 """Operators that multiply by a weight, where one of their operands is one."""
@@ -22,22 +22,8 @@ PRODUCTS = convolution.OPERATORS | linear.OPERATORS
 CONTRACTIONS = PRODUCTS | attention.OPERATORS
 """Operators that sum products over a dimension, and so make new ones."""
 
-__all__ = [
-    "CONTRACTIONS",
-    "PRODUCTS",
-    "RULES",
-    "Result",
-    "attention",
-    "choose",
-    "convolution",
-    "factory",
-    "join",
-    "linear",
-    "move",
-    "normalisation",
-    "pointwise",
-    "pooling",
-    "reduction",
-    "rule",
-    "split",
-]
+_FAMILIES = (
+    attention, choose, convolution, factory, join, linear, move, normalisation, pointwise, pooling, reduction, split,
+)  # fmt: skip
+
+__all__ = ["CONTRACTIONS", "PRODUCTS", "RULES", "Result", "blank", "rule"]

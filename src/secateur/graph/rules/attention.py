@@ -51,5 +51,5 @@ def _heads(ctx: Context, value: Value) -> Value:
 def _repeat_heads(value: Value, heads: int) -> Value:
     dim = value.ndim - 3
     times = heads // value.shape[dim]
-    fields = tuple(f.repeat(times, axis=dim) if f.shape[dim] > 1 else f for f in value.fields)
-    return replace(value, shape=(*value.shape[:dim], heads, *value.shape[dim + 1 :]), fields=fields)
+    shape = (*value.shape[:dim], heads, *value.shape[dim + 1 :])
+    return value.moved(shape, lambda f: f.repeat(times, axis=dim) if f.shape[dim] > 1 else f)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..context import Context, Unsupported
-from ..labels import Value, expand_left
+from ..labels import Value, expand_left, flattened
 from ..program import Node
-from .registry import Result, rule
+from .registry import Result, blank, rule
 
 _WHY = "is indexed by a tensor"
 
@@ -55,8 +55,7 @@ def index(ctx: Context, node: Node, x: Value, indices: Sequence[Value | None]) -
     x = ctx.block_value(x, chosen.covered, _WHY)
     made = [_whole(ctx, i) for i in indices if i is not None]
     static = x.static and all(i.static for i in made)
-    fields = tuple(f.reshape(chosen.around(f.shape, middle)) for f in x.fields)
-    return replace(x, shape=shape, fields=fields, static=static)
+    return replace(x.reshaped(lambda sizes: chosen.around(sizes, middle)), shape=shape, static=static)
 
 
 @rule("index_put", "_unsafe_index_put", "_index_put_impl")
@@ -68,8 +67,7 @@ def index_put(
     x = ctx.block_value(x, chosen.covered, _WHY)
     made = [_whole(ctx, i) for i in indices if i is not None]
     middle = (1,) * max(1 if i.mask else i.ndim for i in made)
-    fields = tuple(f.reshape(chosen.around(f.shape, middle)) for f in x.fields)
-    read = replace(x, shape=chosen.around(x.shape, middle), fields=fields)
+    read = x.reshaped(lambda sizes: chosen.around(sizes, middle))
     places = range(len(chosen.before), len(chosen.before) + len(middle))
     ctx.joint(read.shape, [read, _flat(ctx, expand_left(values, read.ndim), places)])
     return ctx.norm(x)
@@ -113,11 +111,7 @@ def scatter(
     """Freeze the dimension that is indexed; the others must be of full size."""
     dim %= x.ndim
     for value in (chosen, source):
-        if (
-            isinstance(value, Value)
-            and value.ndim
-            and _flattened(value.shape, dim) != _flattened(x.shape, dim)
-        ):
+        if isinstance(value, Value) and value.ndim and flattened(value.shape, dim) != flattened(x.shape, dim):
             raise Unsupported("scatter into a part of the other dimensions")
     return _written(ctx, x, dim, [chosen, source])
 
@@ -129,38 +123,28 @@ def by_value(ctx: Context, node: Node, *args: Any, **kwargs: Any) -> Result:
     for value in (*args, *kwargs.values()):
         if isinstance(value, Value):
             _whole(ctx, value, "its values decide what is chosen")
-    if node.shape is None or all(isinstance(n, int) for n in node.shape):
-        return Value(node.tensor_shape()) if node.shape is not None else None
-    return [Value(s) if isinstance(s, tuple) else None for s in node.shape]
+    return blank(node)
 
 
 def _gathered(ctx: Context, x: Value, dim: int, chosen: Value) -> Value:
     x, chosen = ctx.block_value(x, [dim], _WHY), _whole(ctx, chosen)
-    static = x.static and chosen.static
-
-    def around(sizes: Sequence[int], middle: Sequence[int]) -> tuple[int, ...]:
-        return (*sizes[:dim], *middle, *sizes[dim + 1 :])
-
-    fields = tuple(f.reshape(around(f.shape, [1] * chosen.ndim)) for f in x.fields)
-    return replace(x, shape=around(x.shape, chosen.shape), fields=fields, static=static)
+    shape, middle = (*x.shape[:dim], *chosen.shape, *x.shape[dim + 1 :]), (1,) * chosen.ndim
+    gathered = x.reshaped(lambda sizes: (*sizes[:dim], *middle, *sizes[dim + 1 :]))
+    return replace(gathered, shape=shape, static=x.static and chosen.static)
 
 
 def _written(ctx: Context, x: Value, dim: int, sources: Sequence[Any]) -> Value:
     """Unify what is written with what it is written into, along all dimensions but one."""
     parts = [v for v in sources if isinstance(v, Value) and v.ndim == x.ndim]
     x = ctx.block_value(x, [dim], _WHY)
-    ctx.joint(_flattened(x.shape, dim), [_flat(ctx, v, [dim]) for v in (x, *parts)])
+    ctx.joint(flattened(x.shape, dim), [_flat(ctx, v, [dim]) for v in (x, *parts)])
     return ctx.norm(x)
 
 
 def _flat(ctx: Context, value: Value, dims: Sequence[int]) -> Value:
     """Return a value with one entry along these dimensions, which may not shrink."""
     value = ctx.block_value(value, dims, "is written by an index")
-    return replace(value, shape=tuple(1 if d in dims else n for d, n in enumerate(value.shape)))
-
-
-def _flattened(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
-    return (*shape[:dim], 1, *shape[dim + 1 :])
+    return replace(value, shape=flattened(value.shape, *dims))
 
 
 def _whole(ctx: Context, value: Value, why: str = "chooses entries of another value") -> Value:

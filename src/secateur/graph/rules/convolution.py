@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -13,53 +12,18 @@ from ..labels import Labels, Reason, Value, varying
 from ..program import Node
 from .registry import rule
 
-_PLAIN = ("conv1d", "conv2d", "conv3d")
-_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-OPERATORS = frozenset(_PLAIN + _TRANSPOSED)
+OPERATORS = frozenset(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))
 
 
-@rule(*_PLAIN)
+@rule(*OPERATORS)
 def convolution(
-    ctx: Context,
-    node: Node,
-    x: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    ctx: Context, node: Node, x: Value, weight: Value, bias: Value | None = None, *more: Any, **options: Any
 ) -> Value:
-    """Unify input channels with the weight's depth, output channels with its width; see `_group` for groups."""
-    return _convolve(ctx, node, x, weight, bias, groups)
+    """Unify input channels with the weight's depth, output channels with its width; see `_group` for groups.
 
-
-@rule(*_TRANSPOSED)
-def transposed(
-    ctx: Context,
-    node: Node,
-    x: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Value:
-    """As `convolution`, with the weight's first two dimensions swapped: (inputs, outputs of a group, *taps)."""
-    return _convolve(ctx, node, x, weight, bias, groups, inputs_first=True)
-
-
-def _convolve(
-    ctx: Context,
-    node: Node,
-    x: Value,
-    weight: Value,
-    bias: Value | None,
-    groups: int,
-    inputs_first: bool = False,
-) -> Value:
+    The first two dimensions of a transposed one's weight are swapped: (inputs, outputs of a group, *taps).
+    """
+    groups = options.get("groups", more[3] if len(more) > 3 else 1)
     shape = node.tensor_shape()
     if x.ndim != weight.ndim:
         raise Unsupported("convolution of an input without batch dimension")
@@ -72,7 +36,7 @@ def _convolve(
     if samples > 1:
         inputs, wide, groups = _of_one(ctx, inputs, samples), _of_one(ctx, wide, samples), groups // samples
     why = x.cause or ctx.why("reads channels that may not shrink")
-    if inputs_first:
+    if "transpose" in node.op:
         ctx.union(inputs, wide, why)
         made = np.tile(deep, groups)
         if groups > 1:
@@ -86,10 +50,7 @@ def _convolve(
     made = np.tile(made, samples)
     column = (1, shape[1], *[1] * len(spatial))
     out = Value(shape, (made.reshape(column), *rest), x.static and weight.static)
-    if bias is not None:
-        row = Value(column, tuple(f.reshape(column) for f in bias.fields), bias.static, bias.cause)
-        out = ctx.joint(shape, [out, row])
-    return ctx.norm(out)
+    return ctx.norm(out if bias is None else ctx.joint(shape, [out, bias.as_channels(x.ndim)]))
 
 
 def _samples_beside(node: Node) -> int:
@@ -176,12 +137,12 @@ def unfold(ctx: Context, node: Node, x: Value, kernel_size: Any, *_: Any) -> Val
     """Windows to columns: a channel's label repeats for every tap."""
     x = ctx.block_value(x, [2, 3], "windows slide over it")
     taps = prod(kernel_size)
-    fields = tuple(_rows(f) if f.shape[1] == 1 else _rows(f.repeat(taps, axis=1)) for f in x.fields)
-    return ctx.norm(replace(x, shape=node.tensor_shape(), fields=fields))
 
+    def columns(labels: Labels) -> Labels:
+        each = labels if labels.shape[1] == 1 else labels.repeat(taps, axis=1)
+        return each.reshape(*each.shape[:2], 1)
 
-def _rows(labels: Labels) -> Labels:
-    return labels.reshape(labels.shape[0], labels.shape[1], 1)
+    return ctx.norm(x.moved(node.tensor_shape(), columns))
 
 
 @rule("col2im")
@@ -189,10 +150,10 @@ def fold(ctx: Context, node: Node, x: Value, output_size: Any, kernel_size: Any,
     """Columns back to an image: the taps of a channel are one unit."""
     x = ctx.block_value(x, [2], "windows slide over it")
     taps = prod(kernel_size)
-    fields = []
-    for labels in x.fields:
+
+    def channels(labels: Labels) -> Labels:
         if labels.shape[1] > 1:
-            by_tap = labels.reshape(labels.shape[0], -1, taps)
-            labels = ctx.coarsen(by_tap, [2])[:, :, :1]
-        fields.append(labels.reshape(*labels.shape[:2], 1, 1))
-    return ctx.norm(replace(x, shape=node.tensor_shape(), fields=tuple(fields)))
+            labels = ctx.coarsen(labels.reshape(labels.shape[0], -1, taps), [2])[:, :, :1]
+        return labels.reshape(*labels.shape[:2], 1, 1)
+
+    return ctx.norm(x.moved(node.tensor_shape(), channels))

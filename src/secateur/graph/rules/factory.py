@@ -7,7 +7,7 @@ from typing import Any
 from ..context import Context
 from ..labels import Value
 from ..program import Node
-from .registry import Result, rule
+from .registry import Result, blank, rule
 
 _FACTORIES = """
     arange eye linspace empty rand randn scalar_tensor new_empty rand_like randn_like get_attr one_hot
@@ -27,7 +27,7 @@ _CHECKS = """
 @rule(*_FACTORIES.split())
 def factory(ctx: Context, node: Node, *_: Any, **__: Any) -> Result:
     """A value without labels."""
-    return Value(node.tensor_shape()) if node.shape is not None else None
+    return blank(node)
 
 
 @rule(*_ALIKE.split())

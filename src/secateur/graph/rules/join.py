@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..context import Context
-from ..labels import Labels, Value, varying
+from ..labels import Labels, Value, flattened, varying
 from ..program import Node
 from .registry import rule
 
@@ -18,7 +18,7 @@ def cat(ctx: Context, node: Node, values: Sequence[Value], dim: int = 0) -> Valu
     shape = node.tensor_shape()
     dim %= len(shape)
     values = [ctx.norm(v) for v in values if v.ndim == len(shape) and v.shape[dim] > 0]
-    across = ctx.joint(_flat(shape, dim), [_without(v, dim) for v in values])
+    across = ctx.joint(flattened(shape, dim), [_without(v, dim) for v in values])
     values = [ctx.norm(v) for v in values]
     along = [[f for f in v.fields if f.shape[dim] > 1] for v in values]
     out = list(across.fields)
@@ -42,14 +42,10 @@ def cat(ctx: Context, node: Node, values: Sequence[Value], dim: int = 0) -> Valu
     return ctx.norm(Value(shape, tuple(out), all(v.static for v in values)))
 
 
-def _flat(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
-    return (*shape[:dim], 1, *shape[dim + 1 :])
-
-
 def _without(value: Value, dim: int) -> Value:
     """The fields that do not vary along the joined dimension."""
     fields = tuple(f for f in value.fields if f.shape[dim] == 1)
-    return Value(_flat(value.shape, dim), fields, value.static, value.cause)
+    return Value(flattened(value.shape, dim), fields, value.static, value.cause)
 
 
 def _spread(
@@ -65,4 +61,4 @@ def stack(ctx: Context, node: Node, values: Sequence[Value], dim: int = 0) -> Va
     """Concatenate along a new dimension."""
     shape = node.tensor_shape()
     dim %= len(shape)
-    return cat(ctx, node, [ctx.view(v, _flat(shape, dim)) for v in values], dim)
+    return cat(ctx, node, [ctx.view(v, flattened(shape, dim)) for v in values], dim)

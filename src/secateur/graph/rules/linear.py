@@ -90,11 +90,7 @@ def inner(ctx: Context, node: Node, a: Value, b: Value) -> Value:
 
 def _insert(value: Value, dim: int) -> Value:
     """Put a dimension of size 1 before `dim`."""
-    return replace(
-        value,
-        shape=(*value.shape[:dim], 1, *value.shape[dim:]),
-        fields=tuple(f.reshape(*f.shape[:dim], 1, *f.shape[dim:]) for f in value.fields),
-    )
+    return value.reshaped(lambda sizes: (*sizes[:dim], 1, *sizes[dim:]))
 
 
 def _whole_batches(ctx: Context, value: Value, batch: range | list[int]) -> Value:

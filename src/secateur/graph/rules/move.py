@@ -78,10 +78,11 @@ def repeat(ctx: Context, node: Node, x: Value, times: Sequence[int]) -> Value:
     shape = node.tensor_shape()
     wide = expand_left(x, len(shape))
     times = [1] * (len(shape) - len(times)) + list(times)
-    fields = []
-    for labels in wide.fields:
-        fields.append(np.tile(labels, [t if n > 1 else 1 for t, n in zip(times, labels.shape, strict=True)]))
-    tiled = ctx.norm(replace(wide, shape=shape, fields=tuple(fields)))
+    tiled = ctx.norm(
+        wide.moved(
+            shape, lambda f: np.tile(f, [t if n > 1 else 1 for t, n in zip(times, f.shape, strict=True)])
+        )
+    )
     return _with_copies(ctx, node, wide, tiled) if node.op == "repeat" else tiled
 
 
@@ -97,9 +98,9 @@ def repeat_interleave(
         ctx.block_value(repeats, None, "says how often entries repeat")
         x = ctx.block_value(x, [dim], "is repeated as often as a tensor says")
         return replace(x, shape=node.tensor_shape())
-    fields = tuple(f.repeat(repeats, axis=dim) if f.shape[dim] > 1 else f for f in x.fields)
-    made = replace(x, shape=node.tensor_shape(), fields=fields)
-    return made if repeats == 1 or any(dim in varying(f) for f in fields) else ctx.copies(made, dim, repeats)
+    made = x.moved(node.tensor_shape(), lambda f: f.repeat(repeats, axis=dim) if f.shape[dim] > 1 else f)
+    labelled = any(dim in varying(f) for f in made.fields)
+    return made if repeats == 1 or labelled else ctx.copies(made, dim, repeats)
 
 
 @rule("roll", "flip")
@@ -132,16 +133,14 @@ def pad(
             continue
         if mode != "constant" or before < 0 or after < 0:
             x = ctx.block_value(x, [d], f"is padded by {mode}")
-        fields = []
-        for labels in x.fields:
-            if labels.shape[d] > 1:
-                widths = [(before, after) if k == d else (0, 0) for k in range(x.ndim)]
-                labels = np.pad(labels, widths)
-            fields.append(labels)
-        x = replace(
-            x, shape=(*x.shape[:d], x.shape[d] + before + after, *x.shape[d + 1 :]), fields=tuple(fields)
-        )
+        x = _beside(x, d, before, after)
     return ctx.norm(x)
+
+
+def _beside(x: Value, dim: int, before: int, after: int) -> Value:
+    widths = [(before, after) if d == dim else (0, 0) for d in range(x.ndim)]
+    shape = (*x.shape[:dim], x.shape[dim] + before + after, *x.shape[dim + 1 :])
+    return x.moved(shape, lambda labels: np.pad(labels, widths) if labels.shape[dim] > 1 else labels)
 
 
 @rule("pixel_shuffle")

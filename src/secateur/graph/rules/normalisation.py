@@ -11,16 +11,6 @@ from ..program import Node
 from .registry import rule
 
 
-def _per_channel(value: Value | None, ndim: int) -> list[Value]:
-    """Lay a vector along dimension 1."""
-    if value is None:
-        return []
-    column = (1, -1, *[1] * (ndim - 2))
-    fields = tuple(f.reshape(column) for f in value.fields)
-    shape = (1, value.shape[0], *[1] * (ndim - 2))
-    return [Value(shape, fields, value.static, value.cause)]
-
-
 @rule("batch_norm", "instance_norm")
 def batch_norm(
     ctx: Context,
@@ -37,7 +27,7 @@ def batch_norm(
     if node.op == "instance_norm" or training:
         # Over the batch alone, for an instance: only the channels may change without moving the statistics.
         x = ctx.block_value(x, [d for d in range(x.ndim) if d != 1], "statistics are taken over it")
-    vectors = [v for p in (weight, bias, mean, variance) for v in _per_channel(p, x.ndim)]
+    vectors = [p.as_channels(x.ndim) for p in (weight, bias, mean, variance) if p is not None]
     return ctx.joint(x.shape, [x, *vectors])
 
 
@@ -76,7 +66,7 @@ def group_norm(
                     ctx.mark("conv-group", labels)
     spatial = [d for d in range(x.ndim) if d > 1]
     x = ctx.block_value(x, spatial, "group_norm normalises over it")
-    vectors = [v for p in (weight, bias) for v in _per_channel(p, x.ndim)]
+    vectors = [p.as_channels(x.ndim) for p in (weight, bias) if p is not None]
     return ctx.joint(x.shape, [x, *vectors])
 
 

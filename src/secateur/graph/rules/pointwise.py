@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ..context import Context
@@ -46,10 +45,4 @@ def broadcast(ctx: Context, node: Node, *args: Any, **kwargs: Any) -> Value:
 @rule("prelu")
 def prelu(ctx: Context, node: Node, x: Value, slope: Value) -> Value:
     """As a product with one slope for each channel."""
-    column = (1, -1, *[1] * (x.ndim - 2))
-    slopes = replace(
-        slope,
-        shape=(1, slope.shape[0], *[1] * (x.ndim - 2)),
-        fields=tuple(f.reshape(column) for f in slope.fields),
-    )
-    return ctx.joint(x.shape, [x, slopes])
+    return ctx.joint(x.shape, [x, slope.as_channels(x.ndim)])

@@ -33,6 +33,6 @@ def pool(ctx: Context, node: Node, x: Value, *_: Any, **__: Any) -> Result:
     """Freeze the spatial dimensions; the channels pass."""
     rank = next(int(c) for c in node.op.removesuffix("_with_indices")[::-1] if c.isdigit())
     x = ctx.block_value(x, range(x.ndim - rank, x.ndim), f"{node.op} works over it")
-    if node.shape and not isinstance(node.shape[0], int):
-        return [replace(x, shape=s) for s in node.shape]  # type: ignore[arg-type]
+    if node.several is not None:
+        return [replace(x, shape=s) for s in node.several if s is not None]
     return replace(x, shape=node.tensor_shape())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..context import Context
@@ -25,11 +26,10 @@ def reduction(ctx: Context, node: Node, x: Value, *args: Any, **kwargs: Any) -> 
     if dims is None or dims == () or isinstance(dims, bool):
         dims = tuple(range(x.ndim))
     dims = (dims,) if isinstance(dims, int) else dims
-    several = node.shape is not None and len(node.shape) > 0 and not isinstance(node.shape[0], int)
-    first = node.shape[0] if several else node.shape  # type: ignore[index]
-    keepdim = isinstance(first, tuple) and len(first) == x.ndim
+    first = node.tensor_shape() if node.several is None else node.several[0]
+    keepdim = first is not None and len(first) == x.ndim
     reduced = ctx.reduce(x, dims, keepdim, f"{node.op} reduces over it")
-    return [reduced] * len(node.shape) if several else reduced  # type: ignore[arg-type]
+    return reduced if node.several is None else [reduced] * len(node.several)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "sort", "argsort", "topk")
@@ -38,6 +38,6 @@ def along(ctx: Context, node: Node, x: Value, *args: Any, **kwargs: Any) -> Resu
     position = 1 if node.op == "topk" else 0
     dim = kwargs.get("dim", args[position] if len(args) > position else -1)
     x = ctx.block_value(x, [dim], f"{node.op} works along it")
-    shapes = node.shape if node.shape and not isinstance(node.shape[0], int) else (node.shape,)
-    out = [Value(s, x.fields, x.static, x.cause) for s in shapes if isinstance(s, tuple)]  # type: ignore[arg-type]
-    return out if len(out) > 1 else out[0]
+    if node.several is not None:
+        return [replace(x, shape=s) for s in node.several if s is not None]
+    return replace(x, shape=node.tensor_shape())

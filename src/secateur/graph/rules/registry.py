@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ..labels import Value
+from ..program import Node
 
-__all__ = ["RULES", "Result", "rule"]
+__all__ = ["RULES", "Result", "blank", "rule"]
 
 Result = Value | Sequence["Value | None"] | None
 Rule = Callable[..., Result]
@@ -15,6 +16,13 @@ R = TypeVar("R", bound=Callable[..., Any])
 
 RULES: dict[str, Rule] = {}
 """Filled by the decorators when `secateur.graph.rules` is imported, and only read afterwards."""
+
+
+def blank(node: Node) -> Result:
+    """Return outputs of the shapes of a call without labels."""
+    if node.several is not None:
+        return [None if s is None else Value(s) for s in node.several]
+    return None if node.shape is None else Value(node.tensor_shape())
 
 
 def rule(*operators: str) -> Callable[[R], R]:

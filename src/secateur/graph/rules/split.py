@@ -111,8 +111,7 @@ def diff(ctx: Context, node: Node, x: Value, n: int = 1, dim: int = -1, *_: Any)
 def windows(ctx: Context, node: Node, x: Value, dim: int, size: int, step: int) -> Value:
     """Freeze the dimension along which windows slide; they come last."""
     x = ctx.block_value(x, [dim], "windows slide over it")
-    fields = tuple(f.reshape(*f.shape, 1) for f in x.fields)
-    return replace(x, shape=node.tensor_shape(), fields=fields)
+    return replace(x.reshaped(lambda sizes: (*sizes, 1)), shape=node.tensor_shape())
 
 
 @rule("tril", "triu")
