@@ -17,6 +17,7 @@ from secateur.ground.plain import to_plain
 from secateur.ground.progress import silenced
 from secateur.measure import Timer, compare_latency, environment, size
 from secateur.measure.metric import Metric
+from secateur.methods.int8 import Int8
 from secateur.methods.misfits import check_kinds, misfits
 from secateur.methods.names import names
 from secateur.methods.protocol import Draft, Method
@@ -28,7 +29,7 @@ from secateur.selection import Budget, Limits
 from secateur.surgery import limits as limits_of
 from secateur.training import Teacher, Training, Validation
 
-__all__ = ["prune"]
+__all__ = ["prune", "quantise"]
 
 
 def prune(
@@ -124,6 +125,30 @@ def prune(
         report = _report(case, draft, method, budget)
         _hold(report, draft, budget)
     return Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
+
+
+def quantise(
+    model: nn.Module | Result,
+    example_inputs: Example,
+    *,
+    calibration: Iterable[Any],
+    method: Method = Int8(),  # noqa: B008 - frozen
+    **options: Any,
+) -> Result:
+    """Return a model with quantised layers: an ordinary module that computes what integer kernels do.
+
+    It is `prune` with `Int8` (or `Int4`) for its method, which see for the other options; it comes last, after units
+    were removed and blocks became zero. What is zero stays so. The report says for each layer how it is quantised and
+    what that costs, and which layers stay float, and why.
+
+    >>> import torch, secateur as sc
+    >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    >>> x = torch.randn(256, 8)
+    >>> result = sc.quantise(net, x[:2], calibration=[x])
+    >>> result.model[0].integers().dtype, result.report.quantisation.error < 1e-3
+    (torch.int8, True)
+    """
+    return prune(model, example_inputs, method=method, calibration=calibration, **options)
 
 
 def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> Report:

@@ -25,7 +25,7 @@ from secateur.statistics.patches import Rows, output_rows, read_rows, sample_row
 from .jobs import Job
 from .least_squares import Moments, identity, solve
 
-__all__ = ["InputRegression", "OutputRegression", "Sampling", "regression", "watches"]
+__all__ = ["InputRegression", "OutputRegression", "Sampling", "Sums", "regression", "watches"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ Solver = Callable[[Moments, Moments, Moments, Tensor, Sequence[float], Tensor | 
 """Solves on the fit, held-out and whole moments from weights to start from, as `least_squares.solve` does."""
 
 
-class _Sums:
+class Sums:
     """Sums of a regression with g groups, d inputs and m outputs: the fit and the held-out samples apart."""
 
     def __init__(self, module: str, g: int, d: int, m: int) -> None:
@@ -126,7 +126,7 @@ class OutputRegression:
         )
         self._spatial = math.prod(job.layer.positions)
         self._wanted = sampling.wanted(job.width)
-        self._sums = _Sums(job.layer.module, g, job.width + (job.intercept is not None), m)
+        self._sums = Sums(job.layer.module, g, job.width + (job.intercept is not None), m)
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the output positions that count."""
@@ -210,7 +210,7 @@ class InputRegression:
         self._spatial = math.prod(job.layer.positions)
         self._wanted = -(-sampling.wanted(job.width // job.taps) // job.taps)
         self._kept = job.inputs[:, :: job.fold] // job.fold
-        self._sums = _Sums(
+        self._sums = Sums(
             job.layer.module, len(job.groups), self._kept.shape[1], job.layer.width // job.fold
         )
 

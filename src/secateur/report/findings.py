@@ -11,7 +11,7 @@ from secateur.measure.environment import Environment
 from secateur.measure.latency import Comparison
 from secateur.measure.metric import Metric
 
-from .evidence import FrozenPart, LossCurve, Sparsity, Structured
+from .evidence import FrozenPart, LossCurve, Quantisation, Sparsity, Structured
 
 __all__ = ["Findings", "Scores"]
 
@@ -65,4 +65,5 @@ class Findings:
     frozen: tuple[FrozenPart, ...] = ()
     sparsity: Sparsity | None = None  # of methods that remove single weights
     structure: Structured | None = None  # of methods that make blocks zero or unify them
+    quantisation: Quantisation | None = None  # of methods that round weights and activations
     recipe: Mapping[str, Any] = field(default_factory=dict)  # how to run it again

@@ -10,7 +10,9 @@ from .plan import (
     Fingerprint,
     Function,
     Literal,
+    InputLevels,
     Plan,
+    QuantiseLayer,
     RemoveBranch,
     Resize,
     Retrace,
@@ -20,6 +22,7 @@ from .plan import (
 )
 from .plan_json import plan_from_json, plan_to_json
 from .planning import make_plan
+from .quantised import QuantisedConv2d, QuantisedLinear
 from .reparameterize import reparameterize
 from .traced import limits
 from .trial import Editable, editable, removable
@@ -31,7 +34,11 @@ __all__ = [
     "Fingerprint",
     "Function",
     "Literal",
+    "InputLevels",
     "Plan",
+    "QuantiseLayer",
+    "QuantisedConv2d",
+    "QuantisedLinear",
     "RemoveBranch",
     "Resize",
     "Retrace",

@@ -25,6 +25,7 @@ from .plan import (
     Name,
     Plain,
     Plan,
+    QuantiseLayer,
     RemoveBranch,
     Retrace,
     RewriteCode,
@@ -58,6 +59,7 @@ _PARTS = (
     RewriteCode,
     Function,
     Retrace,
+    QuantiseLayer,
     Pattern,
 )
 
@@ -99,6 +101,8 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
     for i, edit in enumerate(file.edits):
         if isinstance(edit, SliceTensor) and edit.index[-1] >= edit.size:
             raise ArtefactError(f"plan.edits[{i}].index goes beyond the size of the dimension, {edit.size}")
+        if isinstance(edit, QuantiseLayer) and edit.levels is not None and edit.levels.zero > edit.levels.most:
+            raise ArtefactError(f"plan.edits[{i}].levels have their zero beyond the largest level, {edit.levels.most}")
     try:
         patterns = {name: pattern.restored() for name, pattern in file.patterns.items()}
     except StructureError as error:
