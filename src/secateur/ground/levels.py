@@ -82,9 +82,8 @@ def in_levels(x: Tensor, scale: float, zero: int, most: int) -> Tensor:
 
 def levelled(x: Tensor, scale: float, zero: int, most: int) -> Tensor:
     """Return what `in_levels` does, in torch's own operators."""
-    y = x.float() * torch.tensor(1 / scale, dtype=torch.float32, device=x.device)
-    y = y.round().nan_to_num(0.0, math.inf, -math.inf).clamp(-zero, most - zero)
-    return (y * torch.tensor(scale, dtype=torch.float32, device=x.device)).to(x.dtype)
+    y = (x.float() * (1 / scale)).round().nan_to_num(0.0, math.inf, -math.inf).clamp(-zero, most - zero)
+    return (y * scale).to(x.dtype)
 
 
 @in_levels.register_fake
