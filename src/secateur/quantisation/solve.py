@@ -55,12 +55,22 @@ def solved(
     owner = torch.arange(layer.width).repeat_interleave(one.taps) // (group or layer.width)
     scales = chosen_scales(weight, upper.diagonal(dim1=1, dim2=2) ** -2, most, owner)
     each = scales.gather(2, owner.expand_as(weight))
+    tried = [(weight / each).round().clamp(-most, most)]
     if feedback:
-        integers = rounded(weight, upper, each, most)
-    else:
-        integers = (weight / each).round().clamp(-most, most)
-    changed = {layer.weight: one.merge(tensors[layer.weight], integers * each)}
-    kept = changed[layer.weight]
+        tried.insert(0, rounded(weight, upper, each, most))
+    found = [_finished(one, tensors, whole, held, integers * each) for integers in tried]
+    # Few samples may say more about columns than is so: then rounding to the nearest loses less on others.
+    changed, error = min(found, key=lambda pair: pair[1])
+    return changed, QuantisedLayer(levels, scales.flatten(0, 1).float(), error)
+
+
+def _finished(
+    one: Job, tensors: Mapping[str, Tensor], whole: Moments, held: Moments, weight: Tensor
+) -> tuple[dict[str, Tensor], float]:
+    """Return a layer's tensors with a constant that takes up the mean error, and the error on what is held out."""
+    layer = one.layer
+    kept = one.merge(tensors[layer.weight], weight)
+    changed = {layer.weight: kept}
     found = one.split(kept)
     shift = torch.zeros(found.shape[:2], dtype=torch.float64)
     if one.intercept is not None:
@@ -68,5 +78,4 @@ def solved(
         sign = 1.0 if one.intercept == layer.bias else -1.0  # a running mean is subtracted
         changed[one.intercept] = tensors[one.intercept] + (sign * shift.flatten()).to(kept.dtype)
     lost = mean_squared_error(held, torch.cat([found, shift[..., None]], 2)).sum()
-    error = float(lost.clamp_min(0) / held.yy.sum().clamp_min(torch.finfo(torch.float64).tiny))
-    return changed, QuantisedLayer(levels, scales.flatten(0, 1).float(), error)
+    return changed, float(lost.clamp_min(0) / held.yy.sum().clamp_min(torch.finfo(torch.float64).tiny))
