@@ -3,7 +3,7 @@
 Every cell is one network, dense (budget 1) or pruned by SNP to a share of its MACs, then quantised by one engine on the
 same 1,000 unlabelled training images; cells that are in results/int8_accuracy.csv already are skipped. `acc_float` is
 the accuracy that it has in float32. "onnxruntime" is its own static quantisation (a scale for each output of a weight,
-uint8 activations, ranges by its default and by its entropy calibration), run by ONNX Runtime; "secateur" is run by torch.
+uint8 activations, ranges by its default and by entropy), run by ONNX Runtime; "secateur" is run by torch.
 """
 
 from __future__ import annotations
@@ -86,8 +86,10 @@ def run(name: str, data: ImageData, budget: float, seed: int) -> None:
     command = f"python benchmarks/int8_accuracy.py --models {name} --budgets {budget:g} --seeds {seed}"
     for method, variant in wanted:
         start = time.perf_counter()
-        found = _own(result, example, images, variant, seed) if method == "secateur" else _runtime(
-            network, example, images, RUNTIME[variant]
+        found = (
+            _own(result, example, images, variant, seed)
+            if method == "secateur"
+            else _runtime(network, example, images, RUNTIME[variant])
         )
         seconds = time.perf_counter() - start
         model, about = found
@@ -96,7 +98,9 @@ def run(name: str, data: ImageData, budget: float, seed: int) -> None:
             shared | {"method": method, "variant": variant, "dataset": data.name, "acc_int8": score,
                       "seconds": seconds} | floats | about | TABLE.provenance(command)
         )  # fmt: skip
-        print(f"{name} macs {budget:g} {method} {variant}: {floats['acc_float']:.4f} -> {score:.4f}", flush=True)
+        print(
+            f"{name} macs {budget:g} {method} {variant}: {floats['acc_float']:.4f} -> {score:.4f}", flush=True
+        )
 
 
 def _own(

@@ -62,7 +62,9 @@ def test_exported_with_a_free_batch_it_stays_one_operator() -> None:
 
     x = torch.randn(3, 4)
     program = torch.export.export(Net(), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    assert [n.target for n in program.graph.nodes if n.op == "call_function"] == [torch.ops.secateur.in_levels.default]
+    assert [n.target for n in program.graph.nodes if n.op == "call_function"] == [
+        torch.ops.secateur.in_levels.default
+    ]
     more = torch.randn(7, 4)
     assert torch.equal(program.module()(more), Net()(more))
     plainly = program.run_decompositions({torch.ops.secateur.in_levels.default: levelled})
@@ -70,7 +72,9 @@ def test_exported_with_a_free_batch_it_stays_one_operator() -> None:
     assert torch.equal(plainly.module()(more), Net()(more))
 
 
-@pytest.mark.parametrize("wrong", [(0.0, 0, 255), (math.nan, 0, 255), (1.0, 9, 8), (1.0, 0, 256), (1.0, -1, 5)])
+@pytest.mark.parametrize(
+    "wrong", [(0.0, 0, 255), (math.nan, 0, 255), (1.0, 9, 8), (1.0, 0, 256), (1.0, -1, 5)]
+)
 def test_levels_that_cannot_be_are_refused(wrong: tuple[float, int, int]) -> None:
     with pytest.raises(KernelError, match="Levels"):
         Levels(*wrong)

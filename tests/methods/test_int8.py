@@ -164,7 +164,9 @@ def test_a_hostile_plan_is_refused(draft: Draft, entry: str, value: Any, told: s
         plan_from_json(data, draft.plan.tensors)
 
 
-@pytest.mark.parametrize(("module", "told"), [("norm", "BatchNorm2d"), ("nothing", "no module"), ("one", "twice")])
+@pytest.mark.parametrize(
+    ("module", "told"), [("norm", "BatchNorm2d"), ("nothing", "no module"), ("one", "twice")]
+)
 def test_a_plan_for_another_model_is_refused(draft: Draft, module: str, told: str) -> None:
     data = plan_to_json(draft.plan)
     data["edits"][0]["module"] = module
@@ -176,9 +178,7 @@ def test_units_then_blocks_then_int8_saved_and_loaded(tmp_path: Path) -> None:
     example = DATA[0][:2]
     half = sc.prune(NET, example, method=sc.SNP(), budget=sc.Budget(macs=0.6), calibration=DATA)
     blocks = sc.MicroStructured(block=sc.Block(4, 4), zero=0.5, skip=())
-    result = sc.quantise(
-        sc.prune(half, example, method=blocks, calibration=DATA), example, calibration=DATA
-    )
+    result = sc.quantise(sc.prune(half, example, method=blocks, calibration=DATA), example, calibration=DATA)
     for name, pattern in result.plan.patterns.items():
         assert pattern.obeyed(tensors_of(result.model)[name])
     result.save(tmp_path / "net")

@@ -32,7 +32,9 @@ def definition(w: Tensor, h: Tensor, s: Tensor, most: int) -> Tensor:
         q[k] = 0.0 if zero[k] else (now[k] / s[k]).round().clamp(-most, most)
         fixed = q[: k + 1] * s[: k + 1] - start[: k + 1]
         # min over the rest r of (fixed, r) H (fixed, r): r = -H_rr^-1 H_rf fixed
-        rest = -torch.linalg.solve(h[k + 1 :, k + 1 :], h[k + 1 :, : k + 1] @ fixed) if k + 1 < d else fixed[:0]
+        rest = (
+            -torch.linalg.solve(h[k + 1 :, k + 1 :], h[k + 1 :, : k + 1] @ fixed) if k + 1 < d else fixed[:0]
+        )
         now = torch.cat([q[: k + 1] * s[: k + 1], start[k + 1 :] + rest])
     return q
 
@@ -52,7 +54,9 @@ def test_the_inverse_is_that_of_the_damped_moments(case: tuple[int, int, int, in
     upper = inverse_factor(moments, 0.1)
     unit = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     damped = moments + 0.1 * unit * torch.eye(moments.shape[1]).double()
-    torch.testing.assert_close(upper.mT @ upper @ damped, torch.eye(moments.shape[1]).double().expand_as(damped))
+    torch.testing.assert_close(
+        upper.mT @ upper @ damped, torch.eye(moments.shape[1]).double().expand_as(damped)
+    )
     assert torch.equal(upper, upper.triu())
 
 

@@ -36,7 +36,9 @@ def test_a_far_outlier_is_clipped_where_that_costs_less() -> None:
 
 def test_what_nothing_reads_does_not_choose_the_range() -> None:
     x = torch.stack([torch.linspace(0, 1, 1000), torch.linspace(0, 8, 1000)], 1)
-    found = chosen_levels(0.0, 8.0, 255, lambda levels: error_of(levels, x, torch.tensor([1.0, 0.0]).double()))
+    found = chosen_levels(
+        0.0, 8.0, 255, lambda levels: error_of(levels, x, torch.tensor([1.0, 0.0]).double())
+    )
     assert 1.0 <= found.reals[1] < 1.2
 
 
@@ -63,7 +65,10 @@ def test_constant_zero_has_levels() -> None:
 
 def test_scales_are_of_least_error_among_shares() -> None:
     rng = torch.Generator().manual_seed(1)
-    weight, importance = torch.randn(1, 3, 32, generator=rng).double() ** 3, torch.rand(1, 32, generator=rng).double()
+    weight, importance = (
+        torch.randn(1, 3, 32, generator=rng).double() ** 3,
+        torch.rand(1, 32, generator=rng).double(),
+    )
     owner = torch.arange(32) // 16
     found = chosen_scales(weight, importance, 7, owner)
     assert found.shape == (1, 3, 2)
@@ -80,5 +85,7 @@ def test_scales_are_of_least_error_among_shares() -> None:
 
 
 def test_scales_of_zeros_are_one() -> None:
-    found = chosen_scales(torch.zeros(1, 2, 4).double(), torch.ones(1, 4).double(), 127, torch.zeros(4).long())
+    found = chosen_scales(
+        torch.zeros(1, 2, 4).double(), torch.ones(1, 4).double(), 127, torch.zeros(4).long()
+    )
     assert found.tolist() == [[[1.0], [1.0]]]

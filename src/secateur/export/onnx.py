@@ -51,7 +51,8 @@ def to_onnx(
     inputs may have any size in the file: the batch, and ``(0, 1)`` for the length of token sequences as well. Inputs
     and outputs have the names that the forward gives them. The comparison runs the example's samples in two sizes.
     Quantised layers (`secateur.quantise`) become pairs of QuantizeLinear and DequantizeLinear, of weights and of what
-    they read; their outputs may differ by 2 %, single levels apart. Tensors of more than two gigabytes go to ``FILE.data`` beside it.
+    they read; their outputs may differ by 2 %, single levels apart. Tensors of more than two gigabytes go to
+    ``FILE.data`` beside it.
 
     Raises:
         TraceError: torch.export refuses the model.

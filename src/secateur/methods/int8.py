@@ -35,9 +35,9 @@ class Int8:
     """Weights as int8, a scale an output; what layers read as bytes, a scale and a zero for each tensor.
 
     Ranges are those with the least error in what reads them, on samples held out. Weights are rounded with feedback
-    (`secateur.quantisation.rounded`), front to back, and biases take up the mean error. With ``bits=7`` what layers read
-    has 128 levels: processors with AVX2 and no VNNI multiply those a third faster; `here` says what this one wants.
-    Layers that `skip` names (globs of modules), and those that cannot be quantised, stay float.
+    (`secateur.quantisation.rounded`), front to back, and biases take up the mean error. With ``bits=7`` what layers
+    read has 128 levels: processors with AVX2 and no VNNI multiply those a third faster; `here` says what this one
+    wants. Layers that `skip` names (globs of modules), and those that cannot be quantised, stay float.
 
     Values beyond a range are at its end, infinities as well; NaN is read as 0.
 
@@ -55,7 +55,9 @@ class Int8:
 
     def __post_init__(self) -> None:
         if self.bits not in (7, 8):
-            raise UsageError(f"bits={self.bits!r} of what layers read must be 7 or 8 (weights have 8 in any case).")
+            raise UsageError(
+                f"bits={self.bits!r} of what layers read must be 7 or 8 (weights have 8 in any case)."
+            )
         if self.positions < 1:
             raise UsageError(f"positions={self.positions} must be at least 1.")
 
@@ -183,8 +185,8 @@ def _checked(case: Case, model: nn.Module, layers: Sequence[Layer], done: Quanti
     # Sums of float32 in another order may lie on the other side of a half, and so move a level.
     if not worst <= 0.1 * largest:
         raise SurgeryError(
-            f"The quantised {type(model).__name__} differs from what was planned by {worst:.1e}, its largest output being "
-            f"{largest:.1e}: its layers are not what its forward calls. Please report it, with the model."
+            f"The quantised {type(model).__name__} differs from what was planned by {worst:.1e}, its largest output "
+            f"being {largest:.1e}: its layers are not what its forward calls. Please report it, with the model."
         )
     return worst
 

@@ -1,9 +1,9 @@
 """Rounding with feedback: what a rounded weight changes of its output is taken up by the weights still to be rounded.
 
 For second moments ``H = E[x x^T]`` of what a layer reads, row ``w`` is rounded one column after the other. With the
-upper Cholesky factor ``U`` of ``H^-1`` (``H^-1 = U^T U``) the error ``e = (w_k - q_k) / U_kk`` of column ``k`` moves the
-columns behind it by ``-e U_k``, which is where the output's mean squared error is least, given all that is rounded
-(optimal brain surgeon; GPTQ, arXiv 2210.17323). The error that is left is the sum of all ``e^2``.
+upper Cholesky factor ``U`` of ``H^-1`` (``H^-1 = U^T U``) the error ``e = (w_k - q_k) / U_kk`` of column ``k`` moves
+the columns behind it by ``-e U_k``, where the output's mean squared error is least, given all that is rounded (optimal
+brain surgeon; GPTQ, arXiv 2210.17323). The error that is left is the sum of all ``e^2``.
 """
 
 from __future__ import annotations

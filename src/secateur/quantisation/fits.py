@@ -60,7 +60,9 @@ def quantisable(
         if reason := misfit(module):
             return reason
         if not isinstance(module, kinds):
-            return f"it is a {type(module).__name__}, and only {', '.join(k.__name__ for k in kinds)} are wanted"
+            return (
+                f"it is a {type(module).__name__}, and only {', '.join(k.__name__ for k in kinds)} are wanted"
+            )
         name = f"{layer.module}.weight".lstrip(".")
         if calls.get(layer.module, 0) != 1 or counted.count(layer.module) != 1:
             return f"it is called {calls.get(layer.module, 0)} times, and not once as a module"
@@ -69,8 +71,9 @@ def quantisable(
         weight: Tensor = module.weight  # type: ignore[assignment]
         if not bool(torch.isfinite(weight).all()):
             return "its weight is not finite"
-        if not weight.dtype == torch.float32 or weight.device.type != "cpu":
-            return f"its weight is {str(weight.dtype).removeprefix('torch.')} on {weight.device}, not float32 on the CPU"
+        if weight.dtype != torch.float32 or weight.device.type != "cpu":
+            dtype = str(weight.dtype).removeprefix("torch.")
+            return f"its weight is {dtype} on {weight.device}, not float32 on the CPU"
         if layer.width * max(_product(layer.taps), 1) > widest:
             return f"an output reads {layer.width * _product(layer.taps)} numbers, more than {widest}"
         pattern = (patterns or {}).get(layer.weight)

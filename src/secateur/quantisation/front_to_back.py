@@ -182,16 +182,12 @@ class _Work:
                     generator = torch.Generator().manual_seed(batch.seed)
                     for one_range in ranges.values():
                         one_range.begin(batch.held, generator)
-                    network.advance(
-                        copied_paused(batch.quantised), self.reads | watches, {}, stop.end
-                    )
+                    network.advance(copied_paused(batch.quantised), self.reads | watches, {}, stop.end)
             self.levels |= {value: found.levels(most) for value, found in ranges.items()}
         for one in stop.jobs:
             self.reads[one.layer.node] = reading(one.layer, self.levels[one.layer.value])
 
-    def _moments(
-        self, stop: Stop, waiting: list[_Batch], network: Forward, label: str
-    ) -> "list[_Moments]":
+    def _moments(self, stop: Stop, waiting: list[_Batch], network: Forward, label: str) -> list[_Moments]:
         watched = [_Moments(one, self.dense[one.layer.weight], self.options.positions) for one in stop.jobs]
         dense: dict[str, Watch] = {w.node: w.wish for w in watched}
         now = {w.node: w.after(self.reads.get(w.node)) for w in watched}
@@ -206,7 +202,7 @@ class _Work:
 
 
 class _Moments:
-    """Second moments of what a layer reads with a constant beside it, and with what the dense layer makes of its own."""
+    """Second moments of what a layer reads, a constant beside it, and of that with what the dense layer makes."""
 
     def __init__(self, one: Job, weight: Tensor, positions: int) -> None:
         layer = one.layer

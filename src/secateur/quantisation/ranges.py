@@ -91,22 +91,26 @@ class Range:
         ends = greatest(self._ends)
         if not bool(ends.isfinite().all()):
             raise CalibrationError(
-                f"What {self._module} reads is not finite on the calibration data: check the inputs' preprocessing, and "
-                "that the model gives finite outputs on them."
+                f"What {self._module} reads is not finite on the calibration data: check the inputs' preprocessing, "
+                "and that the model gives finite outputs on them."
             )
         some = bool(summed(torch.tensor(int(any(held for held, _ in self._rows)))))
         rows = [x for held, x in self._rows if held or not some]
         sample = torch.cat(rows) if rows else torch.zeros(0, len(self._importance))
 
         def error(levels: Levels) -> float:
-            return float(summed(torch.tensor(error_of(levels, sample, self._importance), dtype=torch.float64)))
+            return float(
+                summed(torch.tensor(error_of(levels, sample, self._importance), dtype=torch.float64))
+            )
 
         return chosen_levels(float(-ends[0]), float(ends[1]), most, error)
 
     def _read(self, args: tuple[object, ...], result: None) -> None:
         x = args[self._position]
         assert isinstance(x, Tensor)
-        self._ends = torch.maximum(self._ends, torch.stack([-x.amin(), x.amax()]).double().nan_to_num(math.inf))
+        self._ends = torch.maximum(
+            self._ends, torch.stack([-x.amin(), x.amax()]).double().nan_to_num(math.inf)
+        )
         for held in (False, True):
             part = x if len(self._held) == 1 else x[self._held == held]
             if len(self._held) == 1 and bool(self._held) != held:

@@ -210,9 +210,7 @@ class InputRegression:
         self._spatial = math.prod(job.layer.positions)
         self._wanted = -(-sampling.wanted(job.width // job.taps) // job.taps)
         self._kept = job.inputs[:, :: job.fold] // job.fold
-        self._sums = Sums(
-            job.layer.module, len(job.groups), self._kept.shape[1], job.layer.width // job.fold
-        )
+        self._sums = Sums(job.layer.module, len(job.groups), self._kept.shape[1], job.layer.width // job.fold)
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the output positions that count."""

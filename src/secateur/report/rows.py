@@ -174,11 +174,13 @@ def _integers(q: Quantisation) -> Row:
     most = sorted({layer.most for layer in layers if layer.most is not None})
     read = f", inputs in {' or '.join(str(n + 1) for n in most)} levels" if most else ""
     note = (
-        f"{len(layers)} layers have weights of {bits} bits{read}; {len(q.skipped)} stay float. Rounding moves the outputs "
-        f"by {q.error**0.5:.2%} of their size on samples held out; torch computes with reals what integers would give, which "
-        "takes longer than without; secateur.runtime.compile and ONNX run integers"
+        f"{len(layers)} layers have weights of {bits} bits{read}; {len(q.skipped)} stay float. Rounding moves the "
+        f"outputs by {q.error**0.5:.2%} of their size on samples held out. In torch they compute with reals what "
+        "integers would give, which takes longer; runtime.compile and ONNX engines run integers"
     )
-    return Row("integers", "bytes of quantised weights, counted", None, Figure(q.weight_bytes), unit=BYTES, note=note)
+    return Row(
+        "integers", "bytes of quantised weights, counted", None, Figure(q.weight_bytes), unit=BYTES, note=note
+    )
 
 
 def _time(t: Latency) -> Figure:

@@ -129,7 +129,9 @@ def time_candidates(
         return result
 
     calls: dict[str, Callable[[], object]] = {
-        name: partial(module, *inputs) if isinstance(module, Int8Call) else partial(in_floats, module, *inputs)
+        name: partial(module, *inputs)
+        if isinstance(module, Int8Call)
+        else partial(in_floats, module, *inputs)
         for name, module in modules.items()
     }
     return medians(calls)

@@ -34,7 +34,9 @@ from .run import FORMS
 __all__ = ["Compiled", "compile"]
 
 TOLERANCE = 1e-4
-LEVELS = 0.05  # of networks with int8 layers: sums on the other side of a half move a level, and what reads it
+LEVELS = (
+    0.05  # of networks with int8 layers: sums on the other side of a half move a level, and what reads it
+)
 K = TypeVar("K")
 
 
@@ -253,7 +255,9 @@ def _verify(model: nn.Module, compiled: Compiled, args: tuple[Any, ...], kwargs:
     for expected, found in zip(wanted, given, strict=True):
         if isinstance(expected, Tensor) and expected.is_floating_point() and expected.numel():
             error = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-30))
-            if not error <= (LEVELS if any(isinstance(m, Int8Call) for m in compiled.modules()) else TOLERANCE):
+            if not error <= (
+                LEVELS if any(isinstance(m, Int8Call) for m in compiled.modules()) else TOLERANCE
+            ):
                 raise KernelError(
                     f"The compiled {type(model).__name__} differs from the model by {error:.1e} of its largest output. "
                     "Remedy: check that the model is deterministic in eval mode; else please report it."

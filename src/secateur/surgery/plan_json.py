@@ -101,8 +101,14 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
     for i, edit in enumerate(file.edits):
         if isinstance(edit, SliceTensor) and edit.index[-1] >= edit.size:
             raise ArtefactError(f"plan.edits[{i}].index goes beyond the size of the dimension, {edit.size}")
-        if isinstance(edit, QuantiseLayer) and edit.levels is not None and edit.levels.zero > edit.levels.most:
-            raise ArtefactError(f"plan.edits[{i}].levels have their zero beyond the largest level, {edit.levels.most}")
+        if (
+            isinstance(edit, QuantiseLayer)
+            and edit.levels is not None
+            and edit.levels.zero > edit.levels.most
+        ):
+            raise ArtefactError(
+                f"plan.edits[{i}].levels have their zero beyond the largest level, {edit.levels.most}"
+            )
     try:
         patterns = {name: pattern.restored() for name, pattern in file.patterns.items()}
     except StructureError as error:

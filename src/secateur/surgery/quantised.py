@@ -46,7 +46,11 @@ class _Integers:
     def told(self) -> str:
         """Say how it is quantised."""
         levels = self.levels
-        read = "" if levels is None else f", input scale={levels.scale:.4g}, zero={levels.zero}, most={levels.most}"
+        read = (
+            ""
+            if levels is None
+            else f", input scale={levels.scale:.4g}, zero={levels.zero}, most={levels.most}"
+        )
         return f"bits={self.bits}" + (f", group={self.group}" if self.group else "") + read
 
 

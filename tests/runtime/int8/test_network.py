@@ -14,7 +14,14 @@ from secateur.runtime import compile
 from secateur.runtime import compiled as compiling
 from secateur.runtime.fuse import find_layers, find_pools
 from secateur.runtime.int8 import Int8MaxPool2d, fastest_bits
-from secateur.runtime.int8.network import Int8Call, Int8Read, bytes_between, insert_bytes, int8_call, levels_read
+from secateur.runtime.int8.network import (
+    Int8Call,
+    Int8Read,
+    bytes_between,
+    insert_bytes,
+    int8_call,
+    levels_read,
+)
 from secateur.runtime.library import VARIABLE
 from tests.helpers.quantised import drafted, pictures
 
@@ -105,7 +112,10 @@ def test_a_whole_graph_of_bytes() -> None:
 
 
 def test_compiled_networks_choose_by_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compiling, "_fastest", lambda took: next((n for n in took if str(n).startswith("int8")), next(iter(took))))
+    def int8_first(took: dict[object, float]) -> object:
+        return next((name for name in took if str(name).startswith("int8")), next(iter(took)))
+
+    monkeypatch.setattr(compiling, "_fastest", int8_first)
     fast = compile(MODEL, DATA[0][:2], folder=tmp_path)
     with torch.no_grad():
         expected = MODEL(DATA[2])
@@ -117,7 +127,9 @@ def test_compiled_networks_choose_by_time(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert any(isinstance(m, Int8Call) for m in fast.modules())
 
 
-def test_without_kernels_a_quantised_network_is_simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_kernels_a_quantised_network_is_simulated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv(VARIABLE, "none")
     fast = compile(MODEL, DATA[0][:2], folder=tmp_path)
     assert {choice.kernel for choice in fast.choices} == {"dense"}

@@ -1,4 +1,4 @@
-"""Int8 layers inside of a compiled network: found by the levels in front of them, handing bytes on where all read bytes.
+"""Int8 layers in a compiled network: found by the levels in front of them, handing bytes on where all read bytes.
 
 A quantised layer reads ``in_levels(x)`` in the exported graph. It becomes one call that reads `x` as bytes: made of
 floats by the call itself, or by one step for all that read the value in these levels, or the very bytes that the layer
@@ -60,7 +60,11 @@ class Int8Call(nn.Module):
     """An int8 layer between floats, or bytes that others hand on; a residual sum is one of floats."""
 
     def __init__(
-        self, layer: Int8SparseConv2d | Int8SparseLinear, activation: Activation, residual: bool, add_last: bool
+        self,
+        layer: Int8SparseConv2d | Int8SparseLinear,
+        activation: Activation,
+        residual: bool,
+        add_last: bool,
     ) -> None:
         super().__init__()
         self.layer, self.residual, self.add_last = layer, residual, add_last
