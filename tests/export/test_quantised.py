@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ NET, DATA = pictures()
 
 
 @pytest.mark.parametrize("bits", [7, 8])
-def test_onnx_runtime_computes_in_the_same_integers(tmp_path: Path, bits: int) -> None:
+def test_onnx_runtime_computes_in_the_same_integers(tmp_path: Path, bits: Literal[7, 8]) -> None:
     model = drafted(NET, DATA, Int8(bits=bits)).model
     written = to_onnx(model, DATA[0][:2], tmp_path / "net.onnx")
     assert written.free == (0,)

@@ -6,7 +6,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -112,7 +112,7 @@ def test_layers_that_read_one_value_read_it_in_the_same_levels() -> None:
 
 
 @pytest.mark.parametrize("bits", [7, 8])
-def test_bits_are_those_of_what_layers_read(bits: int) -> None:
+def test_bits_are_those_of_what_layers_read(bits: Literal[7, 8]) -> None:
     draft = drafted(NET, DATA, sc.Int8(bits=bits))
     assert draft.evidence.quantisation is not None
     assert {layer.most for layer in draft.evidence.quantisation.layers.values()} == {2**bits - 1}
@@ -184,7 +184,10 @@ def test_units_then_blocks_then_int8_saved_and_loaded(tmp_path: Path) -> None:
     result.save(tmp_path / "net")
     loaded = sc.load(tmp_path / "net", NET)
     assert torch.equal(loaded(DATA[0]), result.model(DATA[0]))
-    sc.pack(tmp_path / "net", tmp_path / "net.sec")
+    packed = {t.name: t for t in sc.pack(tmp_path / "net", tmp_path / "net.sec").tensors}
+    assert {packed[f"{name}.weight"].bits for name in ("stem", "one", "two", "fc")} == {8}
+    assert packed["fc.weight"].max_error == 0.0
+    assert packed["fc.weight"].bytes < 0.25 * packed["fc.weight"].dense_bytes
     assert torch.equal(sc.load(tmp_path / "net.sec", NET)(DATA[0]), result.model(DATA[0]))
     assert "Rounding moves the outputs by" in str(result.report)
     assert result.recipe["then"][-1]["method"]["name"] == "int8"
@@ -208,7 +211,7 @@ def test_four_bits_in_groups_are_of_linear_layers_alone() -> None:
 
 def test_mistakes_are_told() -> None:
     with pytest.raises(UsageError, match="bits=4"):
-        sc.Int8(bits=4)
+        sc.Int8(bits=4)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="group=1"):
         sc.Int4(group=1)
     with pytest.raises(UnknownNameError, match="Did you mean 'stem'"):

@@ -18,7 +18,7 @@ def quantised_layers(model: nn.Module) -> dict[str, QuantisedConv2d | QuantisedL
     return {p: m for p, m in model.named_modules() if isinstance(m, QuantisedConv2d | QuantisedLinear)}
 
 
-def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return what stands for `in_levels` in an ONNX graph."""
     import numpy as np
     from onnxscript import opset18 as op
@@ -69,8 +69,9 @@ def _dequantised(graph: Any, value: Any, integers: Tensor, scales: Tensor) -> No
     import onnx_ir as ir
 
     def constant(name: str, tensor: Tensor) -> Any:
-        made = ir.Value(name=f"{value.name}_{name}", const_value=ir.tensor(tensor.numpy()))
-        made.shape, made.dtype = made.const_value.shape, made.const_value.dtype
+        stored: Any = ir.tensor(tensor.numpy())
+        made = ir.Value(name=f"{value.name}_{name}", const_value=stored)
+        made.shape, made.dtype = stored.shape, stored.dtype
         graph.initializers[made.name] = made
         return made
 

@@ -70,7 +70,8 @@ class Levels:
         >>> Levels(0.1, 10, most=127).simulated(torch.tensor([0.25, -5.0, torch.inf, torch.nan]))
         tensor([ 0.2000, -1.0000, 11.7000,  0.0000])
         """
-        return in_levels(x, self.scale, self.zero, self.most)
+        y: Tensor = in_levels(x, self.scale, self.zero, self.most)
+        return y
 
 
 # One operator, so that exported graphs say what is meant: torch's own takes no free batch size when it is exported.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ class Int8:
     ('int8', 'int8, 7-bit inputs')
     """
 
-    bits: int = 8
+    bits: Literal[7, 8] = 8
     skip: tuple[str, ...] = ()
     feedback: bool = True
     positions: int = 64
@@ -231,5 +232,5 @@ def _error(case: Case, layers: Sequence[Layer], done: Quantised) -> float:
                 for a, b in zip(wanted, found, strict=True):
                     sums[int(side)] += torch.stack([((a - b).double() ** 2).sum(), (a.double() ** 2).sum()])
     total = summed(sums)
-    error, power = (total[1] if total[1, 1] else total[0]).tolist()
+    error, power = map(float, total[1] if total[1, 1] else total[0])
     return error / max(power, torch.finfo(torch.float64).tiny)

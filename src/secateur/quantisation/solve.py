@@ -69,7 +69,7 @@ def _finished(
 ) -> tuple[dict[str, Tensor], float]:
     """Return a layer's tensors with a constant that takes up the mean error, and the error on what is held out."""
     layer = one.layer
-    kept = one.merge(tensors[layer.weight], weight)
+    kept = one.merge(tensors[layer.weight], weight + 0.0)  # -0.0 is no integer
     changed = {layer.weight: kept}
     found = one.split(kept)
     shift = torch.zeros(found.shape[:2], dtype=torch.float64)

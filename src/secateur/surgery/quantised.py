@@ -18,7 +18,7 @@ __all__ = ["QuantisedConv2d", "QuantisedLinear", "input_groups", "install", "mis
 class _Integers:
     """What quantised layers have in common; `levels` None: the input stays as it is."""
 
-    weight: nn.Parameter
+    weight: Tensor
     weight_scales: Tensor
     levels: Levels | None
     bits: int
@@ -75,7 +75,7 @@ class QuantisedConv2d(_Integers, nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Say the sizes, and how it is quantised."""
-        return f"{super().extra_repr()}, {self.told()}"
+        return f"{super().extra_repr()}, {self.told()}"  # type: ignore[no-untyped-call]
 
 
 QUANTISED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: QuantisedLinear, nn.Conv2d: QuantisedConv2d}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..ops import found_library
 
 __all__ = ["fastest_bits"]
 
 
-def fastest_bits() -> int:
+def fastest_bits() -> Literal[7, 8]:
     """Return 7 where the kernels need twice the room for 8 (AVX2 without VNNI), else 8, without kernels as well.
 
     >>> fastest_bits() in (7, 8)
