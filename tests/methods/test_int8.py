@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.case import Case
 from secateur.ground.errors import (
     ArtefactError,
     CalibrationError,
@@ -20,8 +21,10 @@ from secateur.ground.errors import (
     UnknownNameError,
     UsageError,
 )
+from secateur.ground.inputs import Inputs
 from secateur.ground.tensors import tensors_of
 from secateur.methods import Draft
+from secateur.quantisation import Options, quantisable, quantised
 from secateur.surgery import QuantisedConv2d, QuantisedLinear, apply, plan_from_json, plan_to_json
 from tests.helpers.quantised import drafted, pictures
 
@@ -207,6 +210,33 @@ def test_four_bits_in_groups_are_of_linear_layers_alone() -> None:
     assert found.layers["fc"].scale is None
     assert distance(NET, draft.model, DATA[0]) < 0.15
     assert torch.equal(apply(NET, draft.plan)(DATA[0]), draft.model(DATA[0]))
+
+
+def test_four_bits_of_a_decoder_in_bfloat16() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(64, 96), nn.SiLU(), nn.Linear(96, 32)).eval().bfloat16()
+    x = torch.randn(300, 64).bfloat16()
+    model = drafted(net, [x], sc.Int4(group=32)).model
+    layer = model[0]  # type: ignore[index]
+    assert isinstance(layer, QuantisedLinear)
+    assert layer.weight.dtype == torch.bfloat16
+    reals = layer.integers() * layer.weight_scales.repeat_interleave(32, 1)
+    assert torch.equal(reals.bfloat16(), layer.weight)
+    assert distance(net, model, x) < 0.12
+    skipped = quantisable(net, sc.trace(net, x[:2]), Inputs.of(x[:2])).skipped
+    assert skipped["0"] == "its weight is bfloat16 on cpu, not float32 on the CPU"
+
+
+def test_batches_that_cannot_wait_make_no_difference() -> None:
+    case = Case.of(NET, Inputs.of(DATA[0][:2]), calibration=DATA)
+    layers = quantisable(NET, case.graph, case.inputs).layers
+    waited, again = (
+        quantised(case.graph, layers, case.tensors, case.batches, Options(waiting=bytes_))
+        for bytes_ in (1 << 31, 0)
+    )
+    assert waited.layers.keys() == again.layers.keys()
+    for name, tensor in waited.tensors.items():
+        assert torch.equal(tensor, again.tensors[name])
 
 
 def test_mistakes_are_told() -> None:

@@ -123,10 +123,10 @@ class Int4:
         """Return a copy of the case's model with quantised layers."""
         check_patterns(case.model, self.skip, "skip")
         options = Options(4, None, self.group, self.feedback, self.positions)
-        kinds = (nn.Linear,)
         found = quantisable(
-            case.model, case.graph, case.inputs, skip=self.skip, patterns=case.patterns, kinds=kinds
-        )
+            case.model, case.graph, case.inputs, skip=self.skip, patterns=case.patterns, kinds=(nn.Linear,),
+            dtypes=(torch.float32, torch.bfloat16, torch.float16),
+        )  # fmt: skip
         return _draft(case, options, found)
 
 

@@ -35,13 +35,14 @@ def quantisable(
     *,
     skip: Iterable[str] = (),
     patterns: Mapping[str, BlockPattern] | None = None,
-    widest: int = 1 << 13,
+    widest: int = 5120,
     kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d),
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
 ) -> Quantisable:
     """Return the linear layers and convolutions of a model that can be quantised; `skip` are globs of modules.
 
-    A layer is taken if its module is one of torch's own, called once, with one float32 weight that is its alone, and
-    reads at most `widest` numbers for an output.
+    A layer is taken if its module is one of torch's own, called once, with a weight on the CPU, of one of the `dtypes`,
+    that is its alone, and if an output reads at most `widest` numbers: moments have as many rows and columns.
     """
     modules = dict(model.named_modules())
     calls = _calls(model, inputs)
@@ -71,9 +72,10 @@ def quantisable(
         weight: Tensor = module.weight  # type: ignore[assignment]
         if not bool(torch.isfinite(weight).all()):
             return "its weight is not finite"
-        if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        if weight.dtype not in dtypes or weight.device.type != "cpu":
             dtype = str(weight.dtype).removeprefix("torch.")
-            return f"its weight is {dtype} on {weight.device}, not float32 on the CPU"
+            wanted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+            return f"its weight is {dtype} on {weight.device}, not {wanted} on the CPU"
         if layer.width * max(_product(layer.taps), 1) > widest:
             return f"an output reads {layer.width * _product(layer.taps)} numbers, more than {widest}"
         pattern = (patterns or {}).get(layer.weight)

@@ -25,6 +25,7 @@ from secateur.recovery.schedule import apart
 from secateur.recovery.stops import Stop, find_stops
 from secateur.recovery.waiting import copied_paused
 from secateur.statistics import Calibration, Forward
+from secateur.statistics.batches import counted
 from secateur.statistics.forward import Paused, Watch
 from secateur.statistics.outlets import Outlet
 from secateur.statistics.patches import Rows, read_rows
@@ -74,7 +75,10 @@ def quantised(
     """
     work = _Work(graph, layers, tensors, options)
     waiting = [*_arriving(batches, seed)]
-    for number, stop in enumerate(_stops(graph, layers, sum(b.samples for b in waiting), options)):
+    samples = counted(
+        torch.tensor(sum(b.samples for b in waiting))
+    )  # the same in all processes, as stops have to be
+    for number, stop in enumerate(_stops(graph, layers, samples, options)):
         label = f"quantising {stop.jobs[0].layer.module} ({number + 1})"
         waiting = work.stop(stop, waiting, label)
     return Quantised(work.tensors, work.found)

@@ -57,11 +57,13 @@ def write_packed(
         if not layout.fit(kinds[name].word_shape(tuple(tensors[name].shape))):
             raise ArtefactError(f"{layout} do not fit {name!r}, whose shape is {tuple(tensors[name].shape)}")
     rounded = {name for name in tensors if quantise and _taken(quantise, name, tensors[name], kinds[name])}
-    # Of layers that are quantised already (see `secateur.surgery.QuantiseLayer`) integers are stored, and nothing is lost.
+    # Layers that are quantised already (`secateur.surgery.QuantiseLayer`) are stored as integers, and nothing is lost.
     scales = {n: tensors.get(f"{n}_scales") for n in tensors if n.rpartition(".")[2] == "weight"}
     codes = {n: found for n, s in scales.items() if s is not None and (found := exact(tensors[n], s))}
     out, text_out = Writer(), Writer(LEVEL)
-    work = [(kinds[next(iter(group))[0]], group, out) for group in _groups(tensors, {*blocks, *rounded, *codes})]
+    work = [
+        (kinds[next(iter(group))[0]], group, out) for group in _groups(tensors, {*blocks, *rounded, *codes})
+    ]
     for name, text in (texts or {}).items():
         data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
         work.append((TEXT, {(name,): data}, text_out))
