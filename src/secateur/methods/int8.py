@@ -19,6 +19,7 @@ from secateur.ground.processes import in_step, summed
 from secateur.ground.tensors import floating, tensors_of
 from secateur.quantisation import Options, Quantisable, Quantised, quantisable, quantised, reading
 from secateur.report import LayerLevels, Quantisation
+from secateur.runtime.int8 import fastest_bits
 from secateur.selection import Budget
 from secateur.statistics import Forward
 from secateur.statistics.forward import Watch
@@ -65,8 +66,6 @@ class Int8:
     @staticmethod
     def here() -> Int8:
         """Return the method with the bits that this processor's kernels are fastest with."""
-        from secateur.runtime.int8 import fastest_bits
-
         return Int8(bits=fastest_bits())
 
     @property
