@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from secateur.graph.export import export_program
+from secateur.methods import Int8
 from secateur.runtime import compile
 from secateur.runtime import compiled as compiling
 from secateur.runtime.fuse import find_layers, find_pools
@@ -29,8 +31,8 @@ NET, DATA = pictures()
 MODEL = drafted(NET, DATA).model
 
 
-def exported() -> GraphModule:
-    program = export_program(MODEL, (DATA[0][:2],), {})
+def exported(model: nn.Module = MODEL) -> GraphModule:
+    program = export_program(model, (DATA[0][:2],), {})
     module = program.exported.run_decompositions({}).module(check_guards=False)
     assert isinstance(module, GraphModule)
     return module
@@ -51,11 +53,13 @@ def values_of(module: GraphModule, x: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def test_each_layer_gives_what_torch_simulates() -> None:
-    module = exported()
+@pytest.mark.parametrize("bits", [7, 8])
+def test_each_layer_gives_what_torch_simulates(bits: Literal[7, 8]) -> None:
+    model = MODEL if bits == 8 else drafted(NET, DATA, Int8(bits=bits)).model
+    module = exported(model)
     values = values_of(module, DATA[1])
     layers = {layer.name: layer for layer in find_layers(module)}
-    calls = {name: int8_call(MODEL, layer) for name, layer in layers.items()}
+    calls = {name: int8_call(model, layer) for name, layer in layers.items()}
     assert {name for name, call in calls.items() if call is None} == {"odd"}
     for name, call in calls.items():
         if call is None:

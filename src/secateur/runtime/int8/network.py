@@ -29,7 +29,6 @@ from .pool import Int8MaxPool2d
 
 __all__ = ["Between", "Int8Call", "Int8Read", "bytes_between", "insert_bytes", "int8_call", "levels_read"]
 
-aten = torch.ops.aten
 CLAMPS = frozenset((Activation.NONE, Activation.RELU, Activation.RELU6))
 
 
@@ -122,29 +121,21 @@ def bytes_between(
     layers: Sequence[FusedLayer], chosen: Collection[int], pools: Mapping[Node, Window]
 ) -> dict[int, Between]:
     """Return by number the chosen layers that can hand on bytes: every reader is a chosen layer, in the same levels."""
-    readers = {layers[i].input for i in chosen}
+    images = {layers[i].node: layers[i].window is not None for i in chosen}
     found = {}
     for i in chosen:
         layer = layers[i]
         if layer.total is not None or layer.activation not in CLAMPS:
             continue
         pool = next((u for u in layer.last.users if u in pools), None) if len(layer.last.users) == 1 else None
-        levels = _levels_of_all(pool or layer.last, readers, images=layer.window is not None)
-        if levels is not None:
-            found[i] = Between(levels, pool)
+        quantisers = list((pool or layer.last).users)
+        levels = {levels_read(node) for node in quantisers}
+        readers = {user for node in quantisers for user in node.users}
+        if len(levels) == 1 and all(images.get(reader) is images[layer.node] for reader in readers):
+            (one,) = levels
+            if one is not None:
+                found[i] = Between(one, pool)
     return found
-
-
-def _levels_of_all(value: Node, readers: Collection[Node], images: bool) -> Levels | None:
-    """Return the levels in which all users of a value read it, if they are all layers of bytes."""
-    quantisers = list(value.users)
-    found = {levels_read(node) if node in readers else None for node in quantisers}
-    if len(found) != 1 or not all(u in readers for u in quantisers):
-        return None
-    (levels,) = found
-    wanted = (aten.conv2d.default, aten.conv2d.padding) if images else (aten.linear.default,)
-    alike = all(user.target in wanted for node in quantisers for user in node.users)
-    return levels if alike else None
 
 
 def insert_bytes(
@@ -161,7 +152,9 @@ def insert_bytes(
         assert levels is not None
         assert isinstance(source, Node)
         out = between.get(i)
-        call = int8_call(model, layer, None if out is None else out.levels)
+        call = None if out is None else int8_call(model, layer, out.levels)
+        if call is None:  # also where its sums could be too many steps of those levels
+            out, call = None, int8_call(model, layer)
         assert call is not None
         if (source, levels) not in made:
             name = f"secateur_read_{i}"
