@@ -19,10 +19,12 @@ from secateur.runtime.int8 import Int8MaxPool2d, fastest_bits
 from secateur.runtime.int8.network import (
     Int8Call,
     Int8Read,
+    Int8Row,
     bytes_between,
     insert_bytes,
     int8_call,
     levels_read,
+    make_rows,
 )
 from secateur.runtime.library import VARIABLE
 from tests.helpers.quantised import drafted, pictures
@@ -113,6 +115,20 @@ def test_a_whole_graph_of_bytes() -> None:
     # The stem's value is read by one layer and added as it is; bytes of three layers go on without being made anew.
     assert kinds.count(Int8Read) == 4
     assert kinds.count(Int8MaxPool2d) == 1
+    make_rows(module)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    rows = [m for m in module.modules() if isinstance(m, Int8Row)]
+    called = [n for n in module.graph.nodes if n.op == "call_module"]
+    assert sorted(len(row.chain.layers) for row in rows) == [
+        2,
+        2,
+        3,
+    ]  # fc and head; one and two; grouped, pool, last
+    assert len(called) == len(kinds) - 4
+    for size in (DATA[2], DATA[2], DATA[2][:3]):  # the first call of a form goes step by step
+        with torch.no_grad():
+            assert torch.equal(module(size), found[: len(size)])
 
 
 def test_compiled_networks_choose_by_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

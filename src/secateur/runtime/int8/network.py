@@ -23,11 +23,22 @@ from ..dense import ACTIVATIONS
 from ..fuse import FusedLayer
 from ..geometry import Window
 from ..packing import Activation
+from .chain import Int8Chain
 from .levels import Int8Tensor
 from .modules import Int8SparseConv2d, Int8SparseLinear
 from .pool import Int8MaxPool2d
 
-__all__ = ["Between", "Int8Call", "Int8Read", "bytes_between", "insert_bytes", "int8_call", "levels_read"]
+__all__ = [
+    "Between",
+    "Int8Call",
+    "Int8Read",
+    "Int8Row",
+    "bytes_between",
+    "insert_bytes",
+    "int8_call",
+    "levels_read",
+    "make_rows",
+]
 
 CLAMPS = frozenset((Activation.NONE, Activation.RELU, Activation.RELU6))
 
@@ -72,11 +83,36 @@ class Int8Call(nn.Module):
 
     def forward(self, x: Tensor | Int8Tensor, residual: Tensor | None = None) -> Int8Tensor | Tensor:
         """Apply the layer, the residual sum and the activation."""
-        y = self.layer(x if isinstance(x, Int8Tensor) else self.read(x))
-        if residual is None:
-            return y  # type: ignore[no-any-return]
+        return self.finished(self.layer(x if isinstance(x, Int8Tensor) else self.read(x)), residual)
+
+    def finished(self, y: Tensor | Int8Tensor, residual: Tensor | None) -> Int8Tensor | Tensor:
+        """Return what the layer has made with the residual sum and the activation behind it."""
+        if residual is None or isinstance(y, Int8Tensor):
+            return y
         active = ACTIVATIONS[self.activation]
         return active(y) + residual if self.add_last else active(y + residual)
+
+
+class Int8Row(nn.Module):
+    """Int8 calls and pools that hand bytes on to each other, as one call of the kernels (see `Int8Chain`)."""
+
+    def __init__(self, steps: Sequence[Int8Call | Int8MaxPool2d]) -> None:
+        super().__init__()
+        first, last = steps[0], steps[-1]
+        self.chain = Int8Chain(
+            [step.layer if isinstance(step, Int8Call) else step for step in steps],
+            [(i,) for i in range(len(steps))],
+        )
+        self.read = first.read if isinstance(first, Int8Call) else None
+        self.last = last if isinstance(last, Int8Call) else None
+
+    def forward(self, x: Tensor | Int8Tensor, residual: Tensor | None = None) -> Int8Tensor | Tensor:
+        """Apply all layers, and the residual sum and the activation behind the last."""
+        if not isinstance(x, Int8Tensor):
+            assert self.read is not None
+            x = self.read(x)
+        y: Int8Tensor | Tensor = self.chain(x)
+        return y if self.last is None else self.last.finished(y, residual)
 
 
 def int8_call(model: nn.Module, layer: FusedLayer, y: Levels | None = None) -> Int8Call | None:
@@ -177,3 +213,36 @@ def insert_bytes(
             with module.graph.inserting_before(out.pool):
                 made[out.pool, out.levels] = module.graph.call_module(name, (node,))
     return calls
+
+
+def make_rows(module: GraphModule) -> None:
+    """Make one call of each row of int8 calls and pools of which each alone reads the bytes of the one before."""
+    taken: set[Node] = set()
+    for number, node in enumerate(list(module.graph.nodes)):
+        if node in taken or _step(module, node) is None:
+            continue
+        row = [node]
+        while (following := _only_reader(module, row[-1])) is not None:
+            row.append(following)
+        taken.update(row)
+        if len(row) > 1:
+            steps = [step for n in row if (step := _step(module, n)) is not None]
+            name = f"secateur_row_{number}"
+            module.add_submodule(name, Int8Row(steps))
+            with module.graph.inserting_before(row[-1]):
+                call = module.graph.call_module(name, (row[0].args[0], *row[-1].args[1:]))
+            call.meta = dict(row[-1].meta)
+            row[-1].replace_all_uses_with(call)
+
+
+def _step(module: GraphModule, node: Node) -> Int8Call | Int8MaxPool2d | None:
+    found = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return found if isinstance(found, Int8Call | Int8MaxPool2d) else None
+
+
+def _only_reader(module: GraphModule, node: Node) -> Node | None:
+    """Return the step that alone reads the bytes of a step, if one does."""
+    step, users = _step(module, node), list(node.users)
+    if len(users) != 1 or (isinstance(step, Int8Call) and step.layer.y is None):
+        return None
+    return users[0] if _step(module, users[0]) is not None and users[0].args[0] is node else None
