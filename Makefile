@@ -10,7 +10,7 @@ DOCS := $(VENV)/.docs
 NATIVE := $(wildcard native/*.h native/*.cpp native/*.py)  # compiled by the install, where there is a compiler
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench sanitize coverage docs clean
+.PHONY: help demo test check bench gpu sanitize coverage docs wheel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,10 +21,15 @@ demo: $(CORE) ## Halve a bundled network and print what was gained
 test: $(TEST) ## Run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-check: $(TEST) ## Lint, format and types
+check: $(TEST) ## Lint, format and types (mypy strict, pyright as editors run it)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+gpu: $(BENCH) ## Run the tests of tests/gpu and benchmarks/gpu.py, where there is a GPU (eight minutes)
+	@$(BIN)/python -m pytest -n0 tests/gpu
+	@$(BIN)/python benchmarks/gpu.py
 
 coverage: $(BENCH) ## Append missing rows to results/coverage.csv: which models go through (an hour)
 	@$(BIN)/python benchmarks/coverage.py
@@ -42,6 +47,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/large_decoder.py
 	@$(BIN)/python benchmarks/lenet.py
 	@$(BIN)/python benchmarks/cifar_connections.py
+	@$(BIN)/python benchmarks/connection_scores.py
 	@$(BIN)/python benchmarks/language.py --tune
 	@$(BIN)/python benchmarks/language.py
 	@$(BIN)/python benchmarks/hook_overhead.py
@@ -52,9 +58,11 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/fuzz_packed.py
 	@$(BIN)/python benchmarks/fuzz_artefacts.py
 	@$(BIN)/python benchmarks/kill_saves.py
+	@$(BIN)/python benchmarks/strangers.py
 	@$(BIN)/python benchmarks/microstructure.py
 	@$(BIN)/python benchmarks/microstructure_training.py
 	@$(BIN)/python benchmarks/runtime_layers.py --minutes 600
+	@$(BIN)/python benchmarks/int8_layers.py --minutes 600
 	@$(BIN)/python benchmarks/runtime_networks.py --minutes 600
 	@SECATEUR_EXAMPLES=10000 $(BIN)/python -m pytest tests/runtime/test_kernels.py --timeout 7200
 	@$(BIN)/python benchmarks/tables.py
@@ -68,6 +76,9 @@ sanitize: $(TEST) ## Run the kernels' tests under the address and undefined-beha
 docs: $(DOCS) ## Build the documents into build/docs; a broken link or reference is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open build/docs/index.html"
+
+wheel: $(TEST) ## Build a wheel and an sdist into dist/, install each with and without a compiler, and try it
+	@$(BIN)/python tools/distribution.py --into dist
 
 clean: ## Remove the environment and everything built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ __all__ = [
     "Format",
     "Row",
     "accuracy",
+    "brief",
     "crossed",
     "markdown",
     "means",
@@ -61,6 +62,13 @@ def short(value: str) -> str:
 def whole(value: str) -> str:
     """Write a number without its fraction."""
     return f"{float(value):.0f}"
+
+
+def brief(answer: str) -> str:
+    """Write an answer as yes, or as who refuses or fails: the reason is in the results file."""
+    if answer.startswith("refused: the dense network"):
+        return "dense neither"
+    return answer.partition(":")[0]
 
 
 Format = Callable[[str], str]

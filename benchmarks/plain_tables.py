@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from page_tables import Format, accuracy, percent, short, whole
+from page_tables import Format, accuracy, brief, percent, short, whole
 
 __all__ = ["PLAIN"]
 
@@ -14,17 +14,6 @@ PLAIN: Mapping[str, tuple[str, Mapping[str, tuple[str, Format]]]] = {  # section
         "acc_pruned": ("pruned", accuracy),
         "acc_recovered": ("repaired", accuracy),
         "seconds": ("seconds", short),
-    }),
-    "connections": ("cifar_connections", {
-        "model": ("network", str),
-        "method": ("method", str),
-        "epochs": ("epochs", str),
-        "acc_dense": ("dense", accuracy),
-        "acc_test": ("accuracy", accuracy),
-        "params_left_percent": ("parameters left, %", short),
-        "units_left": ("units left", str),
-        "macs_ratio": ("MACs left", percent),
-        "bytes_zip": ("zipped bytes", str),
     }),
     "language": ("language", {
         "method": ("method", str),
@@ -77,6 +66,18 @@ PLAIN: Mapping[str, tuple[str, Mapping[str, tuple[str, Format]]]] = {  # section
         "seconds_recovery": ("repair, s", whole),
         "seconds_surgery": ("surgery, s", whole),
         "peak_memory_gb": ("peak memory, GB", short),
+    }),
+    "strangers": ("strangers", {
+        "network": ("network", str),
+        "parameters": ("parameters", str),
+        "macs_ratio": ("MACs left", percent),
+        "pruned": ("pruned", brief),
+        "loaded": ("loaded in a fresh process", brief),
+        "pickled": ("pickled, copied", brief),
+        "trained": ("trained", brief),
+        "adapters": ("LoRA", brief),
+        "other_size": ("another size", brief),
+        "onnx": ("ONNX Runtime agrees", brief),
     }),
     "engines": ("engines", {
         "model": ("network", str),

@@ -14,11 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LIBRARIES = HERE.parent / "src" / "secateur" / "runtime" / "lib"
+INTERFACE = LIBRARIES.parent / "library.py"
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512")
 X86 = {
@@ -44,7 +46,7 @@ class NoKernelsError(Exception):
 
 def abi() -> int:
     """Return the version of the C interface, which the package's Python knows."""
-    text = (HERE.parent / "src" / "secateur" / "runtime" / "library.py").read_text()
+    text = INTERFACE.read_text()
     return int(re.search(r"^ABI = (\d+)$", text, re.MULTILINE).group(1))  # type: ignore[union-attr]
 
 
@@ -62,31 +64,31 @@ def compiler() -> str:
 
 
 def build(into: Path = LIBRARIES, sanitize: bool = False) -> list[Path]:
-    """Compile all libraries of this machine's kind; each appears whole or not at all.
+    """Compile all libraries of this machine's kind, unless they are newer than their source.
+
+    Each appears whole or not at all.
 
     Raises:
         NoKernelsError: no compiler, another system than Linux or macOS, or the compiler failed.
     """
     if platform.system() not in ("Linux", "Darwin"):
         raise NoKernelsError(f"kernels are not built on {platform.system()}")
-    program, x86 = compiler(), platform.machine() in ("x86_64", "AMD64")
-    suffix = ".dylib" if platform.system() == "Darwin" else ".so"
-    sets = X86 if x86 else {"portable": ()}
+    targets = libraries(into)
+    if not sanitize and up_to_date(targets):
+        return list(targets)
+    program = compiler()
     into.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # a compiler each
-        return list(pool.map(lambda name: _compile(program, name, sets[name], into, suffix, sanitize), sets))
+        return list(pool.map(lambda target: _compile(program, target, targets[target], sanitize), targets))
 
 
-def _compile(
-    program: str, name: str, flags: tuple[str, ...], into: Path, suffix: str, sanitize: bool
-) -> Path:
+def _compile(program: str, target: Path, flags: tuple[str, ...], sanitize: bool) -> Path:
     """Compile one library.
 
     Raises:
         NoKernelsError: the compiler failed.
     """
-    target = into / f"kernels-{name}{suffix}"
-    with tempfile.TemporaryDirectory(dir=into) as scratch:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         fresh = Path(scratch) / target.name
         command = [
             program, *COMMON, *flags, *(SANITIZE if sanitize else ()), f"-DSECATEUR_ABI={abi()}",
@@ -100,6 +102,20 @@ def _compile(
             raise NoKernelsError(f"{program} failed: {errors[-1].strip()[-2000:]}")
         fresh.replace(target)
     return target
+
+
+def libraries(into: Path) -> dict[Path, tuple[str, ...]]:
+    """Return the libraries of this machine's kind, with the flags of each."""
+    suffix = ".dylib" if platform.system() == "Darwin" else ".so"
+    sets = X86 if platform.machine() in ("x86_64", "AMD64") else {"portable": ()}
+    return {into / f"kernels-{name}{suffix}": flags for name, flags in sets.items()}
+
+
+def up_to_date(targets: Iterable[Path]) -> bool:
+    """Tell whether all libraries are there, and newer than what they are made from."""
+    sources = [*(path for path in HERE.iterdir() if path.is_file()), INTERFACE]
+    newest = max(path.stat().st_mtime for path in sources)
+    return all(path.exists() and path.stat().st_mtime >= newest for path in targets)
 
 
 def _run(command: list[str]) -> str:

@@ -22,6 +22,32 @@ INLINE void put(void* p, Words<N> v) { *static_cast<typename Word<N>::loose*>(p)
 template <int N>
 INLINE Words<N> every(int32_t s) { return s - Words<N>{}; }
 
+// LANES bytes as words, and back.
+typedef uint8_t Narrowed __attribute__((vector_size(LANES)));
+typedef uint8_t LooseNarrowed __attribute__((vector_size(LANES), aligned(1), may_alias));
+// Compilers do not find these instructions by themselves.
+INLINE Bits widened(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return Bits(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return Bits(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(*reinterpret_cast<const LooseNarrowed*>(p), Bits);
+#endif
+}
+// Of words from 0 to 255.
+INLINE void narrow(uint8_t* p, Bits v) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(__m512i(v)));
+#elif defined(__AVX2__)
+  const __m128i low = _mm256_castsi256_si128(__m256i(v)), high = _mm256_extracti128_si256(__m256i(v), 1);
+  const __m128i pairs = _mm_packus_epi32(low, high);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(pairs, pairs));
+#else
+  *reinterpret_cast<LooseNarrowed*>(p) = __builtin_convertvector(v, Narrowed);
+#endif
+}
+
 // Each form opens a word of activations into PARTS words, and knows as many words of weights for it.
 
 #if defined(__SSE2__)

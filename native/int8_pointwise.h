@@ -4,13 +4,6 @@
 
 namespace {
 
-typedef uint8_t Narrowed __attribute__((vector_size(LANES)));
-typedef uint8_t LooseNarrowed __attribute__((vector_size(LANES), aligned(1), may_alias));
-INLINE Bits widened(const uint8_t* p) {
-  return __builtin_convertvector(*reinterpret_cast<const LooseNarrowed*>(p), Bits);
-}
-INLINE void narrow(uint8_t* p, Bits v) { *reinterpret_cast<LooseNarrowed*>(p) = __builtin_convertvector(v, Narrowed); }
-
 // f(p, q): from p to q, LANES elements; what is left is done on copies.
 template <class In, class Out, class F>
 INLINE void in_vectors(const In* from, Out* to, long n, F&& f) {

@@ -12,8 +12,21 @@ extern "C" struct Average {
 
 namespace {
 
-inline void average_pool(const Pool& p, const Average& a, const int32_t* x, int32_t* y, long planes, int threads) {
+// The sums of n words' bytes, each byte for itself.
+inline Words<4> sum_words(const int32_t* x, long n) {
   typedef uint8_t Four __attribute__((vector_size(4), aligned(1), may_alias));
+  Words<4> sum{};
+  long i = 0;
+  if (n >= LANES) {  // LANES bytes are a fourth as many words
+    Bits many{};
+    for (; i + LANES / 4 <= n; i += LANES / 4) many += widened(reinterpret_cast<const uint8_t*>(x + i));
+    for (int lane = 0; lane < LANES; lane++) sum[lane % 4] += many[lane];
+  }
+  for (; i < n; i++) sum += __builtin_convertvector(*reinterpret_cast<const Four*>(x + i), Words<4>);
+  return sum;
+}
+
+inline void average_pool(const Pool& p, const Average& a, const int32_t* x, int32_t* y, long planes, int threads) {
   const long pixels = long(p.height) * p.width, out_pixels = long(p.out_height) * p.out_width;
   if (planes * out_pixels * p.kernel_h * p.kernel_w * 4 < SERIAL_WORK) threads = 1;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
@@ -23,12 +36,11 @@ inline void average_pool(const Pool& p, const Average& a, const int32_t* x, int3
         const long top = h * p.stride_h - p.pad_top, left = w * p.stride_w - p.pad_left;
         const long from = std::max(0L, top), to = std::min<long>(p.height, top + p.kernel_h);
         const long first = std::max(0L, left), last = std::min<long>(p.width, left + p.kernel_w);
-        Words<4> sum{};
-        for (long i = from; i < to; i++)
-          for (long j = first; j < last; j++) {
-            const int32_t* word = x + k * pixels + i * p.width + j;
-            sum += __builtin_convertvector(*reinterpret_cast<const Four*>(word), Words<4>);
-          }
+        const int32_t* corner = x + k * pixels + from * p.width + first;
+        const bool whole = last - first == p.width;  // rows that follow each other
+        Words<4> sum = whole ? sum_words(corner, (to - from) * p.width) : Words<4>{};
+        if (!whole)
+          for (long i = 0; i < to - from; i++) sum += sum_words(corner + i * p.width, last - first);
         const long real = (to - from) * (last - first);
         const long count = a.count_padding ? long(p.kernel_h) * p.kernel_w : real;
         const float multiplier = a.multiplier / float(count);

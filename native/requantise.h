@@ -75,9 +75,6 @@ INLINE Bits looked_up(const uint8_t* table, Bits v) {
 INLINE Bits with_residual(Bits sum, Bits residual, int32_t zero, Vector ratio) {
   return sum + nearest(to_floats(residual - zero) * ratio);
 }
-INLINE Bits requantised(Bits sum, Vector multiplier, Vector low, Vector high, int32_t zero) {
-  return nearest(clamp(to_floats(sum) * multiplier, low, high)) + zero;
-}
 
 // Sums of four channels (of rows from `row` on) as one word for each lane; residual: such words.
 template <bool RESIDUAL>
@@ -114,26 +111,27 @@ INLINE Bits four(const Int8Matrix& m, const Bits* sums, long stride, long row, B
   return m.table ? looked_up(m.table, word) : word;
 }
 
-// LANES outputs of one sample: bytes, or floats.
+// Up to LANES outputs of one sample: bytes, or floats.
 INLINE void finish_outputs(const Int8Matrix& m, const int32_t* sums, long row, const uint8_t* residual, void* y,
                            long n) {
-  typedef uint8_t Bytes __attribute__((vector_size(LANES)));
   Bits s = take<LANES>(sums);
   if (residual) {
-    int32_t words[LANES] = {};
-    for (long i = 0; i < n; i++) words[i] = residual[i];
-    s = with_residual(s, take<LANES>(words), m.zero_residual, load(m.residual + row));
+    uint8_t rest[LANES] = {};
+    if (n < LANES) std::memcpy(rest, residual, n);
+    s = with_residual(s, widened(n < LANES ? rest : residual), m.zero_residual, load(m.residual + row));
   }
+  const Vector reals = clamp(to_floats(s) * load(m.multiplier + row), all(m.low), all(m.high));
   if (m.floats) {
-    const Vector v = clamp(to_floats(s) * load(m.multiplier + row), all(m.low), all(m.high));
-    std::memcpy(y, &v, n * sizeof(float));
+    if (n == LANES) store(static_cast<float*>(y), reals);
+    else std::memcpy(y, &reals, n * sizeof(float));
     return;
   }
-  const Bits q = requantised(s, load(m.multiplier + row), all(m.low), all(m.high), m.zero_y);
-  Bytes bytes = __builtin_convertvector(q, Bytes);
+  uint8_t bytes[LANES];
+  narrow(bytes, nearest(reals) + m.zero_y);
   if (m.table)
-    for (int i = 0; i < LANES; i++) bytes[i] = m.table[bytes[i]];
-  std::memcpy(y, &bytes, n);
+    for (uint8_t& byte : bytes) byte = m.table[byte];
+  if (n == LANES) std::memcpy(y, bytes, LANES);
+  else std::memcpy(y, bytes, n);
 }
 
 }  // namespace

@@ -12,52 +12,12 @@ from typing import Any
 import pytest
 import torch
 from models import randomise
+from stranger_networks import UNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import secateur as sc
-
-
-def double_conv(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
-class UNet(nn.Module):
-    """Segmentation with skips that are concatenated; with `grouped` the upsampling is a depthwise convolution."""
-
-    def __init__(self, width: int = 8, grouped: bool = False) -> None:
-        super().__init__()
-        w = width
-        self.pool = nn.MaxPool2d(2)
-        self.down1, self.down2, self.bottom = (
-            double_conv(3, w),
-            double_conv(w, 2 * w),
-            double_conv(2 * w, 4 * w),
-        )
-        self.up2: nn.Module = nn.ConvTranspose2d(4 * w, 2 * w, 2, stride=2)
-        self.up1: nn.Module = nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1)
-        if grouped:
-            self.up2 = nn.Sequential(
-                nn.ConvTranspose2d(4 * w, 4 * w, 4, 2, 1, groups=4 * w, bias=False),
-                nn.Conv2d(4 * w, 2 * w, 1),
-            )
-        self.dec2, self.dec1 = double_conv(4 * w, 2 * w), double_conv(2 * w, w)
-        self.head = nn.Conv2d(w, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        a = self.down1(x)
-        b = self.down2(self.pool(a))
-        y = self.up2(self.bottom(self.pool(b)))
-        y = self.up1(self.dec2(torch.cat([y, b], dim=1)))
-        return self.head(self.dec1(torch.cat([a, y], dim=1)))
 
 
 class TwoInputs(nn.Module):

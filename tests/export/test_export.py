@@ -13,6 +13,8 @@ import pytest
 import torch
 from command_line import run, run_json
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 import secateur as sc
 from secateur.export import Export, to_exported_program, to_onnx
@@ -265,3 +267,60 @@ def test_command_exports_models_too(capsys: pytest.CaptureFixture[str], tmp_path
 def test_wrong_usage(arguments: tuple[str, ...], code: int, saved: sc.Result) -> None:
     assert run("export", *arguments) == code
     assert not list(Path().glob("x.*"))
+
+
+class Nodes(nn.Module):
+    """Inputs that name one another: a sample less, and an edge points at nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        y: Tensor = self.a(x)
+        return y.index_add(0, edges[1], y[edges[0]])
+
+
+def test_sizes_that_the_model_refuses_are_not_compared(tmp_path: Path) -> None:
+    example = torch.randn(5, 4), torch.tensor([[0, 4, 3], [1, 2, 4]])
+    for write in (to_onnx, to_exported_program):
+        written = write(Nodes().eval(), example, tmp_path / "nodes")
+        assert written.checked == ((6, 4),)
+        assert written.max_difference < 1e-6
+
+
+class Pair:
+    """A class of outputs that was registered without its keys."""
+
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        self.a, self.b = a, b
+
+
+pytree.register_pytree_node(Pair, lambda p: ([p.a, p.b], None), lambda leaves, _: Pair(*leaves))
+
+
+class Paired(nn.Linear):
+    def forward(self, x: Tensor) -> Pair:  # type: ignore[override]
+        y = super().forward(x)
+        return Pair(y, y.relu())
+
+
+def test_outputs_of_a_class_that_names_no_keys_are_numbered(tmp_path: Path) -> None:
+    to_onnx(Paired(4, 3).eval(), torch.randn(2, 4), tmp_path / "pair.onnx")
+    assert [o.name for o in onnx_module.session(tmp_path / "pair.onnx").get_outputs()] == [
+        "output_0",
+        "output_1",
+    ]
+
+
+class OwnKernels(nn.Module):
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:
+        n, c = x.shape[:2]
+        return F.conv2d(x.flatten(0, 1)[None], k.flatten(0, 1)[:, None], groups=n * c)
+
+
+def test_an_error_names_the_operator_that_has_no_form(tmp_path: Path) -> None:
+    example = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 3, 3)
+    with pytest.raises(ExportError, match=r"no ONNX form: aten\.conv2d\.default: Unsupported attribute type"):
+        to_onnx(OwnKernels(), example, tmp_path / "own.onnx")
+    assert not any(tmp_path.iterdir())

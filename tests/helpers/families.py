@@ -54,9 +54,10 @@ def normal(*shape: int) -> Draw:
 class Vocoder(nn.Module):
     """HiFi-GAN: transposed convolutions with weight norm, each behind it a mean of dilated residual blocks."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, norm: Callable[[nn.Module], nn.Module] = nn.utils.parametrizations.weight_norm
+    ) -> None:
         super().__init__()
-        norm = nn.utils.parametrizations.weight_norm
         self.pre, self.post = norm(nn.Conv1d(5, 12, 7, padding=3)), norm(nn.Conv1d(6, 1, 7, padding=3))
         self.ups = nn.ModuleList(
             [norm(nn.ConvTranspose1d(12, 8, 4, 2, 1)), norm(nn.ConvTranspose1d(8, 6, 4, 2, 1))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -171,9 +172,12 @@ def relieved(norm: Norm, chosen: Sequence[int]) -> dict[str, Any]:
     graph = trace(model, data[0])
     found = activity(graph, graph.layers, state_tensors(graph.program), data, norm)
     scores = {node: value.inputs for node, value in found.contributions.items()}
-    method = sc.NNRelief(0.8, 0.8, norm=norm, samples=48, empty_layers=True)
-    masks = method.prune(model, sc.Masks.full(model), None, data)
-    return {"samples": found.samples, "scores": scores | dict(found.shares), "masks": dict(masks)}
+    masks = {}
+    for form, method in {"network": sc.NNRelief(0.8, 0.8), "paper": sc.NNRelief.paper(0.8, 0.8)}.items():
+        told = replace(method, norm=norm, samples=48, empty_layers=True)
+        for name, mask in told.prune(model, sc.Masks.full(model), None, data).items():
+            masks[f"{form} {name}"] = mask
+    return {"samples": found.samples, "scores": scores | dict(found.shares), "masks": masks}
 
 
 def relieved_in_two(norm: Norm) -> dict[str, Any]:

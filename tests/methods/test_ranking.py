@@ -183,3 +183,71 @@ def test_labels_name_the_method() -> None:
     assert SNP(order=Output(share=0.5)).label == "SNP"
     assert Magnitude(2).label == "L2 filter norm"
     assert Random(3).label == "random (seed 3)"
+
+
+class Routed(nn.Module):
+    """Two experts, to the second of which no sample is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 6)) for _ in range(2)
+        )
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = (x[:, 0] > 100).long()
+        for i, expert in enumerate(self.experts):
+            (rows,) = torch.where(chosen == i)
+            x = x.index_add(0, rows, expert(x[rows]))
+        y: Tensor = self.out(x)
+        return y
+
+
+def test_an_expert_to_which_no_sample_was_sent_is_ranked_by_its_weights() -> None:
+    torch.manual_seed(0)
+    model, x = Routed().eval(), torch.randn(64, 6)
+    graph = trace(model, x[:2])
+    statistics = collect(graph, graph.groups, [x], patches=True)
+    for group in graph.groups:
+        (reader,) = readers(graph, group, statistics)
+        loss = SNP(order=Output(ridge=0)).rank(graph, group, statistics).loss
+        if group.id == "experts.1.0":
+            weight = model.experts[1][2].weight.detach().double()
+            torch.testing.assert_close(reader.xx, torch.eye(16, dtype=torch.float64))
+            shares = weight.square().sum(0).sort().values / weight.square().sum()
+            torch.testing.assert_close(loss.diff().neg().sort().values, shares, rtol=1e-6, atol=1e-9)
+        assert float(loss.max()) < 2
+
+
+def test_a_reader_of_constants_loses_nothing() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).eval(), torch.randn(64, 6)
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(-1.0)
+    graph = trace(model, x[:2])
+    statistics = collect(graph, graph.groups, [x], patches=True)
+    (group,) = graph.groups
+    assert SNP().rank(graph, group, statistics).loss.tolist() == [0.0] * 10
+
+
+def test_a_layer_may_read_one_vector() -> None:
+    """A network that takes its samples apart calls layers on vectors: each is one row."""
+
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 9), nn.Linear(9, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.b(torch.relu(self.a(row))) for row in x.unbind(0)])
+
+    torch.manual_seed(0)
+    model, x = Apart().eval(), torch.randn(4, 6)
+    graph = trace(model, x)
+    found = collect(graph, graph.groups, [x, x + 1], patches=True)
+    (group,) = graph.groups
+    read = torch.relu(model.a(torch.cat([x[3:], x[3:] + 1]))).detach().double()
+    first = readers(graph, group, found, centred=False)[-1]
+    torch.testing.assert_close(first.xx, read.T @ read / 2, rtol=1e-5, atol=1e-6)

@@ -30,11 +30,6 @@ def builder() -> ModuleType:
 @pytest.fixture(scope="session", autouse=True)
 def compiled() -> None:
     build = builder()
-    folder = build.LIBRARIES
-    made = [path.stat().st_mtime for path in folder.glob("kernels-*")]
-    source = max(path.stat().st_mtime for path in (ROOT / "native").iterdir() if path.is_file())
-    if made and min(made) >= source:
-        return
     try:
         build.build()
     except build.NoKernelsError as error:

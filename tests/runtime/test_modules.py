@@ -140,14 +140,18 @@ def test_what_forces_is_checked(forced: pytest.MonkeyPatch, tmp_path: Path) -> N
     for suffix in (".so", ".dylib"):
         (broken / f"kernels-portable{suffix}").write_bytes(b"no library")
     with pytest.raises(KernelError, match="cannot be loaded"):
-        find_library(None, broken)
+        find_library("portable", broken)
+    left_alone = find_library(None, broken)
+    assert left_alone.library is None
+    assert "cannot be loaded" in left_alone.reason
+    assert left_alone.reason.endswith("Layers run dense.")
 
 
 def test_kernels_of_another_version_are_refused(forced: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copytree(library.FOLDER, tmp_path / "lib")
     forced.setattr(library, "ABI", library.ABI + 1)
     with pytest.raises(KernelError, match=f"of version {library.ABI - 1}, this secateur needs {library.ABI}"):
-        find_library(None, tmp_path / "lib")
+        find_library("portable", tmp_path / "lib")
 
 
 def test_bad_input_is_refused() -> None:

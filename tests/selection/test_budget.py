@@ -1,5 +1,6 @@
 """Budgets: a number with a unit, or an error that says what to write."""
 
+import numpy as np
 import pytest
 
 from secateur.ground.errors import BudgetError
@@ -15,6 +16,14 @@ def test_shares_and_absolute_numbers() -> None:
     assert Budget(bytes=64_000).absolute(1_000_000) == 64_000
     assert Budget(variance=0.99).unit == "variance"
     assert Budget(params=7).value == 7.0
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert Budget(macs=np.int64(700)) == Budget(macs=700)
+    assert Budget(macs=np.float32(0.5)) == Budget(macs=0.5)
+    assert [type(b.macs) for b in (Budget(macs=np.int64(700)), Budget(macs=np.float32(0.5)))] == [int, float]
+    with pytest.raises(BudgetError, match="finite number"):
+        Budget(macs=np.bool_(True))
 
 
 def test_time_is_a_share_or_milliseconds_by_name() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur.ground.devices import moments_device, onto
+
 from .pattern import BlockPattern
 
 __all__ = ["Held"]
@@ -50,9 +52,10 @@ class Held:
 
     def _mean(self, values: Tensor) -> Tensor:
         """Return the mean of ``s_j x_j`` of each unified block. Summed in float64: equal values keep their mean."""
-        part = (self._sign * values.flatten()[self._place]).double()
-        total = torch.zeros(len(self._count), dtype=torch.float64, device=part.device)
-        return (total.index_add_(0, self._owner, part) / self._count).to(values.dtype)
+        exact = moments_device(values.device)
+        part = (self._sign * values.flatten()[self._place]).to(exact).double()
+        total = part.new_zeros(len(self._count)).index_add_(0, self._owner.to(exact), part)
+        return onto(total / self._count.to(exact), values)
 
     def _put(self, target: Tensor, values: Tensor | None) -> None:
         flat = target.reshape(-1) if target.is_contiguous() else target.flatten()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secateur.ground.devices import moments_device, onto
 from secateur.ground.errors import StructureError
 
 from .partition import Partition
@@ -87,8 +88,9 @@ class BlockPattern:
     def magnitudes(self, weight: Tensor) -> Tensor:
         """Return the mean absolute value of each unified block, and 0 elsewhere, of the grid's shape."""
         # In float64 the mean of equal narrower numbers is that number: projecting again changes nothing.
-        total = self.partition.blocks(weight.double().abs()).sum((-3, -2, -1))
-        mean = (total / self.partition.entries().to(weight.device)).to(weight.dtype)
+        exact = weight.to(moments_device(weight.device)).double()
+        total = self.partition.blocks(exact.abs()).sum((-3, -2, -1))
+        mean = onto(total / self.partition.entries().to(exact.device), weight)
         return torch.where(self.states.to(weight.device) == UNIFY, mean, torch.zeros_like(mean))
 
     def with_magnitudes(self, weight: Tensor, magnitudes: Tensor) -> Tensor:

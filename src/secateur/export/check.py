@@ -16,7 +16,7 @@ from secateur.ground.modes import evaluating, without_fastpath
 
 from .program import Portable
 
-__all__ = ["TOLERANCE", "Export", "check", "difference", "example_sizes"]
+__all__ = ["TOLERANCE", "Export", "accepted", "check", "difference", "example_sizes"]
 
 TOLERANCE = 1e-3
 """Largest difference that is let through, as a share of the largest output; float32 stays far below."""
@@ -77,6 +77,29 @@ def example_sizes(flat: list[Any], free: tuple[int, ...]) -> list[list[Any]]:
     return [sized(batch), sized(larger | more)]
 
 
+def accepted(model: nn.Module, program: Portable) -> list[list[Any]]:
+    """Return flat inputs in the sizes of `example_sizes` that the model runs on, else the example as it is.
+
+    Inputs may count different things, and name one another: nodes, and edges between them.
+    """
+    sizes = example_sizes(program.flat, program.free)
+    return [flat for flat in sizes if _runs(model, program.spec, flat)] or [program.flat]
+
+
+def _runs(model: nn.Module, spec: pytree.TreeSpec, flat: list[Any]) -> bool:
+    try:
+        _outputs(model, spec, flat)
+    except Exception:  # the model's own code, on inputs that nobody asked it to take
+        return False
+    return True
+
+
+def _outputs(model: nn.Module, spec: pytree.TreeSpec, flat: list[Any]) -> list[Tensor]:
+    args, kwargs = pytree.tree_unflatten(flat, spec)
+    with evaluating(model), without_fastpath(), torch.inference_mode():
+        return [t for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+
+
 def check(
     model: nn.Module, program: Portable, run: Run, tolerance: float, what: str
 ) -> tuple[tuple[tuple[int, ...], ...], float]:
@@ -86,10 +109,8 @@ def check(
         ExportError: it is above the tolerance, or what was written does not run.
     """
     worst, shapes = 0.0, []
-    for flat in example_sizes(program.flat, program.free):
-        args, kwargs = pytree.tree_unflatten(flat, program.spec)
-        with evaluating(model), without_fastpath(), torch.inference_mode():
-            expected = [t for t in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+    for flat in accepted(model, program):
+        expected = _outputs(model, program.spec, flat)
         shape = next((tuple(x.shape) for x in flat if isinstance(x, Tensor)), ())
         shapes.append(shape)
         try:

@@ -140,14 +140,22 @@ def _translated(model: nn.Module, program: Portable, opset: int | None) -> Any:
                 custom_translation_table=translations() if quantised else None,
             )
         except Exception as error:  # the exporter has many errors of its own
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise ExportError(
-                f"{type(model).__name__} has no ONNX form: {(lines or [type(error).__name__])[-1][:300]} Remedy: "
+                f"{type(model).__name__} has no ONNX form: {_reason(error)} Remedy: "
                 "write the operator in terms of others in the model, or export a .pt2 file instead."
             ) from error
     with_integers(written.model, quantised)
     _tidy(written.model, _symbols(program))
     return written
+
+
+def _reason(error: Exception) -> str:
+    """Return what the exporter's error says at first, and of which operator, from its chain of summaries."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = next((line for line in lines if line.startswith("<class")), (lines or [type(error).__name__])[-1])
+    operator = re.search(r"target=torch\.ops\.([\w.]+)", text)
+    return (f"{operator[1]}: " if operator else "") + re.sub(r"^<class '[\w.]+'>: ", "", first)[:300]
 
 
 def _symbols(program: Portable) -> dict[str, str]:
@@ -200,14 +208,22 @@ def _output_names(program: Portable) -> list[str]:
     spec = exported.call_spec.out_spec
     assert spec is not None
     specs = [s for s in exported.graph_signature.output_specs if s.kind.name == "USER_OUTPUT"]
-    numbered = pytree.tree_unflatten(list(range(len(specs))), spec)
     taken = set(_user_inputs(program))
     names = []
-    for path, _ in pytree.tree_flatten_with_path(numbered)[0]:
-        parts = re.findall(r"\w+", pytree.keystr(path))
+    for path in _paths(spec, len(specs)):
+        parts = re.findall(r"\w+", path)
         name = "_".join(parts) if parts and not parts[0].isdigit() else "_".join(["output", *parts])
         while name in taken:
             name += "_out"
         taken.add(name)
         names.append(name)
     return [n for n, s in zip(names, specs, strict=True) if hasattr(s.arg, "name") and s.arg.name]
+
+
+def _paths(spec: pytree.TreeSpec, count: int) -> list[str]:
+    """Return where each output lies in what the model returns; numbers where a class of outputs does not say."""
+    numbered = pytree.tree_unflatten(list(range(count)), spec)
+    try:
+        return [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
+    except ValueError:  # a class of outputs that was registered without its keys
+        return [f"[{i}]" for i in range(count)]

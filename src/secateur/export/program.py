@@ -37,7 +37,7 @@ def portable(model: nn.Module, example: Example, free: tuple[int, ...]) -> Porta
         TraceError: torch.export refuses the model.
         ExportError: the model's code fixes a size that was asked to be free.
     """
-    given = Inputs.of(example)
+    given = Inputs.of(example).beside(model)
     args, kwargs = given.args, dict(given.kwargs)
     program = export_program(model, args, kwargs, free=free) if free else None
     if program is None or not program.dynamic:

@@ -44,7 +44,8 @@ def trace(model: nn.Module, *args: Any, batch_dims: BatchDims | None = None, **k
     (12, (2, 2))
     """
     check_kind(model)
-    dims = Inputs(args, kwargs, batch_dims).dims()
+    given = Inputs(args, kwargs, batch_dims).beside(model)
+    args, kwargs, dims = given.args, dict(given.kwargs), given.dims()
     try:
         program = export_program(model, args, kwargs, batch_dims=dims)
     except TraceError:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "training", "without_fastpath"]
+__all__ = ["evaluating", "exact_products", "training", "without_fastpath"]
 
 
 def evaluating(*models: nn.Module) -> AbstractContextManager[None]:
@@ -42,6 +43,34 @@ def without_fastpath() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Let products of float32 matrices be just that, whatever `torch.set_float32_matmul_precision` allows elsewhere.
+
+    Moments from TF32 or bfloat16 products have three digits, which is less than the ridges of recovery suppose.
+    """
+    mkldnn: Any = torch.backends.mkldnn
+    if not hasattr(mkldnn, "matmul") or not hasattr(
+        torch.backends.cuda.matmul, "fp32_precision"
+    ):  # before torch 2.9
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, mkldnn.matmul)
+    allowed = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, allowed, strict=True):
+            backend.fp32_precision = precision
 
 
 @contextmanager

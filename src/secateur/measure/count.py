@@ -76,7 +76,7 @@ def macs(model: nn.Module, inputs: Example) -> int:
     >>> macs(nn.Linear(3, 2), (torch.zeros(5, 3),))
     6
     """
-    given = Inputs.of(inputs)
+    given = Inputs.of(inputs).beside(model)
     try:
         check_kind(model)
         return total(export_program(model, given.args, given.kwargs, batch_dims=given.dims()))

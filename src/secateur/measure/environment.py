@@ -23,6 +23,7 @@ class Environment:
     torch: str
     cpu: str
     threads: int
+    accelerator: str = ""  # the GPU's name, where there is one
 
 
 def environment() -> Environment:
@@ -38,7 +39,17 @@ def environment() -> Environment:
         torch=str(torch.__version__),
         cpu=_cpu(),
         threads=torch.get_num_threads(),
+        accelerator=_accelerator(),
     )
+
+
+def _accelerator() -> str:
+    if not torch.accelerator.is_available():
+        return ""
+    found = torch.accelerator.current_accelerator()
+    if found is not None and found.type == "cuda":
+        return torch.cuda.get_device_name()
+    return "" if found is None else found.type
 
 
 def commit(root: Path) -> str:

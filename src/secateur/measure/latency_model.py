@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from secateur.graph import Graph, Group, Kept
 from secateur.graph.layers import Layer
 from secateur.graph.program import references
+from secateur.ground.devices import device_of
 from secateur.ground.inputs import Example, Inputs
 
 from .operation import Operation
@@ -130,7 +132,10 @@ def latency_model(
     }
     largest = batch * max([1, *(max(dense.get(name, 0) for name in touched) for touched in rest.values())])
     counts = [4**k for k in range(4, math.ceil(math.log(max(largest, 4**4), 4)) + 1)]
-    elementwise, norms = ([Operation(op, n) for n in counts] for op in ("elementwise", "normalisation"))
+    device = (device_of(model) or torch.device("cpu")).type
+    elementwise, norms = (
+        [Operation(op, n, device=device) for n in counts] for op in ("elementwise", "normalisation")
+    )
     wanted = [*(o for plan in plans for row in plan for o in row), *elementwise, *norms]
     times = timer.operations(wanted, Inputs.of(inputs).batch)
     layers = tuple(
@@ -180,6 +185,7 @@ def _widths(graph: Graph, layer: Layer, owned: set[tuple[str, int]], batch: floa
         padding=layer.padding,
         dilation=layer.dilation,
         dtype=str(tensors[layer.weight].dtype).removeprefix("torch."),
+        device=tensors[layer.weight].device.type,
     )
     narrows, shrinks = ((layer.weight, dim) in owned for dim in (layer.in_dim, layer.out_dim))
     if layer.groups > 1:  # whole convolution groups go, as those of a depthwise convolution do

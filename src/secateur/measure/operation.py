@@ -41,6 +41,7 @@ class Operation:
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     dtype: str = "float32"
+    device: str = "cpu"  # its kind
 
     @property
     def key(self) -> str:
@@ -59,7 +60,8 @@ class Operation:
             value = getattr(self, name)
             if value:
                 parts.append(f"{name}={'x'.join(map(str, value))}")
-        return " ".join([*parts, f"dtype={self.dtype}"])
+        parts.append(f"dtype={self.dtype}")
+        return " ".join(parts if self.device == "cpu" else [*parts, f"device={self.device}"])
 
     @property
     def elements(self) -> int:
@@ -73,7 +75,7 @@ def runnable(operation: Operation) -> Callable[[], Tensor]:
     rng = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=rng).to(dtype)
+        return torch.rand(shape, generator=rng).to(dtype).to(o.device)
 
     if o.op == "elementwise":
         x = random(o.rows)

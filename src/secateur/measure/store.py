@@ -79,10 +79,11 @@ class Times:
         self.known, self._fresh = read_times(folder, conditions), dict[str, float]()
 
     @staticmethod
-    def here(folder: Path, batch: int) -> Times:
-        """Return what is known of this processor, with the threads that torch has now."""
+    def here(folder: Path, batch: int, on_device: bool = False) -> Times:
+        """Return what is known of this processor, or of the GPU beside it, with the threads that torch has now."""
         now = environment()
-        return Times(folder, Conditions(now.cpu, now.torch, now.threads, batch))
+        where = now.accelerator if on_device else now.cpu
+        return Times(folder, Conditions(where, now.torch, now.threads, batch))
 
     def of(self, keys: Mapping[K, str], measure: Callable[[], Mapping[K, float]]) -> dict[K, float]:
         """Return the time of each thing under the text that stands for it; all are measured if one is not known."""

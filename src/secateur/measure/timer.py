@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from secateur.ground.inputs import Example
@@ -31,9 +32,11 @@ class Timer(Protocol):
 
     def operations(self, operations: Sequence[Operation], batch: int) -> Mapping[Operation, float]:
         """Return the milliseconds of each operation of a model that is run on batches of that size."""
+        ...
 
     def models(self, models: Sequence[nn.Module], inputs: Example) -> Sequence[float]:
         """Return the median milliseconds of each model on the inputs, run in turns."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Stopwatch:
 
     def operations(self, operations: Sequence[Operation], batch: int) -> Mapping[Operation, float]:
         """Return the milliseconds of each operation, from the folder where they are known."""
-        times = Times.here(self.folder, batch)
+        times = Times.here(self.folder, batch, any(o.device != "cpu" for o in operations))
         missing = [o for o in dict.fromkeys(operations) if o.key not in times.known]
         for group in track(_together(missing), "timing layers"):
             times.of({o: o.key for o in group}, partial(self._in_turns, group))
@@ -67,7 +70,8 @@ class Stopwatch:
 
     def _in_turns(self, operations: Sequence[Operation]) -> dict[Operation, float]:
         seconds = self.seconds * len(operations)
-        times = in_turns([runnable(o) for o in operations], self.runs, seconds, most=200, clock=self.clock)
+        calls, device = [runnable(o) for o in operations], torch.device(operations[0].device)
+        times = in_turns(calls, self.runs, seconds, most=200, clock=self.clock, device=device)
         return dict(zip(operations, map(statistics.median, times), strict=True))
 
 

@@ -38,7 +38,7 @@ class ActivationMagnitude(OfUnits):
         scores = torch.zeros(group.size, dtype=torch.float64)
         for reader in readers(graph, group, statistics, patches=False, centred=False):
             power = reader.xx.diagonal().clamp_min(0).sqrt()
-            scores += _summed(reader.weight.abs().sum(0) * power, reader.columns)
+            scores += _summed(reader.weight.abs().sum(0) * power, reader.columns).cpu()
         return ranked(group, scores)
 
 
@@ -65,7 +65,7 @@ class Fluctuation(OfUnits):
         scores = torch.zeros(group.size, dtype=torch.float64)
         for reader in readers(graph, group, statistics, patches=False, centred=True):
             variance = reader.xx.diagonal().clamp_min(0)
-            scores += _summed((reader.weight**2).sum(0) * variance, reader.columns)
+            scores += _summed((reader.weight**2).sum(0) * variance, reader.columns).cpu()
         return ranked(group, scores)
 
 

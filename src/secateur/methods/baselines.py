@@ -39,7 +39,8 @@ class Magnitude(OfUnits):
         norms = torch.zeros(group.size, dtype=torch.float64)
         for site in group.producers:
             weight = (
-                statistics.tensors[site.parameter].double().movedim(site.dim, 0).flatten(1).abs() ** self.p
+                statistics.tensors[site.parameter].cpu().double().movedim(site.dim, 0).flatten(1).abs()
+                ** self.p
             )
             norms += _by_unit(group, site.parameter, site.dim, weight.sum(1))
         return ranked(group, norms ** (1 / self.p), norms)
@@ -63,7 +64,9 @@ class BatchNormScale(OfUnits):
         owned = {s.parameter for s in group.slices} & _gains(graph)
         if not owned:
             return Magnitude(p=2).rank(graph, group, statistics)
-        gains = [_by_unit(group, name, 0, statistics.tensors[name].double().abs()) for name in sorted(owned)]
+        gains = [
+            _by_unit(group, name, 0, statistics.tensors[name].cpu().double().abs()) for name in sorted(owned)
+        ]
         total = torch.stack(gains).sum(0)
         return ranked(group, total)
 

@@ -25,6 +25,7 @@ class Criterion(Protocol):
     @property
     def calibrated(self) -> bool:
         """Whether it looks at statistics."""
+        ...
 
     def __call__(
         self,
@@ -34,6 +35,7 @@ class Criterion(Protocol):
         statistics: Statistics | None,
     ) -> dict[str, Costs]:
         """Return the costs of each weight's blocks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,32 +85,33 @@ class OutputError:
                 continue
             site = statistics.sites.get(layer.node)
             if site is not None:
-                weight = tensors[layer.weight].double()
-                scale = affine(outlet(graph, layer).batch_norm, graph, tensors)
                 moments = _moments(layer, site)
+                weight = tensors[layer.weight].to(moments.device).double()
+                scale = affine(outlet(graph, layer).batch_norm, graph, tensors)
                 found[layer.weight] = self._costs(
                     partitions[layer.weight],
                     layer,
                     weight,
                     moments,
-                    None if scale is None else scale.scale.double(),
+                    None if scale is None else scale.scale.to(weight.device).double(),
                 )
         return found
 
     def _costs(
         self, partition: Partition, layer: Layer, weight: Tensor, H: Tensor, scale: Tensor | None
     ) -> Costs:
-        group, column, output = _places(layer, partition)
+        group, column, output = (place.to(weight.device) for place in _places(layer, partition))
         if scale is not None:
             # Each output counts as its BatchNorm scales it.
             weight = weight * scale.abs()[output]
         blocks = partition.blocks(weight).flatten(5)  # (*grid, rows, n)
         g, c = (partition.blocks(x).flatten(5) for x in (group, column))
         inside = partition.blocks(torch.ones_like(weight)).flatten(5)
-        size = blocks.abs().sum((-2, -1), keepdim=True) / partition.entries()[..., None, None]
+        entries = partition.entries().to(weight.device)[..., None, None]
+        size = blocks.abs().sum((-2, -1), keepdim=True) / entries
         moved = (blocks - torch.where(blocks < 0, -size, size)) * inside
         ridge = self.damping * H.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-        eye = torch.eye(H.shape[-1], dtype=torch.float64)
+        eye = torch.eye(H.shape[-1], dtype=torch.float64, device=H.device)
         H = H + ridge[:, None, None] * eye
         unify = _quadratic(moved, _part(H, g, c))
         energy = _quadratic(blocks, _part(H, g, c))
@@ -121,8 +124,8 @@ class OutputError:
             zero = (blocks * torch.linalg.solve(inverse * within + outside, blocks[..., None])[..., 0]).sum(
                 (-2, -1)
             )
-        zero = zero.flatten()
-        return Costs(zero, torch.minimum(unify.flatten(), zero), energy.flatten())
+        zero, unify, energy = (cost.flatten().cpu() for cost in (zero, unify, energy))
+        return Costs(zero, torch.minimum(unify, zero), energy)
 
 
 def _quadratic(x: Tensor, H: Tensor) -> Tensor:
@@ -160,5 +163,8 @@ def _moments(layer: Layer, site: SiteStatistics) -> Tensor:
     channels = len(gram) // layer.groups
     parts = torch.stack([gram[i : i + channels, i : i + channels] for i in range(0, len(gram), channels)])
     return torch.stack(
-        [torch.kron(part, torch.eye(whole // channels, dtype=torch.float64)) for part in parts]
+        [
+            torch.kron(part, torch.eye(whole // channels, dtype=part.dtype, device=part.device))
+            for part in parts
+        ]
     )

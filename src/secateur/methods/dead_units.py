@@ -66,7 +66,7 @@ def without_dead_units(model: nn.Module, example_inputs: Example) -> Removal:
       (2): Linear(in_features=1, out_features=2, bias=True)
     )
     """
-    inputs = Inputs.of(example_inputs)
+    inputs = Inputs.of(example_inputs).beside(model)
     return _removed(model, traced(model, inputs), inputs)
 
 
@@ -108,7 +108,8 @@ class DeadUnits:
             frozen=frozen_parts(case.graph.frozen),
             sparsity=Sparsity.of(case.model, removal.model),
         )
-        return Draft(removal.model, removal.plan, evidence=evidence, budget="exact")
+        plan = case.onwards(removal.plan, removal.model)
+        return Draft(removal.model, plan, evidence=evidence, budget="exact")
 
 
 def _removed(model: nn.Module, graph: Graph, inputs: Inputs) -> Removal:

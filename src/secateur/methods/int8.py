@@ -137,7 +137,7 @@ def _draft(case: Case, options: Options, found: Quantisable) -> Draft:
         done = quantised(case.graph, found.layers, case.tensors, case.batches, options, case.seed)
     edits = tuple(_edit(layer, done, options) for layer in found.layers)
     model = _installed(case.model, edits, found.layers, done)
-    before = whole(case.dense) if case.earlier is None else case.earlier.plan
+    before = whole(case.dense) if case.start is None else case.start
     plan: Plan = revalued(replace(before, edits=(*before.edits, *edits)), case.dense, model, case.patterns)
     evidence = Evidence(
         max_masked_difference=_checked(case, model, found.layers, done),

@@ -31,7 +31,9 @@ def joint_gram(readers: Sequence[Reader]) -> tuple[Tensor, Tensor]:
     first = readers[0]
     alike = all(torch.equal(r.columns, first.columns) and r.xx.shape == first.xx.shape for r in readers)
     grams = [r.xx if alike else _unit_gram(r) for r in readers]
-    columns = first.columns if alike else torch.arange(len(first.columns))[:, None]
+    columns = first.columns
+    if not alike:
+        columns = torch.arange(len(columns), device=columns.device)[:, None]
     total = sum(
         (g / g.trace().clamp_min(torch.finfo(g.dtype).tiny) for g in grams), torch.zeros_like(grams[0])
     )
@@ -40,7 +42,7 @@ def joint_gram(readers: Sequence[Reader]) -> tuple[Tensor, Tensor]:
 
 def _unit_gram(reader: Reader) -> Tensor:
     n, d = len(reader.columns), len(reader.xx)
-    sums = torch.zeros(n, d + 1, dtype=reader.xx.dtype)
+    sums = reader.xx.new_zeros(n, d + 1)
     sums.scatter_(1, reader.columns, 1.0)
     sums = sums[:, :d]
     return sums @ reader.xx @ sums.T
@@ -50,7 +52,7 @@ def _stabilised(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Return the matrix with the least jitter with which it is positive definite, and its Cholesky factor."""
     scale = gram.diagonal().abs().mean()
     jitter = JITTER * scale if scale > 0 else scale.new_ones(())
-    eye = torch.eye(len(gram), dtype=gram.dtype)
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for _ in range(ATTEMPTS):
         matrix = gram + jitter * eye
         factor, failed = torch.linalg.cholesky_ex(matrix)
@@ -75,7 +77,7 @@ def innovations(gram: Tensor, columns: Tensor, order: Tensor) -> Tensor:
     real = flat < d
     _, factor = _stabilised(gram[flat[real]][:, flat[real]])
     pivots = factor.diagonal() ** 2
-    spread = torch.zeros(len(flat), dtype=gram.dtype)
+    spread = gram.new_zeros(len(flat))
     spread[real] = pivots
     return spread.view(sequence.shape).sum(1)
 
@@ -83,7 +85,7 @@ def innovations(gram: Tensor, columns: Tensor, order: Tensor) -> Tensor:
 def _rank(readers: Sequence[Reader], scores: Tensor, gram: Tensor, columns: Tensor) -> Ranking:
     scores = torch.where(dead_units(readers), torch.zeros_like(scores), scores)
     order = torch.argsort(scores, descending=True, stable=True)
-    added = torch.empty(len(order), dtype=gram.dtype)
+    added = gram.new_empty(len(order))
     added[order] = innovations(gram, columns, order)
     return from_scores(scores, added)
 
@@ -91,7 +93,7 @@ def _rank(readers: Sequence[Reader], scores: Tensor, gram: Tensor, columns: Tens
 def _block(matrix: Tensor, columns: Tensor) -> Tensor:
     """Return the diagonal block of each unit, (units, b, b); padded rows and columns are those of the identity."""
     d, b = len(matrix), columns.shape[1]
-    padded = torch.zeros(d + 1, d + 1, dtype=matrix.dtype)
+    padded = matrix.new_zeros(d + 1, d + 1)
     padded[:d, :d] = matrix
     blocks = padded[columns[:, :, None], columns[:, None, :]]
     missing = columns == d
@@ -147,7 +149,7 @@ class Weights:
     def __call__(self, readers: Sequence[Reader]) -> Ranking:
         """Rank the units of a group."""
         gram, columns = joint_gram(readers)
-        scores = torch.zeros(len(columns), dtype=gram.dtype)
+        scores = gram.new_zeros(len(columns))
         for reader in readers:
             outgoing = torch.cat([reader.weight.abs().sum(0), reader.weight.new_zeros(1)])
             scores += outgoing[reader.columns].sum(1)
@@ -162,9 +164,9 @@ class Pivot:
         """Rank the units of a group."""
         gram, columns = joint_gram(readers)
         n, d = len(columns), len(gram)
-        residual = torch.zeros(d + 1, d + 1, dtype=gram.dtype)
+        residual = gram.new_zeros(d + 1, d + 1)
         residual[:d, :d], _ = _stabilised(gram)
-        left, order = torch.ones(n, dtype=torch.bool), []
+        left, order = torch.ones(n, dtype=torch.bool, device=gram.device), []
         for _ in range(n):
             power = residual.diagonal()[columns].sum(1)
             unit = int(torch.where(left, power, power.new_full((), -1)).argmax())
@@ -172,10 +174,12 @@ class Pivot:
             order.append(unit)
             own = columns[unit][columns[unit] < d]
             block = residual[own][:, own]
-            block = block + 1e-12 * block.diagonal().mean() * torch.eye(len(own), dtype=gram.dtype)
+            block = block + 1e-12 * block.diagonal().mean() * torch.eye(
+                len(own), dtype=gram.dtype, device=gram.device
+            )
             residual -= residual[:, own] @ torch.linalg.solve(block, residual[own])
-        scores = torch.empty(n, dtype=gram.dtype)
-        scores[torch.tensor(order)] = torch.arange(n, 0, -1, dtype=gram.dtype)
+        scores = gram.new_empty(n)
+        scores[columns.new_tensor(order)] = torch.arange(n, 0, -1, dtype=gram.dtype, device=gram.device)
         return _rank(readers, scores, gram, columns)
 
 
@@ -208,22 +212,22 @@ class Output:
         readers = [_noisy(r, self.ridge) for r in readers]
         states = [_Elimination.start(r) for r in readers]
         if len(dead) > self.limit:
-            order = _cheapest_first(states, torch.arange(len(dead)), dead).flip(0)
+            order = _cheapest_first(states, torch.arange(len(dead), device=dead.device), dead).flip(0)
             return Ranking(tuple(order.tolist()), _losses(readers, order))
         share = min(self.share * max(1.0, (len(dead) / 512) ** 2), 0.25)
-        known = torch.arange(len(dead))  # units that the states hold
+        known = torch.arange(len(dead), device=dead.device)  # units that the states hold
         left = known  # positions in them of what is left
         removed: list[int] = []
         loss = [0.0]
         while len(left):
             if 2 * len(left) <= len(known):  # the removed half of every matrix is zero
                 states = [s.restricted(left) for s in states]
-                known, dead, left = known[left], dead[left], torch.arange(len(left))
+                known, dead, left = known[left], dead[left], torch.arange(len(left), device=dead.device)
             count = max(1, int(len(left) * share))
             near = left[_cheapest_first(states, left, dead)[: count + min(3 * count, 256)]]
             among = [s.restricted(near) for s in states]
-            rest = torch.arange(len(near))
-            gone = torch.empty(0, dtype=torch.long)
+            rest = torch.arange(len(near), device=dead.device)
+            gone = near[:0]
             for _ in range(count):
                 best = _cheapest_first(among, rest, dead[near])[:1]
                 loss.append(loss[-1] + max(sum(s.remove(rest[best]) for s in among), 0.0))
@@ -250,18 +254,18 @@ def _losses(readers: Sequence[Reader], order: Tensor) -> Tensor:
     alone. So the best repair of ``W x`` by the first k is ``W P^T F`` applied to the first k of ``z``, and the
     squares of its other columns are lost.
     """
-    lost = torch.zeros(len(order) + 1, dtype=torch.float64)
+    lost = torch.zeros(len(order) + 1, dtype=torch.float64, device=order.device)
     for reader in readers:
         sequence = reader.columns[order]
         flat = sequence.reshape(-1)
         real = flat < len(reader.xx)
         own = flat[real]
         _, factor = _stabilised(reader.xx[own][:, own])
-        squares = torch.zeros(len(flat), dtype=torch.float64)
+        squares = reader.xx.new_zeros(len(flat))
         squares[real] = (reader.weight[:, own] @ factor).square().sum(0)
         by_unit = squares.view(sequence.shape).sum(1) / max(reader.power, torch.finfo(torch.float64).tiny)
         lost[:-1] += by_unit.flip(0).cumsum(0).flip(0)
-    return lost
+    return lost.cpu()
 
 
 def _cheapest_first(states: Sequence[_Elimination], units: Tensor, dead: Tensor) -> Tensor:
@@ -286,7 +290,7 @@ class _Elimination:
     @staticmethod
     def start(reader: Reader) -> _Elimination:
         d = len(reader.xx)
-        precision = torch.eye(d + 1, dtype=torch.float64)
+        precision = torch.eye(d + 1, dtype=torch.float64, device=reader.xx.device)
         precision[:d, :d] = torch.cholesky_inverse(_stabilised(reader.xx)[1])
         weight = torch.cat([reader.weight, reader.weight.new_zeros(len(reader.weight), 1)], 1)
         return _Elimination(
@@ -297,9 +301,9 @@ class _Elimination:
         """Return a copy of only these units, numbered anew: the updates among them need no others."""
         empty = len(self.precision) - 1
         own = self.columns[units]
-        index = torch.cat([own[own < empty], torch.tensor([empty])])
-        place = torch.empty(empty + 1, dtype=torch.long)
-        place[index] = torch.arange(len(index))
+        index = torch.cat([own[own < empty], own.new_tensor([empty])])
+        place = own.new_empty(empty + 1)
+        place[index] = torch.arange(len(index), device=own.device)
         precision = self.precision[index[:, None], index]
         return _Elimination(precision, self.weight[:, index], place[own], self.power)
 
@@ -311,7 +315,7 @@ class _Elimination:
             return (squares / self.precision.diagonal())[own[:, 0]] / self.power
         padded = own == len(self.precision) - 1
         blocks = self.precision[own[:, :, None], own[:, None, :]]
-        eye = torch.eye(own.shape[1], dtype=blocks.dtype)
+        eye = torch.eye(own.shape[1], dtype=blocks.dtype, device=blocks.device)
         blocks = torch.where(padded[:, :, None] | padded[:, None, :], eye, blocks)
         weights = self.weight[:, own].permute(1, 2, 0)
         solved: Tensor = torch.linalg.solve(blocks, weights)

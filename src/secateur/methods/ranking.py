@@ -51,11 +51,12 @@ class Order(Protocol):
 
     def __call__(self, readers: Sequence[Reader]) -> Ranking:
         """Return the ranking; the same readers give the same ranking."""
+        ...
 
 
 def dead_units(readers: Sequence[Reader]) -> Tensor:
     """Return which units carry nothing that any reader could notice (methods: diag C < 1e-12 max), bool (units,)."""
-    dead = torch.ones(len(readers[0].columns), dtype=torch.bool)
+    dead = torch.ones(len(readers[0].columns), dtype=torch.bool, device=readers[0].xx.device)
     for reader in readers:
         power = reader.unit_power()
         dead &= power <= 1e-12 * power.max()
@@ -69,7 +70,7 @@ def from_scores(scores: Tensor, powers: Tensor) -> Ranking:
     total = kept[-1]
     loss = 1 - kept / total if total > 0 else torch.zeros_like(kept)
     loss[-1] = 0
-    return Ranking(tuple(order.tolist()), loss.clamp_min(0))
+    return Ranking(tuple(order.tolist()), loss.clamp_min(0).cpu())
 
 
 def ranked(group: Group, scores: Tensor, powers: Tensor | None = None) -> Ranked:

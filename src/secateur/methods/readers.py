@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -39,22 +40,36 @@ def readers(
         if site.node in beside:
             continue
         layer, moments = layers[site.node], statistics.sites[site.node]
-        columns = _unit_columns(group, site, layer)
-        weight = outputs_first(layer, statistics.tensors[layer.weight].double())
+        device = moments.gram.device  # the processor, where the model's device has no float64
+        columns = _unit_columns(group, site, layer).to(device)
+        weight = outputs_first(layer, statistics.tensors[layer.weight].to(device).double())
         for adapter in adapters:
             if adapter.base.node == site.node:
-                weight = weight + _low_rank(adapter, statistics.tensors).view_as(weight)
+                weight = weight + _low_rank(adapter, statistics.tensors).to(device).view_as(weight)
         scale = affine(outlet(graph, layer, with_adapters=True).batch_norm, graph, statistics.tensors)
         if scale is not None:
-            weight = weight * scale.scale.double().view(-1, *[1] * (weight.ndim - 1))
+            weight = weight * scale.scale.to(device).double().view(-1, *[1] * (weight.ndim - 1))
         power = max(statistics.power[site.node], torch.finfo(torch.float64).tiny)
         use = patches and moments.patches is not None and layer.groups == 1
-        found.append(
-            _patch_reader(layer, moments, weight, columns, power, centred)
-            if use
-            else _channel_reader(layer, moments, weight, columns, power, centred)
-        )
+        read_as = _patch_reader if use else _channel_reader
+        found.append(_told(read_as(layer, moments, weight, columns, power, centred), moments.seen))
     return found
+
+
+def _told(reader: Reader, seen: bool) -> Reader:
+    """Return a reader of whose inputs something is known.
+
+    One that read constants alone loses nothing, for its bias repairs that. Of one that read nothing (an expert to which
+    no sample was sent) nothing is known: its inputs count as white, so that a unit weighs what its weights do.
+    """
+    if reader.xx.diagonal().any():
+        return reader
+    if seen:
+        return replace(reader, weight=torch.zeros_like(reader.weight))
+    power = max(float(reader.weight.square().sum()), torch.finfo(torch.float64).tiny)
+    return replace(
+        reader, xx=torch.eye(len(reader.xx), dtype=torch.float64, device=reader.xx.device), power=power
+    )
 
 
 def _low_rank(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -88,7 +103,7 @@ def _patch_reader(
     mean = xx[-1, :-1]
     taps = (len(xx) - 1) // layer.in_channels
     d = layer.in_channels * taps
-    spread = columns[:, :, None] * taps + torch.arange(taps)
+    spread = columns[:, :, None] * taps + torch.arange(taps, device=columns.device)
     spread = torch.where(columns[:, :, None] == layer.in_channels, torch.full_like(spread, d), spread)
     return Reader(_moments(xx[:-1, :-1], mean, centred), weight.flatten(1), spread.flatten(1), power)
 
@@ -102,7 +117,7 @@ def _channel_reader(
     columns = columns[:, ::pooled] // pooled
     taps = weight.shape[2]
     rows = weight.reshape(g, weight.shape[0] // g, weight.shape[1], taps).permute(0, 1, 3, 2).flatten(1, 2)
-    whole = torch.zeros(g, rows.shape[1], g, weight.shape[1], dtype=torch.float64)
+    whole = rows.new_zeros(g, rows.shape[1], g, weight.shape[1])
     whole[torch.arange(g), :, torch.arange(g)] = rows
     return Reader(
         _moments(moments.gram, moments.mean, centred), whole.view(-1, len(moments.mean)), columns, power

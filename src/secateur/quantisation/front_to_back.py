@@ -213,7 +213,7 @@ class _Moments:
         self.node, self._layer, self._positions = layer.node, layer, positions
         self._weight = one.split(weight).float()
         g, m, d = self._weight.shape
-        self.sums = Sums(layer.module, g, d + 1, m)
+        self.sums = Sums(layer.module, g, d + 1, m, torch.device("cpu"))
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the positions that count."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Ref
+from secateur.ground.devices import moments_device, onto
 from secateur.ground.processes import in_step, summed
 from secateur.ground.progress import track
 from secateur.statistics.batches import Calibration
@@ -30,12 +31,16 @@ def re_estimated(graph: Graph, tensors: Mapping[str, Tensor], batches: Calibrati
         return dict(tensors)
     names = {n.name: [graph.program.parameters[a.name][0] for a in n.args[3:5]] for n in nodes}
     sums = {
-        node: torch.zeros(3, *tensors[mean].shape, dtype=torch.float64) for node, (mean, _) in names.items()
+        node: torch.zeros(
+            3, *tensors[mean].shape, dtype=torch.float64, device=moments_device(tensors[mean].device)
+        )
+        for node, (mean, _) in names.items()
     }
 
     def add(node: str, mean: Tensor, variance: Tensor, count: int) -> None:
         if node in sums:
-            sums[node] += count * torch.stack([mean, variance + mean**2, torch.ones_like(mean)]).double()
+            mean, variance = (onto(value, sums[node]) for value in (mean, variance))
+            sums[node] += count * torch.stack([mean, variance + mean**2, torch.ones_like(mean)])
 
     with in_step():
         for flat, held in track(batches.held_out(), "re-estimating BatchNorm"):
@@ -50,6 +55,6 @@ def re_estimated(graph: Graph, tensors: Mapping[str, Tensor], batches: Calibrati
         mean = first / count
         variance = (second / count - mean**2).clamp_min(0) * count / (count - 1).clamp_min(1)
         for name, value in zip(parameters, (mean, variance), strict=True):
-            fresh[name] = value.to(tensors[name].dtype)
+            fresh[name] = onto(value, tensors[name])
     before, after = held_out_distances(graph, (tensors, fresh), batches)
     return fresh if after < before else dict(tensors)

@@ -152,7 +152,7 @@ def _distance(dense: Forward, pruned: Forward, touched: list[Job], inputs: list[
 
 
 def _left(job: Job, value: Tensor) -> Tensor:
-    return value.index_select(job.layer.channel_dim, job.channels())
+    return value.index_select(job.layer.channel_dim, job.channels().to(value.device))
 
 
 def _relative(wish: Tensor, found: Tensor, rectified: bool = False) -> Tensor:

@@ -46,11 +46,15 @@ class InBlocks:
         self._shape = start.shape
         more = start.shape[2] - job.width
         owner = torch.where(states == UNIFY, numbers, -1)
-        self._owner = _widened(job.split(owner), more, -1).flatten(0, 1).long()
-        self._free = (_widened(job.split((states != ZERO) & (states != UNIFY)), more, 1) > 0).flatten(0, 1)
+        free = (states != ZERO) & (states != UNIFY)
+        self._owner, self._free = (
+            _widened(job.split(what), more, beyond).flatten(0, 1).to(start.device)
+            for what, beyond in ((owner, -1), (free, 1))
+        )
+        self._owner, self._free = self._owner.long(), self._free > 0
         self._sign = torch.where(start < 0, -1.0, 1.0).double().flatten(0, 1)
-        self._group = torch.arange(g).repeat_interleave(m)
-        self._parts = [self._classes(rows) for rows in _parts(pattern, g, m)]
+        self._group = torch.arange(g, device=start.device).repeat_interleave(m)
+        self._parts = [self._classes(rows.to(start.device)) for rows in _parts(pattern, g, m)]
 
     def __call__(
         self,
@@ -94,10 +98,8 @@ class InBlocks:
 
     def _classes(self, rows: Tensor) -> list[_Class]:
         key = torch.cat([self._free[rows].long(), self._owner[rows], self._group[rows, None]], 1)
-        if bool((key == key[0]).all()):
-            kinds = torch.zeros(len(rows), dtype=torch.long)
-        else:
-            kinds = key.unique(dim=0, return_inverse=True)[1]
+        alike = bool((key == key[0]).all())
+        kinds = torch.zeros_like(rows) if alike else key.unique(dim=0, return_inverse=True)[1]
         ids = self._owner[rows].unique()
         ids = ids[ids >= 0]
         classes = []
@@ -112,9 +114,9 @@ class InBlocks:
     def _solved(self, classes: list[_Class], moments: Moments, start: Tensor, strength: float) -> Tensor:
         """Return all rows (g * m, d), those of the part solved, the others 0."""
         d = self._shape[2]
-        result = torch.zeros(len(self._group), d, dtype=torch.float64)
+        result = start.new_zeros(len(self._group), d)
         n = 1 + max((int(c.blocks.max()) for c in classes if len(c.blocks)), default=-1)
-        A, r = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+        A, r = start.new_zeros(n, n), start.new_zeros(n)
         systems = []
         yx, first = moments.yx.flatten(0, 1), start.flatten(0, 1)
         for c in classes:
@@ -128,7 +130,7 @@ class InBlocks:
             across = xx[c.free][:, c.unified]
             systems.append((c, factor, across, b))
             if len(c.unified):
-                eye = shift * torch.eye(len(c.unified), dtype=torch.float64)
+                eye = shift * torch.eye(len(c.unified), dtype=torch.float64, device=start.device)
                 solved = torch.cholesky_solve(across, factor) if len(c.free) else across
                 reduced = xx[c.unified][:, c.unified] + eye - across.mT @ solved
                 signs = self._sign[c.rows][:, c.unified]
@@ -188,7 +190,7 @@ def _error(moments: Moments, weight: Tensor, rows: Tensor, group: Tensor) -> flo
 
 def _factor(matrix: Tensor, shift: float) -> Tensor | None:
     """Return the Cholesky factor, with a larger shift where rounding made the matrix indefinite, or None."""
-    eye = torch.eye(len(matrix), dtype=torch.float64)
+    eye = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
     for _attempt in range(12):
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(matrix + shift * eye)
@@ -201,7 +203,7 @@ def _factor(matrix: Tensor, shift: float) -> Tensor | None:
 def _nonnegative(A: Tensor, r: Tensor) -> Tensor:
     """Solve ``A v = r`` with ``v >= 0``: unknowns that come out negative are zero, the others are solved again."""
     v = torch.zeros_like(r)
-    free = torch.arange(len(r))
+    free = torch.arange(len(r), device=r.device)
     while len(free):
         part = A[free][:, free]
         factor = _factor(part, 1e-12 * float(part.diagonal().mean().clamp_min(0)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Kept, Layer
+from secateur.ground.devices import moments_device, onto
 from secateur.statistics.collect import fold
 from secateur.statistics.outlets import Outlet, outlet, running_mean
 from secateur.statistics.weights import as_stored, outputs_first
@@ -22,7 +23,9 @@ class Job:
     """One layer that is refitted on what the pruned network feeds it.
 
     ``groups`` (g,) are the groups of a grouped convolution that are left, ``inputs`` (g, c) and ``outputs`` (g, m)
-    the channels left in each, counted within the group; a plain layer has one group.
+    the channels left in each, counted within the group; a plain layer has one group. They are on the processor.
+    Parts of weights come as float64 where moments are solved: on the weight's device, or on the processor where that
+    has no float64.
     """
 
     layer: Layer
@@ -45,7 +48,7 @@ class Job:
 
     def split(self, weight: Tensor) -> Tensor:
         """Return the part of a full weight that is left, (g, m, c * taps), float64."""
-        whole = self._whole(weight, self.layer.width).double()
+        whole = self._solved(weight, self.layer.width)
         part = whole[self.groups[:, None, None], self.outputs[:, :, None], self.inputs[:, None, :]]
         return part.flatten(2)
 
@@ -53,17 +56,17 @@ class Job:
         """Return a copy of the full weight with `part` (g, m, c * taps) in place of what is left."""
         whole = self._whole(weight, self.layer.width).clone()
         index = (self.groups[:, None, None], self.outputs[:, :, None], self.inputs[:, None, :])
-        whole[index] = part.view(*part.shape[:2], self.inputs.shape[1], self.taps).to(weight.dtype)
+        whole[index] = onto(part.view(*part.shape[:2], self.inputs.shape[1], self.taps), weight)
         return as_stored(self.layer, whole.view(-1, self.layer.width, *self.layer.taps))
 
     def column_norms(self, weight: Tensor) -> Tensor:
         """Return the squared norm of the weights with which each dense input is read, (g, inputs)."""
-        whole = self._whole(weight, self.layer.width // self.fold).double()
+        whole = self._solved(weight, self.layer.width // self.fold)
         return (whole[self.groups[:, None], self.outputs] ** 2).sum((1, 3))
 
     def recombined(self, weight: Tensor, mixing: Tensor) -> Tensor:
         """Return the dense weight with its inputs replaced by `mixing` (g, inputs, kept), as (g, m, kept * taps)."""
-        whole = self._whole(weight, self.layer.width // self.fold).double()
+        whole = self._solved(weight, self.layer.width // self.fold)
         rows = whole[self.groups[:, None], self.outputs]  # (g, m, c, taps)
         return torch.einsum("gmct,gck->gmkt", rows, mixing).flatten(2)
 
@@ -71,6 +74,9 @@ class Job:
         """Return a full weight as (groups of the layer, outputs, width, taps)."""
         g, m = self.layer.groups, self.layer.out_channels // self.layer.groups
         return outputs_first(self.layer, weight).reshape(g, m, width, -1)
+
+    def _solved(self, weight: Tensor, width: int) -> Tensor:
+        return self._whole(weight.to(moments_device(weight.device)), width).double()
 
     def channels(self) -> Tensor:
         """Return the output channels that are left, as channels of the whole layer, (g * m,)."""
@@ -152,6 +158,6 @@ def masked(graph: Graph, tensors: Mapping[str, Tensor], kept: Kept) -> dict[str,
             value = result[s.parameter]
             shape = [1] * value.ndim
             shape[s.dim] = -1
-            mask = torch.from_numpy(stays[np.asarray(s.owner)]).view(shape)
+            mask = torch.from_numpy(stays[np.asarray(s.owner)]).view(shape).to(value.device)
             result[s.parameter] = torch.where(mask, value, torch.zeros_like(value))
     return result

@@ -81,7 +81,7 @@ def _ridge(moments: Moments, start: Tensor, residual: Tensor, strength: float) -
     """Do what `ridge` does, with ``residual = yx - start xx``, which is the same for all strengths."""
     diagonal = moments.xx.diagonal(dim1=1, dim2=2)
     unit = diagonal.mean(1).clamp_min(torch.finfo(torch.float64).tiny)
-    eye = torch.eye(moments.xx.shape[-1], dtype=torch.float64)
+    eye = torch.eye(moments.xx.shape[-1], dtype=torch.float64, device=moments.xx.device)
     for _attempt in range(12):
         shifted = moments.xx + (strength * unit)[:, None, None] * eye
         factor, failed = torch.linalg.cholesky_ex(shifted)
@@ -139,7 +139,7 @@ def solve(
     `importance` is that of `choose_ridge`.
     """
     if len(strengths) == 1:
-        chosen = torch.full(start.shape[:2], strengths[0], dtype=torch.float64)
+        chosen = start.new_full(start.shape[:2], strengths[0])
     else:
         _, chosen = choose_ridge(fit, held, start, strengths, importance)
     solved = start
@@ -160,6 +160,6 @@ def identity(inputs: int, kept: Tensor) -> Tensor:
              [0., 1.]]], dtype=torch.float64)
     """
     g, k = kept.shape
-    mixing = torch.zeros(g, inputs, k, dtype=torch.float64)
-    mixing[torch.arange(g)[:, None], kept, torch.arange(k)] = 1
+    mixing = torch.zeros(g, inputs, k, dtype=torch.float64, device=kept.device)
+    mixing.scatter_(1, kept[:, None, :], 1)
     return mixing

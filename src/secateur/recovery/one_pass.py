@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Kept
+from secateur.ground.devices import onto
 from secateur.statistics.collect import Statistics
 
 from .jobs import Job, jobs, masked
@@ -49,14 +50,14 @@ class OnePass:
         # What a transposed convolution makes of a constant differs from position to position: no bias holds it.
         centred = self.centred and not job.layer.transposed
         mean = site.mean if centred else torch.zeros_like(site.mean)
-        lost = _lost(job)
-        mixing = identity(job.layer.width // job.fold, _channels(job))
+        lost = _lost(job).to(mean.device)
+        mixing = identity(job.layer.width // job.fold, _channels(job).to(mean.device))
         if lost.shape[1]:  # inputs that are left stand for themselves, which no ridge could better
             fit, held, whole = (
                 _moments(job, lost, m - torch.outer(mean, mean)) for m in (site.fit, site.held, site.gram)
             )
             norms = job.column_norms(statistics.tensors[job.layer.weight]).gather(1, lost)
-            rows = torch.arange(len(lost))[:, None]
+            rows = torch.arange(len(lost), device=lost.device)[:, None]
             mixing[rows, lost] = solve(fit, held, whole, mixing[rows, lost], self.ridges, importance=norms)
         return _recombine(job, mixing, statistics.tensors, current, mean if centred else None)
 
@@ -96,10 +97,10 @@ def _recombine(
     repaired = {layer.weight: job.merge(current[layer.weight], job.recombined(weight, mixing))}
     if mean is not None and job.intercept is not None:
         own = mean.view(layer.groups, -1)[job.groups]
-        lost = own - torch.einsum("gck,gk->gc", mixing, own.gather(1, _channels(job)))
+        lost = own - torch.einsum("gck,gk->gc", mixing, own.gather(1, _channels(job).to(own.device)))
         change = job.recombined(weight, lost[..., None]).sum(2).reshape(-1)
         value = current[job.intercept].clone()
         sign = -1 if job.outlet.batch_norm is not None else 1
-        value[job.channels()] += (sign * change).to(value.dtype)
+        value[job.channels()] += onto(sign * change, value)
         repaired[job.intercept] = value
     return repaired

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph
+from secateur.ground.devices import moments_device, onto, single
 from secateur.ground.errors import CalibrationError
 from secateur.ground.processes import summed
 from secateur.statistics.forward import Watch
@@ -64,24 +65,27 @@ Solver = Callable[[Moments, Moments, Moments, Tensor, Sequence[float], Tensor | 
 class Sums:
     """Sums of a regression with g groups, d inputs and m outputs: the fit and the held-out samples apart."""
 
-    def __init__(self, module: str, g: int, d: int, m: int) -> None:
+    def __init__(self, module: str, g: int, d: int, m: int, device: torch.device) -> None:
         shapes = ((g, d, d), (g, m, d), (g, m))
         self._module = module
-        self._sums = [[torch.zeros(shape, dtype=torch.float64) for shape in shapes] for _ in range(2)]
+        self._sums = [
+            [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes] for _ in range(2)
+        ]
         self._count = torch.zeros(2, dtype=torch.int64)
 
     def add(self, x: Tensor, y: Tensor, held: Tensor) -> None:
         """Add rows x (g, rows, d) and y (g, rows, m); `held` (samples,) says which samples are held out."""
-        mask = sample_rows(held, x.shape[1])
+        mask = sample_rows(held, x.shape[1]).to(x.device)
+        x, y = single(x), single(y)
         for i, rows in enumerate((~mask, mask)):
             if not bool(rows.any()):
                 continue
             xs, ys = (x, y) if bool(rows.all()) else (x[:, rows], y[:, rows])
             for total, part in zip(
-                self._sums[i], (xs.mT @ xs, ys.mT @ xs, (ys.double() ** 2).sum(1)), strict=True
+                self._sums[i], (xs.mT @ xs, ys.mT @ xs, (onto(ys, self._sums[0][0]) ** 2).sum(1)), strict=True
             ):
-                total += part.double()
-            self._count[i] += rows.sum()
+                total += onto(part, total)
+            self._count[i] += rows.sum().cpu()
 
     def moments(self) -> tuple[Moments, Moments, Moments]:
         """Return fit, held-out and whole moments over all processes; of two parts with one empty, the other is all."""
@@ -117,7 +121,8 @@ class OutputRegression:
         g, m = job.outputs.shape
         self._affine = affine(job.outlet.batch_norm, graph, dense)
         # A BatchNorm that multiplies by zero does not show what came in: such outputs keep their weights.
-        self._unseen = torch.zeros(g, m, dtype=torch.bool)
+        where = dense[job.layer.weight].device
+        self._unseen = torch.zeros(g, m, dtype=torch.bool, device=where)
         if self._affine is not None:
             scale = self._affine.scale.abs()
             self._unseen = (scale <= 1e-6 * scale.max())[job.channels()].view(g, m)
@@ -126,7 +131,9 @@ class OutputRegression:
         )
         self._spatial = math.prod(job.layer.positions)
         self._wanted = sampling.wanted(job.width)
-        self._sums = Sums(job.layer.module, g, job.width + (job.intercept is not None), m)
+        self._sums = Sums(
+            job.layer.module, g, job.width + (job.intercept is not None), m, moments_device(where)
+        )
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the output positions that count."""
@@ -157,12 +164,12 @@ class OutputRegression:
         if job.intercept is not None:
             start = torch.cat([start, start.new_zeros(*start.shape[:2], 1)], 2)
         solver = solve if under is None else under(start)
-        solved = solver(*self._sums.moments(), start, strengths, self._unseen)
+        solved = solver(*self._sums.moments(), start, strengths, self._unseen.to(start.device))
         if job.intercept is None:
             return {job.layer.weight: job.merge(weight, solved)}
         value = current[job.intercept].clone()
         sign = -1 if job.outlet.batch_norm is not None else 1
-        value[job.channels()] += sign * solved[:, :, -1].reshape(-1).to(value.dtype)
+        value[job.channels()] += onto(sign * solved[:, :, -1].reshape(-1), value)
         return {job.intercept: value, job.layer.weight: job.merge(weight, solved[:, :, :-1])}
 
     def _target(self, args: tuple[Any, ...], result: Tensor) -> None:
@@ -170,7 +177,7 @@ class OutputRegression:
 
     def _read(self, args: tuple[Any, ...], result: None) -> None:
         x = args[self._job.layer.position]
-        x = x.index_select(self._job.layer.channel_dim, self._job.input_channels())
+        x = x.index_select(self._job.layer.channel_dim, self._job.input_channels().to(x.device))
         self._x = read_rows(self._job.layer, x, self._rows, groups=len(self._job.groups))
 
     def _other(self, args: tuple[Any, ...], result: None) -> None:
@@ -210,7 +217,14 @@ class InputRegression:
         self._spatial = math.prod(job.layer.positions)
         self._wanted = -(-sampling.wanted(job.width // job.taps) // job.taps)
         self._kept = job.inputs[:, :: job.fold] // job.fold
-        self._sums = Sums(job.layer.module, len(job.groups), self._kept.shape[1], job.layer.width // job.fold)
+        self._where = moments_device(self._weight.device)
+        self._sums = Sums(
+            job.layer.module,
+            len(job.groups),
+            self._kept.shape[1],
+            job.layer.width // job.fold,
+            self._where,
+        )
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the output positions that count."""
@@ -228,7 +242,7 @@ class InputRegression:
     def solve(self, current: Mapping[str, Tensor], strengths: Sequence[float]) -> dict[str, Tensor]:
         """Return the repaired weight: the dense one, each input replaced by what stands in for it."""
         job = self._job
-        start = identity(job.layer.width // job.fold, self._kept)
+        start = identity(job.layer.width // job.fold, self._kept.to(self._where))
         norms = job.column_norms(self._weight)
         mixing = solve(*self._sums.moments(), start, strengths, importance=norms)
         return {job.layer.weight: job.merge(current[job.layer.weight], job.recombined(self._weight, mixing))}
@@ -239,7 +253,7 @@ class InputRegression:
 
     def _read(self, args: tuple[Any, ...], result: None) -> None:
         x = args[self._job.layer.position]
-        x = x.index_select(self._job.layer.channel_dim, self._job.input_channels())
+        x = x.index_select(self._job.layer.channel_dim, self._job.input_channels().to(x.device))
         rows = read_rows(self._job.layer, x, self._rows, groups=len(self._job.groups))
         self._sums.add(self._by_channel(rows), self._wish, self._held)
 

@@ -86,7 +86,7 @@ def _check_text(text: str, name: str, most: int) -> None:
 
 def _faults(r: Report) -> Iterator[str]:
     """Yield what contradicts itself, or would make a drawing that nobody can read."""
-    if min(n for s in (r.before, r.after) for n in (s.params, s.macs, s.bytes)) < 0:
+    if min(n for s in (r.before, r.after, r.original or r.before) for n in (s.params, s.macs, s.bytes)) < 0:
         yield "a negative number of parameters, MACs or bytes"
     if any(s < 0 for s in r.seconds.values()):
         yield "seconds: a phase took less than none"
@@ -98,7 +98,7 @@ def _faults(r: Report) -> Iterator[str]:
             yield f"curves: {group!r:.60} has {len(curve.units)} units and {len(curve.loss)} losses"
         elif list(curve.units) != sorted(set(curve.units)) or curve.units[0] < 0 or min(curve.loss) < 0:
             yield f"curves: {group!r:.60} must ascend from zero or more"
-    if t := r.latency:
+    for t in filter(None, (r.latency, r.deployed.latency if r.deployed else None)):
         spreads = [(x.low_ms, x.median_ms, x.high_ms) for x in (t.dense, t.pruned)]
         spreads.append((t.ratio_low, t.ratio, t.ratio_high))
         if min(t.batch, t.threads, t.rounds) < 1 or any(low < 0 or middle <= 0 for low, middle, _ in spreads):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secateur.measure.count import Size
 from secateur.measure.latency import Comparison, Latency, Timing
@@ -26,6 +26,7 @@ __all__ = [
     "score",
     "scores",
     "sizes",
+    "slower",
 ]
 
 HEAD = ("", "dense", "pruned", "pruned / dense")
@@ -90,7 +91,28 @@ def costs(found: Findings) -> list[Row]:
         listed += _blocks(found.structure)
     if found.quantisation:
         listed.append(_integers(found.quantisation))
-    return listed + ([latency(found.latency)] if found.latency else [])
+    if found.latency:
+        listed.append(latency(found.latency))
+    if found.deployed:
+        row = latency(found.deployed.latency)
+        listed.append(replace(row, key="target", name=f"latency in {found.deployed.engine}"))
+    return listed
+
+
+def slower(found: Findings) -> list[str]:
+    """Say so where there are fewer MACs and no less time in the engine that the network is meant for."""
+    at, dense, left = found.deployed, found.before.macs, found.after.macs
+    if at is None or not left < 0.95 * dense or at.latency.ratio < 0.97:
+        return []
+    remedy = (
+        f"try limits=sc.Limits(round_to={at.liked})"
+        if at.round_to % at.liked
+        else "its time is not in what was removed: ask for a latency budget, or measure at the batch size of use"
+    )
+    return [
+        f"MACs {left / dense:.2f}, but {at.latency.ratio:.2f} times dense in {at.engine} at batch "
+        f"{at.latency.batch}: widths may be none that its kernels like, or too small to matter; {remedy}."
+    ]
 
 
 def sizes(dense: Size, pruned: Size | None = None) -> list[Row]:

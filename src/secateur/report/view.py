@@ -10,7 +10,19 @@ from .evidence import FrozenPart, Quantisation, Structured
 from .findings import Findings
 from .rows import Row, costs
 
-__all__ = ["Strip", "Tile", "blocks", "by_reason", "left", "levels", "phases", "remarks", "stages", "tiles"]
+__all__ = [
+    "Strip",
+    "Tile",
+    "blocks",
+    "by_reason",
+    "compared",
+    "left",
+    "levels",
+    "phases",
+    "remarks",
+    "stages",
+    "tiles",
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,11 @@ def stages(found: Findings) -> list[tuple[str, str, str]]:
 def tiles(found: Findings) -> dict[str, Tile]:
     """Return the costs by the keys of their rows."""
     return {row.key: _tile(row) for row in costs(found)}
+
+
+def compared(found: Findings) -> dict[str, Tile]:
+    """Return the costs of one run among several: times as paired ratios first: milliseconds are of one run."""
+    return {row.key: _beside(row) for row in costs(found)}
 
 
 def left(pairs: Mapping[str, tuple[int, int]]) -> list[Strip]:
@@ -116,6 +133,15 @@ def remarks(found: Sequence[Findings]) -> Iterator[str]:
         yield "Latencies were measured with different batch sizes or numbers of threads: compare ratios only."
     if len({e.cpu for _, e in timed}) > 1:
         yield "Latencies were measured on different processors: compare ratios only."
+
+
+def _beside(row: Row) -> Tile:
+    tile, ratio = _tile(row), row.ratio
+    if ratio is None or ratio.middle is None or row.dense is None:
+        return tile
+    low, high = ratio.middle
+    change = f"middle half {low:.2f} to {high:.2f}; {tile.value}, dense {row.unit.short(row.dense.value)} in this run"
+    return Tile(tile.name, f"{ratio.value:.2f} of dense", change, tile.share, tile.note)
 
 
 def _tile(row: Row) -> Tile:

@@ -14,6 +14,8 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from secateur.graph.export import export_program
+from secateur.ground.copies import copied
+from secateur.ground.devices import device_of
 from secateur.ground.errors import KernelError
 from secateur.ground.inputs import Example, Inputs
 from secateur.ground.models import ModelLike, module_of
@@ -100,6 +102,8 @@ def compile(
 ) -> Compiled:
     """Compile a network for inference on this processor, with the threads that torch has now.
 
+    The kernels are the processor's: of a model on another device a copy is compiled.
+
     BatchNorms are folded, activations and residual sums fused; layers with zero or unified blocks run in the compiled
     kernels where these are faster on inputs of the example's size, and so does max pooling; all else runs in torch.
     Quantised layers (`secateur.quantise`) run in the int8 kernels where these are faster, and hand bytes on where all
@@ -120,9 +124,11 @@ def compile(
     >>> torch.allclose(fast(torch.ones(5, 8)), model(torch.ones(5, 8)), atol=1e-5)
     True
     """
-    given = Inputs.of(example_inputs)
-    args, kwargs = given.args, dict(given.kwargs)
     model = module_of(model)
+    if device_of(model) != torch.device("cpu"):  # the kernels are the processor's
+        model = copied(model).to("cpu")
+    given = Inputs.of(example_inputs).beside(model)
+    args, kwargs = given.args, dict(given.kwargs)
     program = export_program(model, args, kwargs)
     # Without writes into tensors, a call may move behind another.
     module: Any = program.exported.run_decompositions({}).module(check_guards=False)

@@ -203,7 +203,12 @@ def find_library(forced: str | None = None, folder: Path = FOLDER) -> Found:
         if forced is not None:
             raise KernelError(reason)
         return Found(None, reason)
-    portable = _open(folder, "portable")
+    try:
+        portable = _open(folder, "portable")
+    except KernelError as error:
+        if forced is not None:
+            raise
+        return Found(None, f"{error} Layers run dense.")  # a wheel's kernels may be strange to this system
     if forced is not None:
         if not _supported(portable, forced):
             raise KernelError(
@@ -235,7 +240,7 @@ def _open(folder: Path, name: str) -> Library:
     except (OSError, AttributeError) as error:
         raise KernelError(
             f"The kernels in {path} cannot be loaded ({error}). Remedy: install secateur again, or delete the folder "
-            f"{folder}; then layers run dense."
+            f"{folder}."
         ) from error
     if version != ABI:
         raise KernelError(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 from secateur.ground.errors import BudgetError
+from secateur.ground.keywords import keywords
 
 __all__ = ["Budget"]
 
 _SHARES = ("latency", "variance")  # never more than 1
 
 
+@keywords(flops="macs", parameters="params", size="bytes", time="latency_ms", milliseconds="latency_ms")
 @dataclass(frozen=True, repr=False)
 class Budget:
     """What may stay of a model: exactly one of the fields is given.
@@ -25,6 +28,7 @@ class Budget:
 
     Raises:
         BudgetError: none or several are given, or a value is out of range.
+        UsageError: a keyword is not one of these.
 
     >>> Budget(macs=0.5)
     Budget(macs=0.5)
@@ -48,9 +52,11 @@ class Budget:
             raise BudgetError(f"A budget names exactly one of {names}; {what}.")
         (unit,) = given
         value = getattr(self, unit)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value <= 0:
             raise BudgetError(f"Budget {unit}={value!r} is out of range: it must be a finite number above 0.")
+        value = int(value) if isinstance(value, Integral) else float(value)  # numpy has numbers of its own
+        object.__setattr__(self, unit, value)
         if unit in _SHARES and value > 1:
             hint = f"; for milliseconds write latency_ms={value!r}" if unit == "latency" else ""
             raise BudgetError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.graph import Program
+from secateur.ground.devices import moved
 from secateur.ground.errors import CalibrationError
 from secateur.ground.inputs import plain
 from secateur.ground.processes import processes, summed
@@ -53,7 +54,7 @@ class Calibration:
                 "batches, or a DataLoader."
             )
         self._batches = list(batches) if isinstance(batches, Iterator) else batches
-        args, kwargs = program.exported.example_inputs
+        args, kwargs = program.example
         self._args, self._kwargs = tuple(args), dict(kwargs)
         self._example = pytree.tree_leaves((self._args, self._kwargs))
         self._dynamic, self._batch = program.dynamic, program.batch
@@ -80,7 +81,7 @@ class Calibration:
         empty = True
         for number, batch in enumerate(self._batches):
             empty = False
-            flat, labels = self._flatten(batch, number), self._labels(batch)
+            flat, labels = self._flatten(batch, number), self._beside(self._labels(batch))
             n = self.samples(flat)
             for piece in self._pieces(n, number):
                 if piece is None:
@@ -182,6 +183,8 @@ class Calibration:
             )
         for i, (x, example) in enumerate(zip(flat, self._example, strict=True)):
             self._check(x, example, i, number)
+            if isinstance(example, Tensor) and x.device != example.device:
+                flat[i] = moved(x, example.device)
         sizes = {
             x.shape[d]: i for i, (x, d) in enumerate(zip(flat, self._dims, strict=True)) if d is not None
         }
@@ -225,6 +228,11 @@ class Calibration:
             return batch
         behind = () if isinstance(batch, Tensor) else tuple(batch[len(self._args) :])
         return behind[0] if len(behind) == 1 else behind or None
+
+    def _beside(self, labels: Any) -> Any:
+        """Return labels on the device of the inputs, where losses compare them with outputs."""
+        device = next((x.device for x in self._example if isinstance(x, Tensor)), None)
+        return moved(labels, device)
 
     def _pieces(self, n: int, number: int) -> Iterator[Tensor | None]:
         """Cut a batch of n samples to the traced size where the program accepts no other; None: it stays whole."""

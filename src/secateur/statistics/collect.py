@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from secateur.graph import Graph, Group, Layer
 from secateur.graph.batch import samples_inside
+from secateur.ground.devices import moments_device
 from secateur.ground.processes import digest, require_same
 
 from .batches import Calibration
@@ -96,6 +98,9 @@ def collect(
     read = [layer for layer in graph.layers if layer.node in wanted]
     tensors = state_tensors(graph.program)
 
+    def device(layer: Layer) -> torch.device:
+        return moments_device(tensors[layer.weight].device)
+
     def site_sum(layer: Layer) -> Event[SiteSum]:
         columns = layer.width * math.prod(layer.taps)
         narrow = columns <= widest
@@ -104,7 +109,11 @@ def collect(
         if patches and narrow:
             size += 8 * layer.groups * (columns + 1) ** 2
         inside = not layer.taps and samples_inside(graph.program, layer.value)
-        return Event(layer.node, size, partial(SiteSum, layer, patches and narrow, positions, pooled, inside))
+        return Event(
+            layer.node,
+            size,
+            partial(SiteSum, layer, patches and narrow, positions, pooled, inside, device(layer)),
+        )
 
     sites: dict[Any, Event[SiteSum]] = {}
     powers: dict[str, Event[PowerSum]] = {}
@@ -115,7 +124,7 @@ def collect(
         if keys[layer.node] not in sites:
             sites[keys[layer.node]] = site_sum(layer)
         end, relative = where[layer.node], outlets[layer.node].normalised
-        powers.setdefault(end, Event(end, 0, partial(PowerSum, layer, positions, relative)))
+        powers.setdefault(end, Event(end, 0, partial(PowerSum, layer, positions, relative, device(layer))))
     forward = Forward(graph.program, tensors)
     require_same(digest(tensors), "weights", "load the same checkpoint in each before pruning")
     parts = Parts(

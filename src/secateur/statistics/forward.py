@@ -13,6 +13,8 @@ from torch import Tensor, fx
 from secateur.graph import Program
 from secateur.graph.flat import flat
 from secateur.graph.program import references
+from secateur.ground.errors import CalibrationError
+from secateur.ground.inputs import types_told
 
 __all__ = ["Forward", "Normalise", "Paused", "Watch", "state_tensors"]
 
@@ -71,7 +73,7 @@ class Forward:
                 self._inputs.append(hole.name)
             else:
                 name = canonical.get(self._names[hole], spec.target)
-                self._fixed[hole.name] = laid_out[name] if name in laid_out else others[spec.target]
+                self._fixed[hole.name] = laid_out[name] if name in laid_out else others[spec.target]  # pyright: ignore[reportArgumentType]
 
     @property
     def order(self) -> list[str]:
@@ -93,7 +95,8 @@ class Forward:
         """
         last = max((self._place.get(name, -1) for name in {*reads, *makes}), default=-1)
         stop = len(self._nodes) if whole else last + 1
-        with torch.enable_grad() if self._gradients else torch.inference_mode():
+        mode = torch.enable_grad() if self._gradients else torch.inference_mode()
+        with mode, types_told(inputs, CalibrationError):
             values = self._walk(inputs, {}, 0, stop, reads, makes, normalise)
         if not whole:
             return None

@@ -74,7 +74,7 @@ def gate_gradients(
             }
             with torch.enable_grad():
                 outputs = forward.run(flat, watched, {}, whole=True)
-                value = _value(loss, tree_unflatten(outputs or [], structure), labels)
+                value = _value(loss, tree_unflatten(outputs or [], structure), labels)  # pyright: ignore[reportArgumentType]
             total += ((n * torch.autograd.grad(value, gate)[0]) ** 2).sum(0)
             seen += n
     total, seen = summed(total), summed(seen).clamp_min(1)
@@ -133,6 +133,6 @@ def _gated(layer: Layer, gate: Tensor, inside: bool) -> Watch:
             rows = gate.repeat(len(x) // n, 1) if inside else gate.repeat_interleave(len(x) // n, 0)
         shape = [len(rows)] + [1] * (x.ndim - 1)
         shape[layer.channel_dim] = gate.shape[1]
-        return (*args[:at], x * rows.to(x.dtype).view(shape), *args[at + 1 :])
+        return (*args[:at], x * rows.to(x.dtype).to(x.device).view(shape), *args[at + 1 :])
 
     return read

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.graph import Layer
 
-__all__ = ["Rows", "multiplicity", "output_rows", "read_maps", "read_rows", "sample_rows"]
+__all__ = ["Rows", "multiplicity", "output_rows", "read_maps", "read_rows", "rows_of", "sample_rows"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def read_rows(layer: Layer, x: Tensor, rows: Rows, groups: int | None = None) ->
         return _linear_rows(x, rows)
     windows, rank = _windows(layer, _pad(layer, x)), len(layer.taps)
     if rows.index is not None:
-        chosen: Any = torch.unravel_index(rows.index, windows.shape[2:-rank])
+        chosen: Any = torch.unravel_index(rows.index.to(x.device), windows.shape[2:-rank])
         windows = windows[:, :, *chosen]
     if layer.transposed:
         windows = windows.flip(*range(-rank, 0))
@@ -68,15 +68,24 @@ def output_rows(layer: Layer, y: Tensor, rows: Rows) -> Tensor:
         return _linear_rows(y, rows)
     flat = y.flatten(2)
     if rows.index is not None:
-        flat = flat[:, :, rows.index]
+        flat = flat[:, :, rows.index.to(flat.device)]
     n, m, r = flat.shape
     g = layer.groups
     return flat.view(n, g, m // g, r).permute(1, 0, 3, 2).reshape(g, n * r, m // g)
 
 
+def rows_of(x: Tensor) -> Tensor:
+    """Return what a linear layer reads as (samples, positions, C); a vector is one sample, and there may be none.
+
+    >>> [tuple(rows_of(torch.zeros(shape)).shape) for shape in ((4,), (3, 4), (0, 4), (3, 2, 5, 4))]
+    [(1, 1, 4), (3, 1, 4), (0, 1, 4), (3, 10, 4)]
+    """
+    return x.reshape(len(x) if x.ndim > 1 else 1, math.prod(x.shape[1:-1]), x.shape[-1])
+
+
 def _linear_rows(x: Tensor, rows: Rows) -> Tensor:
-    flat = x.reshape(len(x), -1, x.shape[-1])
-    return (flat if rows.index is None else flat[:, rows.index]).reshape(1, -1, x.shape[-1])
+    flat = rows_of(x)
+    return (flat if rows.index is None else flat[:, rows.index.to(x.device)]).reshape(1, -1, x.shape[-1])
 
 
 def sample_rows(per_sample: Tensor, count: int) -> Tensor:

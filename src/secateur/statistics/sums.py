@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Layer
+from secateur.ground.devices import onto, single
 from secateur.ground.errors import CalibrationError
 from secateur.ground.processes import summed
 
-from .patches import Rows, multiplicity, read_rows, sample_rows
+from .patches import Rows, multiplicity, read_rows, rows_of, sample_rows
 
 __all__ = ["PowerSum", "SiteStatistics", "SiteSum", "require_finite"]
 
@@ -25,7 +26,8 @@ class SiteStatistics:
     ``fit`` and ``held`` (C, C) are channel moments over positions that the layer reads, each position counted as
     often as a tap reads it (C / fold of them, where flattened positions are pooled); ``gram`` and ``mean`` (C,)
     likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments of whole patches with a constant one
-    behind them, where they were asked for and fit.
+    behind them, where they were asked for and fit. ``seen``: the layer read something; an expert to which no sample
+    was sent reads nothing, and its moments are zero.
     """
 
     fit: Tensor
@@ -33,6 +35,7 @@ class SiteStatistics:
     gram: Tensor  # over all samples, as the next two are
     mean: Tensor
     patches: Tensor | None
+    seen: bool = True
 
 
 class PowerSum:
@@ -43,11 +46,13 @@ class PowerSum:
     positions of enormous size, as decoders have them, count no more than others.
     """
 
-    def __init__(self, layer: Layer, positions: int, relative: bool = False) -> None:
+    def __init__(
+        self, layer: Layer, positions: int, relative: bool = False, device: torch.device | None = None
+    ) -> None:
         self.layer, self.positions, self.relative = layer, positions, relative
-        self.sum, self.square = torch.zeros(2, layer.out_channels, dtype=torch.float64)
+        self.sum, self.square = torch.zeros(2, layer.out_channels, dtype=torch.float64, device=device)
         self.count = 0
-        self.inverse = torch.zeros((), dtype=torch.float64)
+        self.inverse = torch.zeros((), dtype=torch.float64, device=device)
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the positions that count."""
@@ -55,20 +60,21 @@ class PowerSum:
 
     def __call__(self, args: tuple[Any, ...], result: Tensor) -> None:
         """Add what the node has made."""
+        result = single(result)
         if self.layer.taps and self.rows.index is not None:
-            result = result.flatten(2)[:, :, self.rows.index]
+            result = result.flatten(2)[:, :, self.rows.index.to(result.device)]
         dims = [d for d in range(result.ndim) if d != self.layer.channel_dim % result.ndim]
         squares = result * result
-        self.sum = self.sum + result.sum(dims)
-        self.square = self.square + squares.sum(dims)
+        self.sum += onto(result.sum(dims), self.sum)
+        self.square += onto(squares.sum(dims), self.square)
         self.count += result.numel() // result.shape[self.layer.channel_dim]
         if self.relative:
-            own = squares.sum(self.layer.channel_dim).double()
+            own = onto(squares.sum(self.layer.channel_dim), self.inverse)
             self.inverse += (1 / own[own > 0]).sum()
 
     def value(self) -> float:
         """Return the power over all processes."""
-        count = summed(torch.tensor(float(self.count), dtype=torch.float64)).clamp_min(1)
+        count = summed(self.sum.new_tensor(float(self.count))).clamp_min(1)
         inverse = summed(self.inverse)
         if self.relative and bool(inverse > 0):
             return float(count / inverse)
@@ -82,16 +88,24 @@ class SiteSum:
     `inside`: what a linear layer reads comes position by position, each with all samples (see `samples_inside`).
     """
 
-    def __init__(self, layer: Layer, patches: bool, positions: int, fold: int, inside: bool = False) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        patches: bool,
+        positions: int,
+        fold: int,
+        inside: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
         self.layer, self.fold, self.inside = layer, fold, inside
         c = layer.in_channels // fold
-        self.grams = torch.zeros(2, c, c, dtype=torch.float64)
-        self.totals = torch.zeros(2, c, dtype=torch.float64)
-        self.count = torch.zeros(2, dtype=torch.float64)
+        self.grams = torch.zeros(2, c, c, dtype=torch.float64, device=device)
+        self.totals = torch.zeros(2, c, dtype=torch.float64, device=device)
+        self.count = torch.zeros(2, dtype=torch.float64, device=device)
         self.patches: Tensor | None = None
         if patches:
             d = c // layer.groups * math.prod(layer.taps) + 1
-            self.patches = torch.zeros(layer.groups, d, d, dtype=torch.float64)
+            self.patches = torch.zeros(layer.groups, d, d, dtype=torch.float64, device=device)
         self.rows_seen = 0
         self.positions = positions
         self.weights: Tensor | None = None
@@ -103,7 +117,7 @@ class SiteSum:
 
     def __call__(self, args: tuple[Any, ...], result: None) -> None:
         """Add what the node is about to read."""
-        x = args[self.layer.position].detach()
+        x = single(args[self.layer.position].detach())
         rows, weight = self._read(x)
         held = sample_rows(self.held, len(rows))  # pieces of a sample may stand as samples of their own
         fitted = int((~held).sum())
@@ -111,13 +125,13 @@ class SiteSum:
         for i, part in enumerate((rows[:fitted], rows[fitted:])):
             weighted = part if weight is None else part * weight.to(part.dtype)[:, None]
             flat = weighted.reshape(-1, rows.shape[2])
-            self.grams[i] += part.reshape(flat.shape).T @ flat
-            self.totals[i] += flat.sum(0)
+            self.grams[i] += onto(part.reshape(flat.shape).T @ flat, self.grams)
+            self.totals[i] += onto(flat.sum(0), self.totals)
             self.count[i] += len(part) * each
         if self.patches is not None:
             p = read_rows(self.layer, x, self.rows)
             p = torch.cat([p, p.new_ones(*p.shape[:2], 1)], 2)
-            self.patches += (p.mT @ p).double()
+            self.patches += onto(p.mT @ p, self.patches)
             self.rows_seen += p.shape[1]
 
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -125,16 +139,16 @@ class SiteSum:
         if not self.layer.taps:
             if self.inside:
                 x = x.unflatten(0, (-1, len(self.held))).transpose(0, 1)
-            flat = x.reshape(len(x), -1, x.shape[-1])
+            flat = rows_of(x)
             if self.fold > 1:
                 flat = flat.unflatten(2, (-1, self.fold)).transpose(2, 3).flatten(1, 2)
             return flat, None
         if self.weights is None:
             weights = multiplicity(self.layer, tuple(x.shape[2:])).flatten()
-            self.places, self.weights = weights.nonzero()[:, 0], weights[weights > 0]
+            self.places, self.weights = weights.nonzero()[:, 0].to(x.device), weights[weights > 0].to(x)
         rows = Rows.draw(len(self.places), self.positions, self._generator)
-        places = self.places if rows.index is None else self.places[rows.index]
-        weight = self.weights if rows.index is None else self.weights[rows.index]
+        index = slice(None) if rows.index is None else rows.index.to(x.device)
+        places, weight = self.places[index], self.weights[index]
         flat = x.flatten(2).transpose(1, 2)
         if len(places) < flat.shape[1]:
             flat = flat[:, places]
@@ -151,9 +165,9 @@ class SiteSum:
         require_finite(self.layer, both, mean)
         patches = None
         if self.patches is not None:
-            rows = summed(torch.tensor(float(self.rows_seen), dtype=torch.float64))
+            rows = summed(self.count.new_tensor(float(self.rows_seen)))
             patches = summed(self.patches) / rows.clamp_min(1)
-        return SiteStatistics(fit, held, both, mean, patches)
+        return SiteStatistics(fit, held, both, mean, patches, bool(count.sum() > 0))
 
 
 def require_finite(layer: Layer, *sums: Tensor) -> None:

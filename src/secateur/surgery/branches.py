@@ -113,5 +113,5 @@ def constants(model: nn.Module, graph: Graph, kept: Kept) -> dict[str, Tensor]:
             value = value[channels.to(value.device)]
             if layer.taps:
                 value = value.reshape(1, -1, *[1] * (weight.ndim - 2))
-            values[f"{layer.module}.value"] = value
+            values[f"{layer.module}.value"] = value.cpu()
     return values

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from secateur.graph.layers import argument_names
 from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
+from secateur.ground.inputs import Inputs
 from secateur.ground.modes import evaluating
 
 from .verify import outputs
@@ -106,6 +107,8 @@ def fold_weights(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
       (2): Linear(in_features=8, out_features=2, bias=True)
     )
     """
+    given_to = Inputs(args, kwargs).beside(model)
+    args, kwargs = given_to.args, dict(given_to.kwargs)
     folded = copied(model)
     inputs: dict[nn.Module, Tensor] = {}
 

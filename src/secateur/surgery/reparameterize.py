@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.ground.copies import copied
 from secateur.ground.errors import SurgeryError
+from secateur.ground.inputs import Inputs
 
 from .fold import alike
 
@@ -53,6 +54,8 @@ def reparameterize(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
       (1): ReLU()
     )
     """
+    example = Inputs(args, kwargs).beside(model)
+    args, kwargs = example.args, dict(example.kwargs)
     fused = copied(model).eval()
     with torch.no_grad():
         root, names = _fused(fused, "")

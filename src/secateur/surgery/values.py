@@ -50,7 +50,7 @@ def repaired(
     left = {name for name in model.state_dict() if not name.startswith(gone)}
     values: dict[str, Tensor] = {}
     for name in sorted(changed & left):
-        value = tensors[name]
+        value = tensors[name].cpu()  # a plan is of no device
         for dim in range(value.ndim):
             value = value.index_select(dim, torch.from_numpy(graph.surviving(name, dim, kept)))
         values[name] = value.contiguous()
@@ -66,7 +66,7 @@ def revalued(
     """
     old, new = tensors_of(apply(dense, plan)), tensors_of(model)
     names = [group[0] for group in tensor_names(model)]
-    changed = {n: new[n].detach().clone() for n in names if not torch.equal(new[n], old[n])}
+    changed = {n: new[n].detach().to("cpu", copy=True) for n in names if not torch.equal(new[n], old[n])}
     chosen = plan.patterns if patterns is None else dict(patterns)
     return replace(plan, tensors={**plan.tensors, **changed}, patterns=chosen)
 

@@ -17,6 +17,7 @@ from secateur.graph.graph import Graph
 from secateur.graph.groups import Kept
 from secateur.graph.program import Program
 from secateur.ground.copies import copied
+from secateur.ground.devices import device_of, moments_device
 from secateur.ground.errors import SurgeryError
 from secateur.ground.modes import evaluating, without_fastpath
 from secateur.ground.tensors import floating, tensors_of
@@ -114,10 +115,12 @@ def _is_rounding(
     """Say whether in float64 less than a tenth of the difference is left: other errors would stay as they are."""
 
     def double(leaf: Any) -> Any:
+        leaf = leaf.to(where) if isinstance(leaf, Tensor) else leaf
         return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
+    where = moments_device(device_of(masked) or torch.device("cpu"))
     try:
-        old, new = copied(masked).double(), copied(smaller).double()
+        old, new = (copied(model).to(where).double() for model in (masked, smaller))
         largest, scale, _ = _compared(old, new, *pytree.tree_map(double, (args, kwargs)))
     except (RuntimeError, SurgeryError):  # code that is for one type alone
         return False
@@ -125,7 +128,7 @@ def _is_rounding(
 
 
 def _largest(value: Tensor) -> float:
-    return float(value.double().abs().max())
+    return float(value.abs().max())
 
 
 def run(smaller: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -154,13 +157,17 @@ def _first_difference(
     masked: nn.Module, smaller: nn.Module, graph: Graph, kept: Kept, match: Match, allowed: float
 ) -> str:
     """Say at which call the two models part, by running both call by call on random inputs."""
-    example = graph.program.exported.example_inputs
+    example = graph.program.example
     dense = export_program(masked, *example, batch_dims=graph.program.batch_dims)
     generator = torch.Generator().manual_seed(0)
 
     def noise(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
+            return (
+                torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+                .to(leaf.dtype)
+                .to(leaf.device)
+            )
         return leaf
 
     inputs = pytree.tree_map(noise, example)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from secateur.ground.copies import copied
 from secateur.ground.describe import describe
+from secateur.ground.devices import device_of
 from secateur.ground.errors import BoundError, CheckpointError, DataError, TrainingError
 from secateur.ground.modes import evaluating
 from secateur.ground.modes import training as training_mode
@@ -103,7 +104,7 @@ class _Run:
         seed: int,
     ) -> None:
         self.given, self.method, self.training, self.seed = model, method, training, seed
-        self.session = Session(training.bf16)
+        self.session = Session(training.bf16, device_of(model))
         self.model = copied(model).to(self.session.device)
         require_same(digest(weights(self.model)), "weights", "load the same checkpoint in each of them")
         self.net = self.session.wrapped(self.model)
@@ -125,8 +126,7 @@ class _Run:
             "seed": seed,
         }
         check_rewind(self.model, training.rewind)
-        kept = training.checkpoints
-        self.folder = None if kept is None else Path(kept.folder)
+        self.folder = None if training.checkpoints is None else Path(training.checkpoints.folder)
         self.found = self._restored()
 
     def result(self) -> Trained:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
+from secateur.ground.devices import moved
 from secateur.ground.errors import DataError, TrainingError
 from secateur.ground.processes import processes, summed
 
@@ -26,7 +27,7 @@ class Session:
         TrainingError: Accelerate is not installed, or is set up for something that masks do not go with.
     """
 
-    def __init__(self, bf16: bool = False) -> None:
+    def __init__(self, bf16: bool = False, device: torch.device | None = None) -> None:
         try:
             from accelerate import Accelerator
             from accelerate.utils import DistributedType
@@ -51,7 +52,9 @@ class Session:
             )
         self._accelerator = accelerator
         self.bf16 = bf16 or precision == "bf16"
-        self.device: torch.device = accelerator.device
+        # Alone, the model's device decides; of several processes each has its own.
+        alone = accelerator.num_processes == 1 and device is not None
+        self.device: torch.device = device if alone and device is not None else accelerator.device
         self.main: bool = accelerator.is_main_process
         self.rank: int = accelerator.process_index
         self.count: int = accelerator.num_processes
@@ -94,7 +97,7 @@ class Session:
                 f"Batches of {loader.batch_size} cannot be dealt to {self.count} processes: make the batch size a "
                 "multiple."
             )
-        shard = BatchSamplerShard(loader.batch_sampler, self.count, self.rank, split_batches=True)
+        shard = BatchSamplerShard(loader.batch_sampler, self.count, self.rank, split_batches=True)  # pyright: ignore[reportArgumentType]
         return DataLoader(
             loader.dataset,
             batch_sampler=shard,
@@ -111,11 +114,11 @@ class Session:
 
     def placed(self, value: Any) -> Any:
         """Return a structure with its tensors on this process's device."""
-        return pytree.tree_map_only(Tensor, lambda t: t.to(self.device, non_blocking=True), value)
+        return moved(value, self.device)
 
     def mean(self, value: Tensor) -> float:
         """Return the mean of a number over the processes."""
-        return float(summed(value.detach().double())) / self.count
+        return float(summed(value.detach().cpu().double())) / self.count
 
     def agreed(self, value: float) -> float:
         """Return the first process's number in all of them: what is decided by it is then decided alike."""

@@ -363,3 +363,35 @@ def test_a_budget_out_of_reach_names_what_was_left_whole() -> None:
         BudgetError, match=r"out of reach: .* Left whole: stem\.0: a residual stream: .*streams=True"
     ):
         run(model, x, budget=sc.Budget(macs=0.05))
+
+
+class Checked(nn.Module):
+    """Its code holds a size against one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 12
+        self.a, self.b = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def wanted(self) -> int:
+        return self.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        assert x.shape[-1] == self.wanted(), "another width"
+        y: Tensor = self.b(torch.relu(x))
+        return y
+
+
+class CheckedByLayer(Checked):
+    def wanted(self) -> int:
+        return self.a.out_features
+
+
+def test_a_budget_out_of_reach_names_the_check_that_is_in_the_way() -> None:
+    x = torch.randn(32, 6)
+    with pytest.raises(
+        BudgetError, match=r"Left whole: a: with fewer units Checked .*another width\. Remedy: .*out_features"
+    ):
+        run(Checked().eval(), x)
+    assert run(CheckedByLayer().eval(), x).model.a.out_features < 12

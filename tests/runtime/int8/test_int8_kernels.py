@@ -16,7 +16,9 @@ from secateur.runtime.geometry import Window
 from secateur.runtime.int8 import INT8_HEIGHTS, Levels, pack_int8
 from secateur.runtime.int8.dense import dense_int8_conv, dense_int8_linear
 from secateur.runtime.int8.levels import channels_of, words_of
+from secateur.runtime.int8.packing import free_units
 from secateur.runtime.int8.run import prepare_int8, run_int8_conv, run_int8_linear
+from secateur.runtime.int8.tables import TABLED, activation_table
 from secateur.runtime.library import Library
 from secateur.runtime.packing import Activation
 
@@ -33,15 +35,13 @@ def scales_and_bias(rows: int, case: Int8Case, rng: torch.Generator) -> tuple[Te
     return scales, torch.randn(rows, generator=rng) * 0.3 * spread * case.x.scale
 
 
-def unit_of(case: Int8Case, weight: Tensor, scales: Tensor) -> Tensor:
+def unit_of(case: Int8Case, weight: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
     """Return what one of a sum is worth; of rows without weights it is the packing's choice."""
     y = 1.0 if case.y is None else case.y.scale
-    if case.y is not None:
-        from secateur.runtime.int8.tables import TABLED, activation_table
-
-        y = activation_table(case.activation, case.y)[0].scale if case.activation in TABLED else y
+    if case.y is not None and case.activation in TABLED:
+        y = activation_table(case.activation, case.y)[0].scale
     empty = (weight.flatten(1) == 0).all(1)
-    return torch.where(empty, y / case.x.scale / 65536, scales.double()) * case.x.scale
+    return torch.where(empty, free_units(y, bias.double(), case.residual), scales.double() * case.x.scale)
 
 
 def equal(y: Tensor, wanted: Tensor, images: bool) -> None:
@@ -71,7 +71,7 @@ def test_linear(library: Library, case: Int8Case) -> None:
     with using_threads(case.threads):
         y = run_int8_linear(library, prepare_int8(packed), words, added)
     products = F.linear(x.double() - case.x.zero, weight.double())
-    wanted = expected(case, products, unit_of(case, weight, scales), bias, residual, -1)
+    wanted = expected(case, products, unit_of(case, weight, scales, bias), bias, residual, -1)
     equal(y, wanted, images=False)
     equal(dense_int8_linear(packed, words, added), wanted, images=False)
 
@@ -100,7 +100,7 @@ def test_conv(library: Library, case: Int8ConvCase) -> None:
     top, bottom, left, right = window.padding
     laid = F.pad(x.double() - layer.x.zero, (left, right, top, bottom))
     products = F.conv2d(laid, weight.double(), None, window.stride, 0, window.dilation, groups)
-    wanted = expected(layer, products, unit_of(layer, weight, scales), bias, residual, 1)
+    wanted = expected(layer, products, unit_of(layer, weight, scales, bias), bias, residual, 1)
     equal(y, wanted, images=True)
     equal(dense_int8_conv(packed, window, words, added), wanted, images=True)
 

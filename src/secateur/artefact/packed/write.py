@@ -58,7 +58,7 @@ def write_packed(
             raise ArtefactError(f"{layout} do not fit {name!r}, whose shape is {tuple(tensors[name].shape)}")
     rounded = {name for name in tensors if quantise and _taken(quantise, name, tensors[name], kinds[name])}
     # Layers that are quantised already (`secateur.surgery.QuantiseLayer`) are stored as integers, and nothing is lost.
-    scales = {n: tensors.get(f"{n}_scales") for n in tensors if n.rpartition(".")[2] == "weight"}
+    scales = {n: tensors.get(f"{n}_scales") for n in tensors if str(n).rpartition(".")[2] == "weight"}
     codes = {n: found for n, s in scales.items() if s is not None and (found := exact(tensors[n], s))}
     out, text_out = Writer(), Writer(LEVEL)
     work = [

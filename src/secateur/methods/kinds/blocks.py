@@ -33,7 +33,7 @@ from secateur.graph import Graph
 from secateur.ground.copies import copied
 from secateur.ground.errors import BudgetError, StructureError
 from secateur.ground.inputs import Inputs
-from secateur.ground.modes import evaluating
+from secateur.ground.modes import evaluating, exact_products
 from secateur.ground.patterns import check_patterns, matches
 from secateur.ground.processes import digest, require_same
 from secateur.ground.tensors import floating, tensors_of
@@ -147,7 +147,8 @@ class OfBlocks(ABC):
             CalibrationError: calibration data are empty, of wrong shape or make values that are not finite.
             UnknownNameError: a glob of the method matches nothing.
         """
-        return _draft(self, case, budget)
+        with exact_products():
+            return _draft(self, case, budget)
 
 
 def _draft(method: OfBlocks, case: Case, budget: Budget | None) -> Draft:

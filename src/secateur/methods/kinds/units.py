@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from secateur.case import Case
 from secateur.graph import Graph, Group
 from secateur.ground.errors import BudgetError
 from secateur.ground.inputs import Inputs
+from secateur.ground.modes import exact_products
 from secateur.ground.processes import digest, in_step, require_same
-from secateur.measure import Stopwatch, Timer
+from secateur.measure import Stopwatch, Timer, size
 from secateur.methods.protocol import Draft, Evidence, Needs
 from secateur.recovery import Recovery
 from secateur.recovery.jobs import masked
@@ -73,7 +74,21 @@ class OfUnits(ABC):
             SurgeryError: the smaller model does not compute what was promised.
         """
         assert budget is not None  # `needs` says so
-        return _draft(self, case, budget)
+        with exact_products():
+            draft = _draft(self, case, _of_dense(case, budget))
+            return replace(draft, plan=case.onwards(draft.plan, draft.model))
+
+
+def _of_dense(case: Case, budget: Budget) -> Budget:
+    """Return a budget for the case's model that is the same of the dense one, which shares are of."""
+    if case.start is None or not budget.is_share or budget.unit == "variance":
+        return budget
+    if budget.timed:
+        timer = case.timer if isinstance(case.timer, Timer) else Stopwatch()
+        dense, start = timer.models((case.dense, case.model), case.inputs)
+        return Budget(latency=min(budget.value * dense / start, 1.0))
+    dense, start = (getattr(size(model, case.inputs), budget.unit) for model in (case.dense, case.model))
+    return Budget(**{budget.unit: max(int(min(budget.absolute(dense), start)), 2)})
 
 
 def _draft(method: OfUnits, case: Case, budget: Budget) -> Draft:
@@ -91,8 +106,7 @@ def _draft(method: OfUnits, case: Case, budget: Budget) -> Draft:
         ranked = [method.rank(graph, group, statistics) for group in chosen.groups]
         statistics.release()
     with case.phase("surgery and timing" if budget.timed else "surgery"):
-        with _told_of(chosen.refused):
-            first = _cut(case, chosen, ranked, budget, method.allocation, constraints)
+        first = _cut(case, chosen, ranked, budget, method.allocation, constraints)
         with in_step():
             check_fixed(fixed, first.candidates)
     kept, chosen = first.kept, first.candidates
@@ -155,12 +169,14 @@ def _cut(
         shown = _shown(case.batches, graph)
     if budget.timed:
         timer = case.timer if isinstance(case.timer, Timer) else Stopwatch()
-        return cut_to_latency(
-            case.model, graph, chosen, ranked, budget, allocation, constraints, shown, case.inputs, timer
-        )
+        with _told_of(chosen.refused):
+            return cut_to_latency(
+                case.model, graph, chosen, ranked, budget, allocation, constraints, shown, case.inputs, timer
+            )
 
     def choose(left: Candidates) -> Mapping[str, tuple[int, ...]]:
-        return select(graph, remaining(ranked, left.groups), budget, allocation, constraints)
+        with _told_of(left.refused):  # by now also those whose code was tried and is in the way
+            return select(graph, remaining(ranked, left.groups), budget, allocation, constraints)
 
     with in_step():
         return cut(case.model, graph, chosen, choose, shown)
@@ -171,7 +187,7 @@ def _shown(batches: Calibration, graph: Graph) -> Inputs:
 
     A process without a share of the data has the example.
     """
-    args, kwargs = graph.program.exported.example_inputs
+    args, kwargs = graph.program.example
     flat = next(iter(batches), None)
     if flat is None:
         return Inputs(args, kwargs)

@@ -169,7 +169,7 @@ def _smaller(method: OfWeights, case: Case, found: Trained) -> Draft:
     """
     made = method.blocks(found.model)
     patterns = dict(case.patterns) | (dict(made[0]) if made is not None else {})
-    if patterns or case.earlier is not None:
+    if patterns or case.start is not None:
         evidence = Evidence(structure=_structure(case, found.model, patterns, made))
         return Draft(found.model, case.plan(found.model, patterns), evidence=evidence)
     try:

@@ -15,7 +15,16 @@ from ..packing import TAP_BITS, Activation, starts
 from .levels import Levels
 from .tables import TABLED, activation_table
 
-__all__ = ["COST", "INT8_HEIGHTS", "Int8Packed", "check_int8", "flat_weight", "pack_int8", "unpack_int8"]
+__all__ = [
+    "COST",
+    "INT8_HEIGHTS",
+    "Int8Packed",
+    "check_int8",
+    "flat_weight",
+    "free_units",
+    "pack_int8",
+    "unpack_int8",
+]
 
 INT8_HEIGHTS = (4, 8, 16)
 """Rows of a block that the int8 kernels know; all are four inputs wide."""
@@ -90,7 +99,7 @@ def pack_int8(
     (1, [-84, -84, -84, -84, 0, 0, 0, 0])
     """
     rows, inputs, taps = _check_weight(weight, scales, bias, groups)
-    scales = scales.detach().double().clone()
+    scales = scales.detach().double()
     target = y.scale if y is not None else 1.0
     table, pre = None, y
     if y is not None and activation in TABLED:
@@ -98,9 +107,8 @@ def pack_int8(
         target = pre.scale
     matrix = weight.detach().reshape(rows, inputs * taps)
     empty = (matrix == 0).all(1)
-    scales[empty] = target / x.scale / (1 << 16)  # whatever it was: fine enough for the bias
-    unit = scales * x.scale
     base = torch.zeros(rows, dtype=torch.float64) if bias is None else bias.detach().double()
+    unit = torch.where(empty, free_units(target, base, residual), scales * x.scale)
     constant = (base / unit).round() - x.zero * matrix.sum(1, dtype=torch.int64)
     ratio = None if residual is None else residual.scale / unit
     room = constant.abs() + x.most * matrix.abs().sum(1, dtype=torch.int64)
@@ -139,6 +147,12 @@ def pack_int8(
         zero_y=0 if pre is None else pre.zero, zero_residual=0 if residual is None else residual.zero,
         low=low, high=high, floats=y is None,
     )  # fmt: skip
+
+
+def free_units(target: float, bias: Tensor, residual: Levels | None) -> Tensor:
+    """Return what one of a sum is worth in rows without weights, float64: fine, but the bias and a residual fit in."""
+    largest = bias.abs() + (0.0 if residual is None else residual.scale * residual.most)
+    return (largest / (1 << 24)).clamp_min(target / (1 << 16))
 
 
 def _limits(activation: Activation, levels: Levels | None, tabled: bool) -> tuple[float, float]:
