@@ -347,7 +347,7 @@ def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, A
 
 def _plain(value: Any, kind: Any = None) -> Any:
     """Return options as plain data; data and networks, which no file can say, are left out."""
-    given = [(Training, "loader"), (Training, "checkpoints"), (Teacher, "model")]
+    given = [(Training, "loader"), (Training, "checkpoints"), (Teacher, "model"), (Distill, "checkpoints")]
     validation = value.validation if isinstance(value, Training) else None
     if validation is None or not can_be_imported(validation.measure):
         given.append((Validation, "measure"))

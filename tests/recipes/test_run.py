@@ -82,7 +82,15 @@ def test_distillation_is_scored_by_itself(mine: dict[str, Any]) -> None:
     result = run(parse_recipe(recipe), progress=False)
     assert result.report.scores is not None
     assert result.report.scores.distilled == 0.25
-    assert result.recipe["distill"] == {"steps": 3, "lr": 0.001, "batch": 32, "seconds": None}
+    assert result.recipe["distill"] == {
+        "steps": 3,
+        "lr": 0.001,
+        "batch": 64,
+        "augment": {"shift": 0.125, "flip": True, "mix": 0.5},
+        "seconds": None,
+        "memory": 1 << 30,
+        "checkpoints": None,
+    }
 
 
 @pytest.mark.parametrize("pairs", [False, True])

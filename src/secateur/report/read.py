@@ -118,6 +118,10 @@ def _faults(r: Report) -> Iterator[str]:
             0 <= share <= 2 for share in (b.stored_bits, b.coded_bits, b.operations)
         ):  # states cost bits
             yield "structure: a share of bits or multiplications is out of range"
+        if (a := b.approach) and not (
+            0 <= a.same <= 1 and 0 <= a.magnitude <= 1 and min(a.primal, a.dual) >= 0
+        ):
+            yield "structure: a share of common blocks is out of range, or a residual negative"
         for name, layer in b.layers.items():
             if not re.fullmatch(r"\d{1,9}(x\d{1,9}){1,2}", layer.block, re.ASCII):
                 yield f"structure: {layer.block!r:.60} is no block"

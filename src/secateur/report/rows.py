@@ -10,7 +10,7 @@ from secateur.measure.latency import Comparison, Latency, Timing
 from secateur.measure.metric import Metric
 
 from . import units
-from .evidence import Quantisation, Sparsity, Structured
+from .evidence import Approach, Quantisation, Sparsity, Structured
 from .findings import Findings, Scores
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Line",
     "Row",
     "Unit",
+    "approach",
     "costs",
     "latency",
     "lines",
@@ -46,6 +47,7 @@ class Unit:
 
 COUNT = Unit("{:,.0f}".format, units.kilo)
 BYTES = Unit("{:,.0f}".format, lambda value: units.kilo(value, "B"))  # 1 kB is 1,000 bytes
+SHARE = Unit("{:.3f}".format, "{:.3f}".format)
 TIME = Unit("{:,.2f}".format, lambda ms: f"{units.three(ms)} ms", symbol="ms")
 
 
@@ -79,7 +81,9 @@ class Row:
 
 def rows(found: Findings) -> list[Row]:
     """Return all rows of a run, costs before scores."""
-    return costs(found) + (scores(found.metric, found.scores) if found.scores else [])
+    way = found.structure.approach if found.structure else None
+    listed = costs(found) + (approach(way) if way else [])
+    return listed + (scores(found.metric, found.scores) if found.scores else [])
 
 
 def costs(found: Findings) -> list[Row]:
@@ -203,6 +207,18 @@ def _integers(q: Quantisation) -> Row:
     return Row(
         "integers", "bytes of quantised weights, counted", None, Figure(q.weight_bytes), unit=BYTES, note=note
     )
+
+
+def approach(found: Approach) -> list[Row]:
+    """Return how ADMM came to its blocks: what its choice shares with others, and its residuals."""
+    note = "when the choice was last renewed; weights W, their copy with blocks Z"
+    figures = (
+        ("magnitude", "blocks kept as by magnitudes", found.magnitude, found.advice),
+        ("same", "blocks kept as before", found.same, note),
+        ("primal", "|W - Z| / |W|", found.primal, note),
+        ("dual", "|Z - Z before| / |W|", found.dual, note),
+    )
+    return [Row(key, name, None, Figure(value), None, SHARE, said) for key, name, value, said in figures]
 
 
 def _time(t: Latency) -> Figure:

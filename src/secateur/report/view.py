@@ -106,6 +106,18 @@ def levels(quantisation: Quantisation) -> list[Strip]:
     return strips
 
 
+def way(structure: Structured) -> str:
+    """Return how ADMM came to the blocks, in a sentence behind others; nothing where it did not."""
+    a = structure.approach
+    if a is None:
+        return ""
+    return (
+        f" {units.percent(a.magnitude, 1)} of the blocks that the dense network's magnitudes keep are kept "
+        f"({a.advice}). When the choice was last renewed, {units.percent(a.same, 1)} of the kept blocks were kept "
+        f"again, |W - Z| / |W| was {a.primal:.2f} and |Z - Z before| / |W| {a.dual:.2f}."
+    )
+
+
 def phases(seconds: Mapping[str, float]) -> list[Strip]:
     """Return where time went; the longest phase fills its bar."""
     longest, total = max(seconds.values(), default=0) or 1.0, sum(seconds.values()) or 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -33,6 +33,12 @@ class Attachment(Protocol):
 
     def epoch_end(self) -> None:
         """Do what the method does between epochs."""
+
+    def calibrate(self, batches: Iterable[Any]) -> None:
+        """Look at data before the first step, where the method has a use for them."""
+
+    def notes(self) -> Mapping[str, float]:
+        """Return figures of the last epoch for the log, under names of its columns."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything, besides model and optimiser, that a bit-equal resume needs."""
