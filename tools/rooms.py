@@ -15,8 +15,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "secateur"
 ORDER = (
     "ground", "data", "zoo", "graph", "blocks", "statistics", "measure", "surgery", "training", "selection",
-    "recovery", "artefact", "report", "runtime", "result", "export", "case", "methods", "integrations", "prune",
-    "recipes", "cli",
+    "recovery", "quantisation", "artefact", "report", "runtime", "result", "export", "case", "methods",
+    "integrations", "prune", "recipes", "cli",
 )  # fmt: skip
 # Modules that may stand beside the rooms; python -m secateur looks for __main__ there, and nowhere else.
 TOP = frozenset({"__init__", "__main__", "prune", "case", "result"})

@@ -22,6 +22,8 @@ from .methods import BatchNormScale as BatchNormScale
 from .methods import DeadUnits as DeadUnits
 from .methods import Fluctuation as Fluctuation
 from .methods import GradualMagnitude as GradualMagnitude
+from .methods import Int4 as Int4
+from .methods import Int8 as Int8
 from .methods import IrrelevanceDecay as IrrelevanceDecay
 from .methods import Lobster as Lobster
 from .methods import Magnitude as Magnitude
@@ -31,6 +33,7 @@ from .methods import Random as Random
 from .methods import Taylor as Taylor
 from .methods import WeightDecay as WeightDecay
 from .prune import prune as prune
+from .prune import quantise as quantise
 from .recovery import Compensate as Compensate
 from .recovery import Distill as Distill
 from .recovery import OnePass as OnePass

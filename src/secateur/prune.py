@@ -24,6 +24,7 @@ from secateur.ground.processes import in_step
 from secateur.ground.progress import silenced
 from secateur.measure import Stopwatch, Timer, compare_latency, environment, size
 from secateur.measure.metric import Metric
+from secateur.methods.int8 import Int8
 from secateur.methods.misfits import check_options, checked_method, misfits
 from secateur.methods.names import names
 from secateur.methods.protocol import Draft, Method
@@ -38,7 +39,7 @@ from secateur.surgery import limits as limits_of
 from secateur.surgery.lineage import Lineage, lineage, remember
 from secateur.training import Teacher, Training, Validation
 
-__all__ = ["prune"]
+__all__ = ["prune", "quantise"]
 
 TRIES, SLACK = 3, 0.1  # of a time that is held against its budget
 
@@ -177,6 +178,30 @@ def _draft(method: Method, case: Case, budget: Budget | None) -> Draft:
             return method.draft(case, budget)
     except torch.OutOfMemoryError as error:
         raise CalibrationError(f"The device is out of memory, even without moments: {remedy}.") from error
+
+
+def quantise(
+    model: nn.Module | Result,
+    example_inputs: Example,
+    *,
+    calibration: Iterable[Any],
+    method: Method = Int8(),  # noqa: B008 - frozen
+    **options: Any,
+) -> Result:
+    """Return a model with quantised layers: an ordinary module that computes what integer kernels do.
+
+    It is `prune` with `Int8` (or `Int4`) for its method, which see for the other options; it comes last, after units
+    were removed and blocks became zero. What is zero stays so. The report says for each layer how it is quantised and
+    what that costs, and which layers stay float, and why.
+
+    >>> import torch, secateur as sc
+    >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    >>> x = torch.randn(256, 8)
+    >>> result = sc.quantise(net, x[:2], calibration=[x])
+    >>> result.model[0].integers().dtype, result.report.quantisation.error < 1e-3
+    (torch.int8, True)
+    """
+    return prune(model, example_inputs, method=method, calibration=calibration, **options)
 
 
 def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> Report:

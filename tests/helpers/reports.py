@@ -7,7 +7,17 @@ from dataclasses import replace
 
 from secateur.measure import Comparison, Environment, Latency, Size
 from secateur.measure.metric import Metric, MetricFormat
-from secateur.report import FrozenPart, LayerBlocks, LossCurve, Report, Scores, Sparsity, Structured
+from secateur.report import (
+    FrozenPart,
+    LayerBlocks,
+    LayerLevels,
+    LossCurve,
+    Quantisation,
+    Report,
+    Scores,
+    Sparsity,
+    Structured,
+)
 
 ATTACK = "<script>alert('pruned')</script>"
 
@@ -90,6 +100,18 @@ def blocks_report() -> Report:
     )
 
 
+def levels_report() -> Report:
+    """Of a quantised network; one layer has four bits in groups and reads floats."""
+    layers = {
+        "conv1": LayerLevels(8, 0, 0.0161410291, 123, 255, 0.000144),
+        "fc": LayerLevels(4, 64, None, None, None, 0.0004),
+    }
+    skipped = {"head": "skip names it"}
+    return replace(
+        full_report(3), method="int8", quantisation=Quantisation(0.000196, 30_500, layers, skipped)
+    )
+
+
 def hostile_report() -> Report:
     """Every text is markup, and long; names have no place to break."""
     long = ATTACK + "x" * 300
@@ -108,5 +130,6 @@ def hostile_report() -> Report:
         metric=Metric(long),
         sparsity=Sparsity(16, 4, 100, 50, ((1.0, 0.5), (0.25, 0.4)), {long: (4, 16)}),
         structure=Structured(0.5, 0.4, 0.3, {long: LayerBlocks("8x1", 10, 5, 2)}, {long: long}),
+        quantisation=Quantisation(0.1, 1, {long: LayerLevels(8, 0, 1.0, 0, 255, 0.1)}, {long: long}),
         recipe={long: [long, '"><img src=x onerror=alert(1)>', "</pre><script>alert(2)</script>"]},
     )

@@ -22,8 +22,10 @@ from stopwatches import Analytic
 from torch import Tensor
 
 import secateur as sc
+from secateur.case import Case
 from secateur.graph import Graph, trace
 from secateur.ground.errors import CalibrationError
+from secateur.ground.inputs import Inputs
 from secateur.methods import OutputError
 from secateur.recovery import Distill, Joint
 from secateur.recovery.batch_norm import re_estimated
@@ -129,6 +131,7 @@ def _cases() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
     }
     cases["timed"] = (timed, ())
     cases["structured"] = (structured, (slice(None),))
+    cases |= {f"int8, {share}": (in_levels, (parts,)) for share, parts in SHARES.items()}
     cases |= {f"NN-relief, {norm}": (relieved_in_two, (norm,)) for norm in Norm}
     return cases | {damage: (pruned, (damage,)) for damage in ("none", *DAMAGE)}
 
@@ -262,6 +265,36 @@ def test_a_latency_budget_is_met_in_the_mean_over_processes(together: dict[str, 
     dense, smaller = (a + b for a, b in zip(first["ms"], second["ms"], strict=True))
     assert first["ms"] != second["ms"]
     assert 0.7 <= smaller / dense <= 0.8
+
+
+def in_levels(shares: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Quantise a network, each process on its share of the batches; without processes on the first one."""
+    case = next(case for case in SMALL if case.name == "residual")
+    chosen = shares[dist.get_rank() if dist.is_initialized() else 0]
+    given = Case.of(
+        case.model(), Inputs.of(case.inputs(2)), calibration=[batches("residual")[i] for i in chosen]
+    )
+    draft = sc.Int8(positions=5).draft(given, None)
+    assert draft.evidence.quantisation is not None
+    layers = draft.evidence.quantisation.layers
+    scales = {name: torch.tensor([layer.scale, layer.zero, layer.error]) for name, layer in layers.items()}
+    return {"state": dict(draft.model.state_dict()), "scales": scales}
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_levels_and_integers_are_those_of_one_process(share: str, together: dict[str, list[Any]]) -> None:
+    first, second = together[f"int8, {share}"]
+    assert isinstance(first, dict), first
+    assert isinstance(second, dict), second
+    for field in ("state", "scales"):
+        assert all(torch.equal(value, second[field][key]) for key, value in first[field].items())
+    expected = in_levels([range(6)])
+    for name, scale in expected["scales"].items():
+        torch.testing.assert_close(first["scales"][name], scale, atol=0, rtol=0.1)
+    for name, value in expected["state"].items():
+        if value.ndim > 1:  # a sum in another order may round a weight the other way
+            step = expected["state"].get(f"{name}_scales", torch.ones(1)).max()
+            assert float((first["state"][name] - value).abs().max()) <= 2.1 * float(step)
 
 
 def structured(batches_of: slice) -> dict[str, Any]:

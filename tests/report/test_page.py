@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reports import ATTACK, blocks_report, full_report, hostile_report, sparse_report
+from reports import ATTACK, blocks_report, full_report, hostile_report, levels_report, sparse_report
 
 from secateur.ground.errors import ArtefactError
 from secateur.measure import Comparison, Latency, Size
@@ -19,6 +19,7 @@ PAGES = {
     "one": page({"half": REPORT}),
     "connections": page({"sparse": sparse_report()}),
     "blocks": page({"blocks": blocks_report()}),
+    "levels": page({"levels": levels_report()}),
     "kinds": page({"half": REPORT, "sparse": sparse_report(), "blocks": blocks_report()}),
     "several": page({"half": REPORT, "third": replace(REPORT, scores=None), "bare": full_report(0)}),
     "hostile": page({ATTACK: hostile_report()}),
@@ -361,3 +362,11 @@ def test_a_page_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> Non
         with pytest.raises(ArtefactError, match="cannot be written"):
             write_page(path, "text")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_levels_and_what_rounding_moves_are_told_layer_by_layer() -> None:
+    assert cells(PAGES["levels"], "conv1") == ["8 bits", "256", "0.01614", "123", "1.20%"]
+    assert cells(PAGES["levels"], "fc") == ["4 bits, 64 inputs a scale", "as it was", "-", "-", "2.00%"]
+    assert re.search(r"<td>head</td><td>skip names it</td>", PAGES["levels"])
+    assert "outputs by 1.40%" in words(PAGES["levels"])
+    assert "How layers are quantised" not in PAGES["one"]

@@ -12,7 +12,7 @@ import pytest
 from artefacts import resign
 from hypothesis import given
 from hypothesis import strategies as st
-from reports import blocks_report, full_report, hostile_report, sparse_report
+from reports import blocks_report, full_report, hostile_report, levels_report, sparse_report
 
 from secateur.ground.errors import ArtefactError
 from secateur.report import Approach, page, read_report
@@ -24,6 +24,7 @@ DATA = replace(
     full_report(3),
     sparsity=sparse_report().sparsity,
     structure=replace(STRUCTURE, approach=Approach(0.2, 0.0, 1.0, 0.9)),
+    quantisation=levels_report().quantisation,
 ).to_json()
 
 
@@ -51,7 +52,7 @@ def test_the_recipe_is_not_written_twice() -> None:
 
 
 def test_what_need_not_be_there_may_be_missing() -> None:
-    left_out = ("model", "curves", "refused", "frozen", "metric", "sparsity", "structure")
+    left_out = ("model", "curves", "refused", "frozen", "metric", "sparsity", "structure", "quantisation")
     old = {k: v for k, v in DATA.items() if k not in left_out}
     old["scores"] = old["latency"] = None
     report = report_from_json(old)
@@ -121,6 +122,9 @@ GROUP, LAYER, WEIGHT = "layer0.0.conv1", "layer0.0.conv1.weight", "layers.0.mlp.
         (change("structure", "layers", WEIGHT, "zero", to=289), "more zero and unified blocks"),
         (change("structure", "layers", WEIGHT, "block", to="<8x1>"), "no block"),
         (change("structure", "layers", WEIGHT, "blocks", to=0), "more zero and unified blocks"),
+        (change("quantisation", "error", to=-0.1), "an error or a number of bytes is negative"),
+        (change("quantisation", "layers", "fc", "bits", to=33), "'fc' has bits, a group or an error"),
+        (change("quantisation", "layers", "conv1", "zero", to=None), "'conv1' has a part of the levels"),
     ],
 )
 def test_an_entry_that_is_wrong_is_named(edit: Callable[[Any], None], message: str) -> None:

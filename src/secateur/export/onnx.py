@@ -22,11 +22,15 @@ from secateur.ground.models import ModelLike, module_of
 
 from .check import TOLERANCE, Export, check
 from .program import Portable, portable
+from .quantised import quantised_layers, translations, with_integers
 
 __all__ = ["session", "to_onnx"]
 
 BLOCK = 8
 """Channels that ONNX Runtime's convolutions take together."""
+
+LEVELS = 0.02
+"""The tolerance of quantised models: a sum that lies on the other side of a half moves a level."""
 
 EXTERNAL = 2**31 - 2**24
 """Bytes of tensors above which they go to a file of their own: one protobuf message ends at 2 GiB."""
@@ -46,7 +50,9 @@ def to_onnx(
     `example_inputs` is a tensor, a tuple of positional or a mapping of keyword inputs. The `free` dimensions of the
     inputs may have any size in the file: the batch, and ``(0, 1)`` for the length of token sequences as well. Inputs
     and outputs have the names that the forward gives them. The comparison runs the example's samples in two sizes.
-    Tensors of more than two gigabytes go to ``FILE.data`` beside it.
+    Quantised layers (`secateur.quantise`) become pairs of QuantizeLinear and DequantizeLinear, of weights and of what
+    they read; their outputs may differ by 2 %, single levels apart. Tensors of more than two gigabytes go to
+    ``FILE.data`` beside it.
 
     Raises:
         TraceError: torch.export refuses the model.
@@ -62,6 +68,8 @@ def to_onnx(
     model = module_of(model)
     program = portable(model, example_inputs, tuple(free))
     written = _translated(model, program, opset)
+    if quantised_layers(model):
+        tolerance = max(tolerance, LEVELS)
     path = Path(file)
     with replacing_files(path, ExportError) as fresh:
         tensors = sum(t.numel() * t.element_size() for t in program.exported.state_dict.values())
@@ -119,6 +127,7 @@ def _require() -> None:
 
 
 def _translated(model: nn.Module, program: Portable, opset: int | None) -> Any:
+    quantised = quantised_layers(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -128,12 +137,14 @@ def _translated(model: nn.Module, program: Portable, opset: int | None) -> Any:
                 verbose=False,
                 opset_version=opset,
                 output_names=_output_names(program),
+                custom_translation_table=translations() if quantised else None,
             )
         except Exception as error:  # the exporter has many errors of its own
             raise ExportError(
                 f"{type(model).__name__} has no ONNX form: {_reason(error)} Remedy: "
                 "write the operator in terms of others in the model, or export a .pt2 file instead."
             ) from error
+    with_integers(written.model, quantised)
     _tidy(written.model, _symbols(program))
     return written
 

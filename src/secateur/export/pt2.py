@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch.utils import _pytree as pytree
 from secateur.ground.errors import ExportError
 from secateur.ground.files import replacing_files
 from secateur.ground.inputs import Example
+from secateur.ground.levels import levelled
 from secateur.ground.models import ModelLike, module_of
 
 from .check import TOLERANCE, Export, check
 from .program import portable
+from .quantised import quantised_layers
 
 __all__ = ["to_exported_program"]
 
@@ -50,6 +53,9 @@ def to_exported_program(
     """
     model = module_of(model)
     program = portable(model, example_inputs, tuple(free))
+    if quantised_layers(model):  # the file has to run where secateur is not
+        plainly = program.exported.run_decompositions({torch.ops.secateur.in_levels.default: levelled})
+        program = replace(program, exported=plainly)
     path = Path(file)
     with replacing_files(path, ExportError) as fresh:
         # torch insists on its own suffix.

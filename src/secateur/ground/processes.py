@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .errors import CalibrationError
 
-__all__ = ["digest", "first_process", "in_step", "processes", "require_same", "summed"]
+__all__ = ["digest", "first_process", "greatest", "in_step", "processes", "require_same", "summed"]
 
 
 def processes() -> int:
@@ -45,6 +45,15 @@ def summed(value: Tensor) -> Tensor:
     tensor([1., 1.])
     """
     return value if processes() == 1 else _reduced(value, dist.ReduceOp.SUM)
+
+
+def greatest(value: Tensor) -> Tensor:
+    """Return the largest of each entry over all processes; alone, the tensor itself.
+
+    >>> greatest(torch.ones(2))
+    tensor([1., 1.])
+    """
+    return value if processes() == 1 else _reduced(value, dist.ReduceOp.MAX)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from .baselines import BatchNormScale, Magnitude, Random
 from .block_costs import Criterion, OutputError, WeightError
 from .dead_units import DeadUnits
 from .gradual import GradualMagnitude
+from .int8 import Int4, Int8
 from .irrelevance import Fading, GammaSchedule, IrrelevanceDecay, Steady, WeightDecay
 from .kinds import OfBlocks, OfUnits, OfWeights
 from .lobster import Lobster
@@ -33,6 +34,8 @@ __all__ = [
     "Fluctuation",
     "GammaSchedule",
     "GradualMagnitude",
+    "Int4",
+    "Int8",
     "IrrelevanceDecay",
     "Lobster",
     "Magnitude",

@@ -36,6 +36,7 @@ from .baselines import BatchNormScale, Magnitude, Random
 from .block_costs import Criterion, OutputError, WeightError
 from .dead_units import DeadUnits
 from .gradual import GradualMagnitude
+from .int8 import Int4, Int8
 from .irrelevance import Fading, GammaSchedule, IrrelevanceDecay, Steady, WeightDecay
 from .lobster import Lobster
 from .microstructure import MicroStructured
@@ -50,7 +51,7 @@ __all__ = ["METHODS", "names"]
 
 METHODS: tuple[type, ...] = (
     SNP, Magnitude, Random, BatchNormScale, Taylor, ActivationMagnitude, Fluctuation, DeadUnits, MicroStructured,
-    IrrelevanceDecay, WeightDecay, GradualMagnitude, Lobster, NNRelief, ADMM,
+    IrrelevanceDecay, WeightDecay, GradualMagnitude, Lobster, NNRelief, ADMM, Int8, Int4,
 )  # fmt: skip
 PARTS: Mapping[Any, tuple[type, ...]] = {
     Order: (Output, ZCA, Conditional, Pivot, Variance, Weights),

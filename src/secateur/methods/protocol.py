@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from secateur.case import Case
-from secateur.report import FrozenPart, LossCurve, Sparsity, Structured
+from secateur.report import FrozenPart, LossCurve, Quantisation, Sparsity, Structured
 from secateur.selection import Budget
 from secateur.statistics import Loss
 from secateur.surgery import Plan
@@ -44,6 +44,7 @@ class Evidence:
     frozen: tuple[FrozenPart, ...] = ()
     sparsity: Sparsity | None = None
     structure: Structured | None = None
+    quantisation: Quantisation | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from secateur.statistics.patches import Rows, output_rows, read_rows, sample_row
 from .jobs import Job
 from .least_squares import Moments, identity, solve
 
-__all__ = ["InputRegression", "OutputRegression", "Sampling", "regression", "watches"]
+__all__ = ["InputRegression", "OutputRegression", "Sampling", "Sums", "regression", "watches"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ Solver = Callable[[Moments, Moments, Moments, Tensor, Sequence[float], Tensor | 
 """Solves on the fit, held-out and whole moments from weights to start from, as `least_squares.solve` does."""
 
 
-class _Sums:
+class Sums:
     """Sums of a regression with g groups, d inputs and m outputs: the fit and the held-out samples apart."""
 
     def __init__(self, module: str, g: int, d: int, m: int, device: torch.device) -> None:
@@ -131,7 +131,7 @@ class OutputRegression:
         )
         self._spatial = math.prod(job.layer.positions)
         self._wanted = sampling.wanted(job.width)
-        self._sums = _Sums(
+        self._sums = Sums(
             job.layer.module, g, job.width + (job.intercept is not None), m, moments_device(where)
         )
 
@@ -218,7 +218,7 @@ class InputRegression:
         self._wanted = -(-sampling.wanted(job.width // job.taps) // job.taps)
         self._kept = job.inputs[:, :: job.fold] // job.fold
         self._where = moments_device(self._weight.device)
-        self._sums = _Sums(
+        self._sums = Sums(
             job.layer.module,
             len(job.groups),
             self._kept.shape[1],

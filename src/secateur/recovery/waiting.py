@@ -20,7 +20,7 @@ from .jobs import Job
 from .regressions import InputRegression, OutputRegression, watches
 from .stops import Stop
 
-__all__ = ["solve_at"]
+__all__ = ["copied_paused", "solve_at"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def solve_at(
                 if onward:
                     dense_here = original.advance(dense_here, reads, makes, following)
                 else:
-                    original.advance(_copied(dense_here), reads, makes, stop.end)
-                pruned.advance(_copied(here), reads_pruned, makes_pruned, stop.end)
+                    original.advance(copied_paused(dense_here), reads, makes, stop.end)
+                pruned.advance(copied_paused(here), reads_pruned, makes_pruned, stop.end)
                 behind.append(replace(batch, original=dense_here, pruned=here))
         waiting = behind
         for solved in regressions:
@@ -87,7 +87,7 @@ def _taken(waiting: deque[_Batch]) -> Iterable[_Batch]:
         yield waiting.popleft()
 
 
-def _copied(paused: Paused) -> Paused:
+def copied_paused(paused: Paused) -> Paused:
     """Return a copy that may go on while the other waits: calls that write in place would change what both hold.
 
     Values that share memory do so in the copy.

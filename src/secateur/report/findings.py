@@ -11,7 +11,7 @@ from secateur.measure.environment import Environment
 from secateur.measure.latency import Comparison
 from secateur.measure.metric import Metric
 
-from .evidence import FrozenPart, LossCurve, Sparsity, Structured
+from .evidence import FrozenPart, LossCurve, Quantisation, Sparsity, Structured
 
 __all__ = ["Deployed", "Findings", "Scores"]
 
@@ -76,5 +76,6 @@ class Findings:
     frozen: tuple[FrozenPart, ...] = ()
     sparsity: Sparsity | None = None  # of methods that remove single weights
     structure: Structured | None = None  # of methods that make blocks zero or unify them
+    quantisation: Quantisation | None = None  # of methods that round weights and activations
     original: Size | None = None  # of the network that was pruned first, where that is not the dense one
     recipe: Mapping[str, Any] = field(default_factory=dict)  # how to run it again

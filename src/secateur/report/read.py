@@ -127,6 +127,15 @@ def _faults(r: Report) -> Iterator[str]:
                 yield f"structure: {layer.block!r:.60} is no block"
             if min(layer.zero, layer.unified) < 0 or not 0 < layer.blocks >= layer.zero + layer.unified:
                 yield f"structure: {name!r:.60} has more zero and unified blocks than its {layer.blocks}"
+    if q := r.quantisation:
+        if not q.error >= 0 or q.weight_bytes < 0:
+            yield "quantisation: an error or a number of bytes is negative"
+        for name, levels in q.layers.items():
+            ends = (levels.scale, levels.zero, levels.most)
+            if not 2 <= levels.bits <= 8 or levels.group < 0 or not levels.error >= 0:
+                yield f"quantisation: {name!r:.60} has bits, a group or an error that cannot be"
+            elif None in ends and ends != (None, None, None):
+                yield f"quantisation: {name!r:.60} has a part of the levels of its input"
 
 
 def _error(what: str, name: str = REPORT) -> ArtefactError:

@@ -10,7 +10,7 @@ from secateur.measure.latency import Comparison, Latency, Timing
 from secateur.measure.metric import Metric
 
 from . import units
-from .evidence import Approach, Sparsity, Structured
+from .evidence import Approach, Quantisation, Sparsity, Structured
 from .findings import Findings, Scores
 
 __all__ = [
@@ -93,6 +93,8 @@ def costs(found: Findings) -> list[Row]:
         listed += _connections(found.sparsity)
     if found.structure:
         listed += _blocks(found.structure)
+    if found.quantisation:
+        listed.append(_integers(found.quantisation))
     if found.latency:
         listed.append(latency(found.latency))
     if found.deployed:
@@ -190,6 +192,21 @@ def _blocks(s: Structured) -> list[Row]:
         Row("bits", "bits, counted", None, None, Figure(s.stored_bits), note=note),
         Row("multiplications", "multiplications, counted", None, None, Figure(s.operations), note=note),
     ]
+
+
+def _integers(q: Quantisation) -> Row:
+    layers = list(q.layers.values())
+    bits = "/".join(str(n) for n in sorted({layer.bits for layer in layers}))
+    most = sorted({layer.most for layer in layers if layer.most is not None})
+    read = f", inputs in {' or '.join(str(n + 1) for n in most)} levels" if most else ""
+    note = (
+        f"{len(layers)} layers have weights of {bits} bits{read}; {len(q.skipped)} stay float. Rounding moves the "
+        f"outputs by {q.error**0.5:.2%} of their size on samples held out. In torch they compute with reals what "
+        "integers would give, which takes longer; runtime.compile and ONNX engines run integers"
+    )
+    return Row(
+        "integers", "bytes of quantised weights, counted", None, Figure(q.weight_bytes), unit=BYTES, note=note
+    )
 
 
 def approach(found: Approach) -> list[Row]:

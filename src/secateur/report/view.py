@@ -6,11 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import units
-from .evidence import FrozenPart, Structured
+from .evidence import FrozenPart, Quantisation, Structured
 from .findings import Findings
 from .rows import Row, costs
 
-__all__ = ["Strip", "Tile", "blocks", "by_reason", "compared", "left", "phases", "remarks", "stages", "tiles"]
+__all__ = [
+    "Strip",
+    "Tile",
+    "blocks",
+    "by_reason",
+    "compared",
+    "left",
+    "levels",
+    "phases",
+    "remarks",
+    "stages",
+    "tiles",
+]
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,20 @@ def blocks(structure: Structured) -> list[Strip]:
         words = f"{name}: {told[0]} of the blocks kept, {told[1]} unified, {told[2]} zero"
         styles = {"kept": shares[0], "unified": shares[1]}
         strips.append(Strip(name, words, styles, (layer.block, f"{layer.blocks:,}", *told)))
+    return strips
+
+
+def levels(quantisation: Quantisation) -> list[Strip]:
+    """Return how each layer is quantised, and how far its output is moved, as a share of its size."""
+    strips = []
+    for name, layer in quantisation.layers.items():
+        moved = layer.error**0.5
+        scale, zero = ("-", "-") if layer.scale is None else (f"{layer.scale:.4g}", f"{layer.zero}")
+        group = f", {layer.group} inputs a scale" if layer.group else ""
+        count = "as it was" if layer.most is None else f"{layer.most + 1}"
+        strips.append(
+            Strip.of(name, min(moved, 1.0), f"{layer.bits} bits{group}", count, scale, zero, f"{moved:.2%}")
+        )
     return strips
 
 

@@ -16,13 +16,13 @@ from torch.fx import GraphModule, Node
 
 from secateur.ground.errors import KernelError
 
-from .choose import medians
 from .library import Library, Place, Step
 from .memory import Memory
 from .modules import SparseConv2d, SparseLinear
 from .ops import found_library
 from .pool import MaxPool2d, pool_form
 from .run import FORMS, Prepared, checked, conv_form, linear_form, succeed
+from .timing import medians
 
 __all__ = ["Chain", "find_chains", "part_sizes", "placed", "time_parts"]
 

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from secateur.ground.errors import KernelError
-from secateur.measure.latency import in_turns
 
 from .dense import dense_conv, dense_linear
 from .fuse import FusedLayer
+from .int8.network import Int8Call, levels_read
 from .modules import SparseConv2d, SparseLinear
 from .packing import Packed, pack
+from .timing import medians
 from .unified import pack_unified
 
-__all__ = ["Choice", "Dense", "candidates", "key_of", "medians", "time_candidates"]
+__all__ = ["Choice", "Dense", "candidates", "key_of", "stored", "time_candidates"]
 
 LARGE = 1 << 24  # weights; reading so many is what takes time, by whatever engine, if few of them are zero
 WORTH = 0.9  # of the weights, that a large layer's kernels may read
-RUNS, SECONDS = 7, 0.03
-K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,13 @@ def candidates(layer: FusedLayer) -> dict[str, nn.Module]:
     return found
 
 
+def stored(way: nn.Module) -> int | None:
+    """Return how many weights a candidate reads; None for all of them."""
+    if isinstance(way, Int8Call):
+        return way.layer.values.numel()
+    return way.values.numel() if isinstance(way, SparseLinear | SparseConv2d) else None
+
+
 def _sparse(layer: FusedLayer, packed: Packed) -> nn.Module:
     if layer.window is None:
         return SparseLinear(packed, layer.activation, layer.add_last)
@@ -96,8 +100,10 @@ def key_of(
     parts = [
         "conv2d" if layer.window else "linear", f"input={tuple(shape)}", f"weight={tuple(layer.weight.shape)}",
         f"window={layer.window}", f"groups={layer.groups}", layer.activation.name,
-        f"residual={layer.residual is not None}", name,
+        f"residual={layer.residual is not None}", f"levels={levels_read(layer.input) is not None}", name,
     ]  # fmt: skip
+    if isinstance(module, Int8Call):
+        parts += [f"entries={module.layer.column.numel()}", f"most={module.layer.x.most}", instruction_set]
     if isinstance(module, SparseLinear | SparseConv2d):
         parts += [f"entries={module.column.numel()}", instruction_set]
     return " ".join(parts)
@@ -107,17 +113,25 @@ def key_of(
 def time_candidates(
     layer: FusedLayer, modules: Mapping[str, nn.Module], shape: Sequence[int]
 ) -> dict[str, float]:
-    """Return the median milliseconds of each candidate on a random input, run in turns."""
+    """Return the median milliseconds of each candidate on a random input, run in turns.
+
+    A quantised layer has its input brought into levels, as reals or as bytes, which counts.
+    """
     rng = torch.Generator().manual_seed(0)
     x = torch.rand(tuple(shape), generator=rng)
     inputs: tuple[Tensor, ...] = (x,)
     if layer.residual is not None:
         inputs = (x, torch.rand(next(iter(modules.values()))(x).shape, generator=rng))
-    calls = {name: partial(module, *inputs) for name, module in modules.items()}
+    levels = levels_read(layer.input)
+
+    def in_floats(module: nn.Module, x: Tensor, *others: Tensor) -> Tensor:
+        result: Tensor = module(x if levels is None else levels.simulated(x), *others)
+        return result
+
+    calls: dict[str, Callable[[], object]] = {
+        name: partial(module, *inputs)
+        if isinstance(module, Int8Call)
+        else partial(in_floats, module, *inputs)
+        for name, module in modules.items()
+    }
     return medians(calls)
-
-
-def medians(calls: Mapping[K, Callable[[], object]]) -> dict[K, float]:
-    """Return the median milliseconds of each call, run in turns."""
-    times = in_turns([*calls.values()], RUNS, SECONDS * len(calls), most=200)
-    return dict(zip(calls, map(statistics.median, times), strict=True))

@@ -40,6 +40,7 @@ class FusedLayer:
     total: Node | None = None  # the sum that adds a residual
     side: int = 0  # at which of its arguments the residual stands
     add_last: bool = False
+    gain: Tensor | None = None  # of the norm, by output: what the weight was multiplied by, float64
 
     @property
     def residual(self) -> Node | None:
@@ -69,14 +70,14 @@ def find_layers(module: GraphModule) -> Iterator[FusedLayer]:
         if call is None:
             continue
         weight, bias, window, groups = call
-        last = node
+        last, gain = node, None
         folded = _folded(module, last, weight, bias)
         if folded is not None:
-            weight, bias, last = folded
+            weight, bias, last, gain = folded
         last, activation, total, side, add_last = _behind(last, taken)
         yield FusedLayer(
             name=_name(node), node=node, last=last, weight=weight, bias=bias, window=window, groups=groups,
-            activation=activation, total=total, side=side, add_last=add_last,
+            activation=activation, total=total, side=side, add_last=add_last, gain=gain,
         )  # fmt: skip
 
 
@@ -133,8 +134,8 @@ def _only_user(node: Node) -> Node | None:
 
 def _folded(
     module: GraphModule, node: Node, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Node] | None:
-    """Return weight and bias with the evaluating BatchNorm behind a layer in them, and the node of its output.
+) -> tuple[Tensor, Tensor, Node, Tensor] | None:
+    """Return weight and bias with the evaluating BatchNorm behind a layer in them, the node of its output, its scale.
 
     In float64, for its scales may be large.
     """
@@ -165,7 +166,8 @@ def _folded(
     scale = (variance.double() + epsilon).rsqrt() * (1.0 if gain is None else gain.double())
     moved = (0.0 if bias is None else bias.double()) - mean.double()
     fused = moved * scale + (0.0 if shift is None else shift.double())
-    return (weight.double() * scale.reshape(-1, *[1] * (weight.dim() - 1))).float(), fused.float(), last
+    shaped = scale.reshape(-1, *[1] * (weight.dim() - 1))
+    return (weight.double() * shaped).float(), fused.float(), last, scale
 
 
 def _behind(node: Node, taken: set[Node]) -> tuple[Node, Activation, Node | None, int, bool]:

@@ -9,8 +9,10 @@ from .plan import (
     Edit,
     Fingerprint,
     Function,
+    InputLevels,
     Literal,
     Plan,
+    QuantiseLayer,
     RemoveBranch,
     Resize,
     Retrace,
@@ -20,6 +22,7 @@ from .plan import (
 )
 from .plan_json import plan_from_json, plan_to_json
 from .planning import make_plan
+from .quantised import QuantisedConv2d, QuantisedLinear
 from .reparameterize import reparameterize
 from .traced import limits
 from .trial import Editable, editable, removable
@@ -30,8 +33,12 @@ __all__ = [
     "Editable",
     "Fingerprint",
     "Function",
+    "InputLevels",
     "Literal",
     "Plan",
+    "QuantiseLayer",
+    "QuantisedConv2d",
+    "QuantisedLinear",
     "RemoveBranch",
     "Resize",
     "Retrace",

@@ -16,7 +16,8 @@ from secateur.ground.tensors import tensors_of
 from .example import rebuild
 from .fit import OTHER_MODEL, check, fingerprint, lookup
 from .modules import Constant, Removed, output_shape
-from .plan import Plan, RemoveBranch, Retrace, RewriteCode, SetAttribute, SliceTensor
+from .plan import Plan, QuantiseLayer, RemoveBranch, Retrace, RewriteCode, SetAttribute, SliceTensor
+from .quantised import install
 from .region import find_region, with_export
 from .resized import class_for
 from .retrace import retraced
@@ -87,6 +88,8 @@ def _step(model: nn.Module, plan: Plan) -> nn.Module:
                 model.get_submodule(path).__class__ = classes[path]
             case Retrace(path):
                 forwards[path].install(model.get_submodule(path))
+            case QuantiseLayer(path):
+                install(model.get_submodule(path), edit)
     _unfuse(model, {*forwards, *classes})
     tensors = tensors_of(model)
     for name, value in plan.tensors.items():

@@ -17,6 +17,7 @@ from .plan import (
     Edit,
     Fingerprint,
     Plan,
+    QuantiseLayer,
     RemoveBranch,
     Retrace,
     RewriteCode,
@@ -25,6 +26,7 @@ from .plan import (
     ascending,
     plain,
 )
+from .quantised import input_groups, misfit
 
 __all__ = ["OTHER_MODEL", "check", "fingerprint", "lookup"]
 
@@ -68,6 +70,10 @@ def check(model: nn.Module, plan: Plan) -> None:
                 _check_attribute(edit, lookup(modules, edit.module, "module"))
             case RemoveBranch():
                 _check_branch(edit, modules, plan.tensors)
+            case QuantiseLayer(path):
+                why = misfit(lookup(modules, path, "module"))
+                if why:
+                    raise SurgeryError(f"the plan quantises {path or 'the model'}, but {why}")
     if found != plan.made_for:
         raise SurgeryError(
             f"{OTHER_MODEL}: both are a {found.model}, but the names or shapes of their tensors differ. "
@@ -166,6 +172,8 @@ def _changed(edit: Edit, first: Mapping[str, str]) -> list[tuple[str, str]]:
             return [(f"the calls of {module or 'the model'}", module)]
         case RemoveBranch():
             return [(path, path) for path in edit.paths]
+        case QuantiseLayer(module):
+            return [(f"the levels of {first[module] or 'the model'}", module)]
 
 
 def _in(path: str, modules: Iterable[str]) -> bool:
@@ -182,6 +190,9 @@ def _check_values(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
         elif isinstance(edit, RemoveBranch):
             for path in edit.constants:
                 shapes[f"{path}.value"] = list(plan.tensors[f"{path}.value"].shape)
+        elif isinstance(edit, QuantiseLayer):
+            outputs, inputs = shapes[f"{edit.module}.weight".lstrip(".")][:2]
+            shapes[f"{edit.module}.weight_scales".lstrip(".")] = [outputs, input_groups(inputs, edit.group)]
     for name, value in plan.tensors.items():
         shape = lookup(shapes, name, "tensor")
         if shape != list(value.shape):

@@ -17,8 +17,10 @@ __all__ = [
     "Edit",
     "Fingerprint",
     "Function",
+    "InputLevels",
     "Literal",
     "Plan",
+    "QuantiseLayer",
     "RemoveBranch",
     "Resize",
     "Retrace",
@@ -190,7 +192,30 @@ class RewriteCode(Plain):
     functions: Annotated[tuple[Function, ...], FailFast()]
 
 
-Edit = SliceTensor | SetAttribute | RemoveBranch | RewriteCode | Retrace
+class InputLevels(NamedTuple):
+    """The levels that a layer reads its input in: ``real = scale * (level - zero)``, with levels from 0 to `most`."""
+
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    zero: Annotated[int, Field(strict=True, ge=0, le=255)]
+    most: Annotated[int, Field(strict=True, ge=1, le=255)]
+
+
+@dataclass(frozen=True)
+class QuantiseLayer(Plain):
+    """A linear layer or convolution of which weights are integers times scales, and which reads its input in levels.
+
+    The scales of layer ``m`` are its buffer ``m.weight_scales``, float32 (outputs, input groups): `group` neighbouring
+    inputs of an output share one, or all of them (0). Weights are stored dequantised.
+    """
+
+    edit: typing.Literal["quantise"] = field(default="quantise", kw_only=True, repr=False)
+    module: ModulePath
+    bits: Annotated[int, Field(strict=True, ge=2, le=8)]  # of the integers, sign included
+    levels: InputLevels | None = None  # None: the input stays as it is
+    group: Count = 0
+
+
+Edit = SliceTensor | SetAttribute | RemoveBranch | RewriteCode | Retrace | QuantiseLayer
 
 
 @dataclass(frozen=True)

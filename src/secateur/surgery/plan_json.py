@@ -27,6 +27,7 @@ from .plan import (
     Name,
     Plain,
     Plan,
+    QuantiseLayer,
     RemoveBranch,
     Retrace,
     RewriteCode,
@@ -74,6 +75,7 @@ _PARTS = (
     RewriteCode,
     Function,
     Retrace,
+    QuantiseLayer,
     Pattern,
 )
 
@@ -130,6 +132,10 @@ def _plan(step: _Step, where: str) -> Plan:
         if isinstance(edit, SliceTensor) and edit.index[-1] >= edit.size:
             raise ArtefactError(
                 f"{where}.edits[{i}].index goes beyond the size of the dimension, {edit.size}"
+            )
+        if isinstance(edit, QuantiseLayer) and edit.levels and edit.levels.zero > edit.levels.most:
+            raise ArtefactError(
+                f"{where}.edits[{i}].levels have their zero beyond the largest level, {edit.levels.most}"
             )
     example = _example(step.example, step.edits, f"{where}.example")
     return Plan(step.kept, step.edits, step.made_for, example=example, batch_dims=step.batch_dims)

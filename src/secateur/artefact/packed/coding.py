@@ -15,8 +15,8 @@ from torch import Tensor
 from secateur.ground.errors import ArtefactError
 
 from .blocks import Blocks, detect, entropy
-from .header import Record
-from .quantise import CODE, Quantise, dequantise, quantise
+from .header import Quantised, Record
+from .quantise import CODE, Floats, Quantise, dequantise, quantise
 from .streams import Reader, Writer
 from .words import Kind, Words, rotate, to_tensor, to_words
 
@@ -39,16 +39,20 @@ class Nonzero:
 
 
 def encode(
-    tensors: Sequence[Tensor], kind: Kind, out: Writer, wanted: Quantise | None, blocks: Blocks | None
-) -> Fields:
-    """Write a tensor, exactly or as ``wanted`` where that can be, or small ones together; return fields of a record."""
+    tensors: Sequence[Tensor], kind: Kind, out: Writer, wanted: Quantise | None, blocks: Blocks | None,
+    rounded: tuple[Words, Floats | None, Quantised] | None = None,
+) -> Fields:  # fmt: skip
+    """Write a tensor, exactly or as ``wanted`` where that can be, or small ones together; return fields of a record.
+
+    ``rounded`` are the codes of a tensor that is integers times scales already.
+    """
     if len(tensors) > 1:
         joined = torch.cat([tensor.detach().to("cpu").reshape(-1) for tensor in tensors])
         return {"values": out.words(to_words(joined, kind), kind.signed)}
-    words, fields, rounded = to_words(tensors[0], kind), Fields(), None
+    words, fields = to_words(tensors[0], kind), Fields()
     bits = 8 * kind.width - (5 if kind.signed and kind.width > 1 else 0)  # of a trained weight, about
     found = blocks or detect(words, bits, kind.signed)  # structure that is known, or looked for
-    if wanted is not None:
+    if wanted is not None and rounded is None:
         # Unified blocks stay so where their rows share a scale.
         one = found and wanted.bits < 16 and _states(found.matrix(words), found, bits, True)[1] is not None
         rounded = quantise(tensors[0], wanted.bits, found.rows if found and one else 1)

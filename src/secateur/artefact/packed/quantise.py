@@ -12,7 +12,7 @@ from torch import Tensor
 from .header import Quantised
 from .words import Words, rotate
 
-__all__ = ["CODE", "Quantise", "dequantise", "quantise"]
+__all__ = ["CODE", "Quantise", "dequantise", "exact", "quantise"]
 
 Floats = NDArray[np.float32]
 CODE = np.dtype("u1")
@@ -60,6 +60,26 @@ def quantise(tensor: Tensor, bits: int, rows: int) -> tuple[Words, Floats | None
     norm, largest = float(tensor.detach().double().norm()), float(lost.max())
     relative = float(lost.norm()) / norm if norm else 0.0
     return words, scales, Quantised(bits, float(f"{relative:.4g}"), float(f"{largest:.4g}"), rows)
+
+
+def exact(tensor: Tensor, scales: Tensor) -> tuple[Words, Floats, Quantised] | None:
+    """Return what `quantise` does for values that are integers times scales (outputs, 1), which loses nothing.
+
+    None where they are not, bit by bit.
+    """
+    if tensor.dtype != torch.float32 or scales.dtype != torch.float32 or tensor.ndim < 2:
+        return None
+    if tuple(scales.shape) != (len(tensor), 1) or not tensor.numel():
+        return None
+    values, factors = (t.detach().to("cpu").contiguous().numpy() for t in (tensor, scales.flatten()))
+    with np.errstate(all="ignore"):
+        integers = np.rint(values / factors.reshape(-1, *(1,) * (values.ndim - 1)))
+    if not np.isfinite(integers).all() or np.abs(integers).max() > 127:
+        return None
+    words = np.abs(integers).astype(CODE) << CODE.type(1) | (integers < 0)
+    if not np.array_equal(dequantise(words, factors).view(np.uint32), values.view(np.uint32)):
+        return None
+    return words, factors, Quantised(8, 0.0, 0.0)
 
 
 def dequantise(words: Words, scales: Floats | None) -> Floats:

@@ -23,7 +23,7 @@ from secateur.ground.tensors import identity
 from .blocks import Blocks
 from .coding import encode
 from .header import Records, checked, to_json
-from .quantise import Quantise
+from .quantise import Quantise, exact
 from .read import MAGIC, PREFIX, VERSION
 from .streams import Writer
 from .words import TEXT, Kind, kind_of
@@ -57,8 +57,13 @@ def write_packed(
         if not layout.fit(kinds[name].word_shape(tuple(tensors[name].shape))):
             raise ArtefactError(f"{layout} do not fit {name!r}, whose shape is {tuple(tensors[name].shape)}")
     rounded = {name for name in tensors if quantise and _taken(quantise, name, tensors[name], kinds[name])}
+    # Layers that are quantised already (`secateur.surgery.QuantiseLayer`) are stored as integers, and nothing is lost.
+    scales = {n: tensors.get(f"{n}_scales") for n in tensors if str(n).rpartition(".")[2] == "weight"}
+    codes = {n: found for n, s in scales.items() if s is not None and (found := exact(tensors[n], s))}
     out, text_out = Writer(), Writer(LEVEL)
-    work = [(kinds[next(iter(group))[0]], group, out) for group in _groups(tensors, {*blocks, *rounded})]
+    work = [
+        (kinds[next(iter(group))[0]], group, out) for group in _groups(tensors, {*blocks, *rounded, *codes})
+    ]
     for name, text in (texts or {}).items():
         data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy())
         work.append((TEXT, {(name,): data}, text_out))
@@ -68,7 +73,8 @@ def write_packed(
         names = next(iter(group))
         wanted = quantise if rounded.issuperset(names) else None
         known = next((blocks[name] for name in names if name in blocks), None)
-        fields = encode(list(group.values()), kind, to, wanted, known)
+        integers = next((codes[name] for name in names if name in codes), None)
+        fields = encode(list(group.values()), kind, to, wanted, known, integers)
         digest, streams = to.take()
         named = [(names, tuple(tensor.shape)) for names, tensor in group.items()]
         records.append(fields | {"type": kind.name, "tensors": named, "digest": digest})

@@ -1,5 +1,6 @@
 """Int8: layers with zero blocks of rows x 4 whose weights and activations are bytes."""
 
+from .bits import fastest_bits
 from .chain import Int8Chain
 from .levels import Int8Tensor, Levels
 from .modules import Int8SparseConv2d, Int8SparseLinear
@@ -24,6 +25,7 @@ __all__ = [
     "Levels",
     "added",
     "concatenated",
+    "fastest_bits",
     "flat_weight",
     "global_average",
     "pack_int8",
