@@ -55,6 +55,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/engines.py --prepare
 	@$(BIN)/python benchmarks/engines.py
 	@$(BIN)/python benchmarks/packing.py
+	@$(BIN)/python benchmarks/int8_accuracy.py
 	@$(BIN)/python benchmarks/fuzz_packed.py
 	@$(BIN)/python benchmarks/fuzz_artefacts.py
 	@$(BIN)/python benchmarks/kill_saves.py

@@ -67,6 +67,16 @@ PLAIN: Mapping[str, tuple[str, Mapping[str, tuple[str, Format]]]] = {  # section
         "seconds_surgery": ("surgery, s", whole),
         "peak_memory_gb": ("peak memory, GB", short),
     }),
+    "int8": ("int8_accuracy", {
+        "model": ("network", str),
+        "method": ("by", str),
+        "variant": ("variant", str),
+        "budget": ("MACs asked for", percent),
+        "acc_dense": ("dense", accuracy),
+        "acc_float": ("before", accuracy),
+        "acc_int8": ("int8", accuracy),
+        "output_error": ("output error", short),
+    }),
     "strangers": ("strangers", {
         "network": ("network", str),
         "parameters": ("parameters", str),
