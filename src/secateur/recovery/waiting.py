@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from secateur.graph import Graph
+from secateur.graph.program import references
 from secateur.ground.processes import in_step
 from secateur.ground.progress import track
 from secateur.statistics import Calibration, Forward
 from secateur.statistics.forward import Paused
 
 from .jobs import Job
-from .regressions import InputRegression, OutputRegression, watches
+from .regressions import Regression, watches
 from .stops import Stop
 
 __all__ = ["solve_at"]
@@ -39,7 +40,7 @@ def solve_at(
     dense: Mapping[str, Tensor],
     current: dict[str, Tensor],
     batches: Calibration,
-    regress: Callable[[Job], OutputRegression | InputRegression],
+    regress: Callable[[Sequence[Job]], list[Regression]],
     ridges: Sequence[float],
     seed: int,
 ) -> dict[str, Tensor]:
@@ -49,9 +50,10 @@ def solve_at(
     waiting = deque(_arriving(batches, seed))
     for number, stop in enumerate(stops):
         pruned = Forward(graph.program, current)
-        regressions = [regress(job) for job in stop.jobs]
+        regressions = regress(stop.jobs)
         reads, makes = watches([r.original() for r in regressions])
         reads_pruned, makes_pruned = watches([r.pruned() for r in regressions])
+        without = _unneeded(graph, stop, regressions)
         # The dense network stays as it is, so that its batches can go on to the next stop at once.
         following = stops[number + 1].before if number + 1 < len(stops) else stop.end
         onward = place[following] >= place[stop.end]
@@ -68,7 +70,7 @@ def solve_at(
                     dense_here = original.advance(dense_here, reads, makes, following)
                 else:
                     original.advance(_copied(dense_here), reads, makes, stop.end)
-                pruned.advance(_copied(here), reads_pruned, makes_pruned, stop.end)
+                pruned.advance(_copied(here), reads_pruned, makes_pruned, stop.end, without)
                 behind.append(replace(batch, original=dense_here, pruned=here))
         waiting = behind
         for solved in regressions:
@@ -79,6 +81,27 @@ def solve_at(
 def _arriving(batches: Calibration, seed: int) -> Iterable[_Batch]:
     for inputs, held in batches.held_out():
         yield _Batch(Paused(inputs), Paused(inputs), held, batches.generator(inputs, seed).initial_seed())
+
+
+def _unneeded(graph: Graph, stop: Stop, regressions: Sequence[Regression]) -> set[str]:
+    """Return the layers that the pruned network can leave out here: they run once they are solved.
+
+    None where what follows from them is read by another of the stop's regressions.
+    """
+    layers = {node for r in regressions for node in r.unneeded}
+    after = set(layers)
+    for node in graph.program.nodes:
+        if after.intersection(references((node.args, node.kwargs))):
+            after.add(node.name)
+    read = {job.layer.value for job in stop.jobs}
+    for job in stop.jobs:
+        join = job.outlet.join
+        if join is not None:
+            other = graph.program.node(join).args[job.outlet.operand]
+            read |= set(references((other,)))
+        if job.layer.node not in layers:
+            read.add(job.outlet.end)
+    return set() if read & after else layers
 
 
 def _taken(waiting: deque[_Batch]) -> Iterable[_Batch]:
