@@ -52,7 +52,9 @@ def exact_products() -> Iterator[None]:
     Moments from TF32 or bfloat16 products have three digits, which is less than the ridges of recovery suppose.
     """
     mkldnn: Any = torch.backends.mkldnn
-    if not hasattr(mkldnn, "matmul") or not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
+    if not hasattr(mkldnn, "matmul") or not hasattr(
+        torch.backends.cuda.matmul, "fp32_precision"
+    ):  # before torch 2.9
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:

@@ -8,7 +8,7 @@ A leading dimension holds the groups of a grouped convolution: least squares sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,19 +103,12 @@ def choose_ridge(
     It is ``inf`` where `start` itself (an infinite ridge) has, hence what is chosen is never worse than no recovery
     on held-out data. With `importance` (g, m), all outputs of a group share the strength with the least weighted
     error: only then is the error of every linear function of the outputs, too, not raised on the data that are
-    solved on. Errors are compared, not kept, so the largest product is in float32: a choice is right to within about
-    1e-6 of the error under `start`.
+    solved on.
     """
     wanted, rest = (m.yx - start @ m.xx for m in (fit, held))
-    xx, largest = _single(held.xx)
-    chosen = torch.full(start.shape[:2], float("inf"), dtype=torch.float64, device=start.device)
-    least = torch.zeros_like(chosen)
-    for strength in strengths:
-        change = _change(fit.xx, wanted, strength)
-        small, size = _single(change)
-        # From |rest - change| to |rest|: what the error is above that of `start`.
-        more = (small @ xx * small).sum(-1, dtype=torch.float64) * size**2 * largest
-        more = more - 2 * (change * rest).sum(-1)
+    least = torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
+    chosen = torch.full_like(least, float("inf"))
+    for strength, more in _above_start(fit.xx, held.xx, wanted, rest, strengths):
         if importance is not None:
             more = (more * importance).sum(1, keepdim=True).expand_as(more)
         better = more < least
@@ -124,10 +117,36 @@ def choose_ridge(
     return chosen
 
 
-def _single(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return numbers in float32, each group's as a share of its largest one, and that one, (g, 1)."""
-    largest = x.abs().amax((1, 2)).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-    return (x / largest[..., None]).float(), largest
+def _above_start(
+    fit: Tensor, held: Tensor, wanted: Tensor, rest: Tensor, strengths: Sequence[float]
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield each strength and the held-out errors of its weights, (g, m), above those of the weights to start from.
+
+    With residuals ``r = yx - start xx`` of the fit (`wanted`) and the held-out moments (`rest`), weights that move by
+    ``D`` have the error ``D xx D^T - 2 D r^T`` above the start's. Where there are more outputs than inputs, one
+    eigendecomposition of ``xx`` of the fit serves all strengths: it turns ``D`` into ``r / (values + e)``. No
+    direction is then large by cancelling others, so the product with the held-out moments can be in float32 (right to
+    about 1e-6 of its own size); in the inputs' own directions it cannot.
+    """
+    if wanted.shape[1] < wanted.shape[2] or not wanted.shape[2]:
+        for strength in strengths:
+            change = _change(fit, wanted, strength)
+            yield strength, ((change @ held - 2 * rest) * change).sum(-1)
+        return
+    values, vectors = torch.linalg.eigh(fit)
+    wanted, rest = wanted @ vectors, rest @ vectors
+    turned = vectors.mT @ held @ vectors
+    # Each direction in units of its own spread: float32 has not the range of float64.
+    spread = turned.diagonal(dim1=1, dim2=2).clamp_min(torch.finfo(torch.float64).tiny).sqrt()[:, None]
+    correlation = (turned / spread / spread.mT).float()
+    unit = fit.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)[:, None, None]
+    for strength in strengths:
+        change = wanted / (values.clamp_min(0)[:, None] + strength * unit)
+        scaled = change * spread
+        size = scaled.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        small = (scaled / size).float()
+        squares = (small @ correlation * small).sum(-1, dtype=torch.float64) * size[..., 0] ** 2
+        yield strength, squares - 2 * (change * rest).sum(-1)
 
 
 def solve_with(moments: Moments, start: Tensor, chosen: Tensor) -> Tensor:

@@ -30,9 +30,16 @@ from .sums import Sums
 __all__ = ["InputRegression", "OutputRegression", "Regression", "Sampling", "regressions", "watches"]
 
 
+WIDE = 2400  # unknowns
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """How many output positions of a sample are looked at: `positions`, or more for `oversampling` rows an unknown."""
+    """How many output positions of a sample are looked at: `positions`, or more for `oversampling` rows an unknown.
+
+    Unknowns beyond `WIDE` ask for no more rows: the taps of a wide kernel read one signal at neighbouring places, and
+    sums over that many rows already cost more than all else.
+    """
 
     samples: int
     positions: int
@@ -40,7 +47,8 @@ class Sampling:
 
     def wanted(self, unknowns: int) -> int:
         """Return the number of positions for that many unknowns."""
-        return max(self.positions, -(-self.oversampling * unknowns // max(self.samples, 1)))
+        rows = self.oversampling * min(unknowns, WIDE)
+        return max(self.positions, -(-rows // max(self.samples, 1)))
 
 
 def regressions(

@@ -18,6 +18,7 @@ from secateur.graph import Graph, Kept
 from secateur.statistics import Calibration, Statistics
 
 from .batch_norm import re_estimated
+from .forecast import announce, forecast
 from .jobs import Job, jobs, masked
 from .least_squares import RIDGES, check_ridges
 from .one_pass import OnePass
@@ -81,6 +82,9 @@ class Sequential:
 
         work = jobs(graph, kept, self.producers, self.residual)
         passes = self.sweeps - 1 - self.batch_norm
+        if work:
+            expected = forecast(graph, work, sampling, len(self.ridges))
+            announce(expected, len(work), dense[work[0].layer.weight].device)
         stops = find_stops(graph, work, statistics.samples, passes, self.waiting)
         if stops is not None:
             current = solve_at(stops, graph, dense, current, batches, regress, self.ridges, seed)

@@ -49,33 +49,48 @@ def solve_at(
     place = {name: i for i, name in enumerate(original.order)}
     waiting = deque(_arriving(batches, seed))
     for number, stop in enumerate(stops):
-        pruned = Forward(graph.program, current)
-        regressions = regress(stop.jobs)
-        reads, makes = watches([r.original() for r in regressions])
-        reads_pruned, makes_pruned = watches([r.pruned() for r in regressions])
-        without = _unneeded(graph, stop, regressions)
-        # The dense network stays as it is, so that its batches can go on to the next stop at once.
         following = stops[number + 1].before if number + 1 < len(stops) else stop.end
-        onward = place[following] >= place[stop.end]
-        behind: deque[_Batch] = deque()
+        # The dense network stays as it is, so that its batches can go on to the next stop at once.
+        onward = following if place[following] >= place[stop.end] else None
         label = f"refitting {stop.jobs[0].layer.module} ({number + 1} of {len(stops)})"
-        with in_step():
-            for batch in track(_taken(waiting), label, total=len(waiting)):
-                dense_here = original.advance(batch.original, {}, {}, stop.before)
-                here = pruned.advance(batch.pruned, {}, {}, stop.before)
-                generator = torch.Generator().manual_seed((batch.seed + number) % 2**63)
-                for r in regressions:
-                    r.begin(batch.held, generator)
-                if onward:
-                    dense_here = original.advance(dense_here, reads, makes, following)
-                else:
-                    original.advance(_copied(dense_here), reads, makes, stop.end)
-                pruned.advance(_copied(here), reads_pruned, makes_pruned, stop.end, without)
-                behind.append(replace(batch, original=dense_here, pruned=here))
-        waiting = behind
-        for solved in regressions:
-            current = current | solved.solve(current, ridges)
+        networks = original, Forward(graph.program, current)
+        found = regress(stop.jobs)
+        waiting = _watched(graph, stop, networks, waiting, found, onward, number, label)
+        while found:  # moments are gone once they are solved
+            current = current | found.pop(0).solve(current, ridges)
     return current
+
+
+def _watched(
+    graph: Graph,
+    stop: Stop,
+    networks: tuple[Forward, Forward],
+    waiting: deque[_Batch],
+    regressions: Sequence[Regression],
+    onward: str | None,
+    number: int,
+    label: str,
+) -> deque[_Batch]:
+    """Run all batches through a stop, watched; return them as they then wait, the dense network's `onward` if given."""
+    original, pruned = networks
+    reads, makes = watches([r.original() for r in regressions])
+    reads_pruned, makes_pruned = watches([r.pruned() for r in regressions])
+    without = _unneeded(graph, stop, regressions)
+    behind: deque[_Batch] = deque()
+    with in_step():
+        for batch in track(_taken(waiting), label, total=len(waiting)):
+            dense_here = original.advance(batch.original, {}, {}, stop.before)
+            here = pruned.advance(batch.pruned, {}, {}, stop.before)
+            generator = torch.Generator().manual_seed((batch.seed + number) % 2**63)
+            for r in regressions:
+                r.begin(batch.held, generator)
+            if onward is not None:
+                dense_here = original.advance(dense_here, reads, makes, onward)
+            else:
+                original.advance(_copied(dense_here), reads, makes, stop.end)
+            pruned.advance(_copied(here), reads_pruned, makes_pruned, stop.end, without)
+            behind.append(replace(batch, original=dense_here, pruned=here))
+    return behind
 
 
 def _arriving(batches: Calibration, seed: int) -> Iterable[_Batch]:

@@ -156,7 +156,9 @@ class Forward:
                 name = self._names[node]
                 read, make = reads.get(name), makes.get(name)
                 args = (read(args, None) if read is not None else None) or args
-                if without and (name in without or missing.intersection(n.name for n in node.all_input_nodes)):
+                if without and (
+                    name in without or missing.intersection(n.name for n in node.all_input_nodes)
+                ):
                     result = None
                     missing.add(node.name)
                 elif normalise is not None and node.target is torch.ops.aten.batch_norm.default:

@@ -46,8 +46,8 @@ class SiteStatistics:
     ``fit`` and ``held`` (C, C) are channel moments over positions that the layer reads, each position counted as
     often as a tap reads it (C / fold of them, where flattened positions are pooled); ``gram`` and ``mean`` (C,)
     likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments of whole patches with a constant one
-    behind them, where they were asked for and fit; those of a linear layer are its channels'. ``seen``: the layer read something; an expert to which no sample
-    was sent reads nothing, and its moments are zero.
+    behind them, where they were asked for and fit; those of a linear layer are its channels', of all positions.
+    ``seen``: the layer read something; an expert to which no sample was sent reads nothing, and its moments are zero.
     """
 
     fit: Tensor
