@@ -9,7 +9,7 @@ smaller, the better. `width` is that of a decoder's block; of smollm2 the number
 
 Networks: a decoder of two blocks in the form of Llama with random weights (`llama`, by width), a pitch detector in the
 form of CREPE tiny with random weights, kernels of 512 and 64 taps (`crepe`), a sentence encoder (`minilm`), and
-SmolLM2-135M (`smollm2`), 64 windows of 512 tokens, 80 % of the parameters of its layers kept.
+SmolLM2-135M (`smollm2`), 64 windows of 512 tokens, 65 % of the parameters of its layers kept.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+        made: Tensor = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+        return made
 
 
 class Attention(nn.Module):
@@ -73,8 +74,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (f(x).unflatten(2, (-1, self.size)).transpose(1, 2) for f in (self.q, self.k, self.v))
         k, v = k.repeat_interleave(self.times, 1), v.repeat_interleave(self.times, 1)
-        y: Tensor = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o(y.transpose(1, 2).flatten(2))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        made: Tensor = self.o(y.transpose(1, 2).flatten(2))
+        return made
 
 
 class Gated(nn.Module):
@@ -85,7 +87,8 @@ class Gated(nn.Module):
         self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        made: Tensor = self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        return made
 
 
 class Block(nn.Module):
@@ -96,7 +99,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.before(x))
-        return x + self.mlp(self.between(x))
+        made: Tensor = x + self.mlp(self.between(x))
+        return made
 
 
 def structured(width: int, samples: int, seed: int) -> Tensor:
@@ -181,7 +185,7 @@ def smollm2(width: int) -> Problem:
     batches = [{"input_ids": w} for w in spread(tokenizer, kjv(), 64, without).split(8)]
     fresh = [{"input_ids": w} for w in windows(tokenizer, web(), 8, TESTED).split(1)]
     blocks, everything = (sum(p.numel() for p in part.parameters()) for part in (model.model.layers, model))
-    return Problem(model, batches, fresh, {"params": 1 - 0.2 * blocks / everything})
+    return Problem(model, batches, fresh, {"params": 1 - 0.35 * blocks / everything})
 
 
 NETWORKS = {"llama": llama, "crepe": crepe, "minilm": minilm, "smollm2": smollm2}
@@ -291,7 +295,7 @@ def main() -> None:
     if o.before is None:
         parser.error("--before: give the folder of a working tree (git worktree add FOLDER COMMIT).")
     for name in o.models:
-        for width in o.width:
+        for width in o.width if name in ("llama", "smollm2") else [0]:
             compared(o.before.resolve(), name, width, o.turns)
 
 

@@ -67,7 +67,7 @@ class Sums:
                 "preprocessing, and that the dense model gives finite outputs on them."
             )
         fit, held = (
-            Moments(*(t[i] / max(n, 1) for t in (xx, yx, yy)), n)
+            Moments(xx[i] / max(n, 1), yx[i] / max(n, 1), yy[i] / max(n, 1), n)
             for i, n in enumerate(summed(self._count).tolist())
         )
         if not held.count or not fit.count:
