@@ -138,7 +138,8 @@ class Crepe(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for stage in self.stages:
             x = stage(x)
-        return torch.sigmoid(self.classifier(x.transpose(1, 2).flatten(1)))
+        made: Tensor = self.classifier(x.transpose(1, 2).flatten(1))
+        return made.sigmoid()
 
 
 def sounds(count: int, seed: int) -> Tensor:
