@@ -21,10 +21,11 @@ demo: $(CORE) ## Halve a bundled network and print what was gained
 test: $(TEST) ## Run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-check: $(TEST) ## Lint, format and types
+check: $(TEST) ## Lint, format and types (mypy strict, pyright as editors run it)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 gpu: $(BENCH) ## Run the tests of tests/gpu and benchmarks/gpu.py, where there is a GPU (eight minutes)
 	@$(BIN)/python -m pytest -n0 tests/gpu
@@ -46,6 +47,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/large_decoder.py
 	@$(BIN)/python benchmarks/lenet.py
 	@$(BIN)/python benchmarks/cifar_connections.py
+	@$(BIN)/python benchmarks/connection_scores.py
 	@$(BIN)/python benchmarks/language.py --tune
 	@$(BIN)/python benchmarks/language.py
 	@$(BIN)/python benchmarks/hook_overhead.py
@@ -60,6 +62,7 @@ bench: $(BENCH) ## Append missing cells to results/*.csv (hours), write the tabl
 	@$(BIN)/python benchmarks/microstructure.py
 	@$(BIN)/python benchmarks/microstructure_training.py
 	@$(BIN)/python benchmarks/runtime_layers.py --minutes 600
+	@$(BIN)/python benchmarks/int8_layers.py --minutes 600
 	@$(BIN)/python benchmarks/runtime_networks.py --minutes 600
 	@SECATEUR_EXAMPLES=10000 $(BIN)/python -m pytest tests/runtime/test_kernels.py --timeout 7200
 	@$(BIN)/python benchmarks/tables.py
@@ -68,7 +71,7 @@ sanitize: $(TEST) ## Run the kernels' tests under the address and undefined-beha
 	@$(BIN)/python native/build.py --sanitize --into build/sanitized
 	@SECATEUR_EXAMPLES=$${SECATEUR_EXAMPLES:-500} SECATEUR_TEST_KERNELS=build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	  $(BIN)/python -m pytest tests/runtime/test_kernels.py tests/runtime/test_chain.py --timeout 3600
+	  $(BIN)/python -m pytest tests/runtime/test_kernels.py tests/runtime/test_chain.py tests/runtime/int8 --timeout 3600
 
 docs: $(DOCS) ## Build the documents into build/docs; a broken link or reference is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -101,11 +101,14 @@ def artefacts(folder: Path) -> list[tuple[Path, type[nn.Module], dict[str, Tenso
     torch.manual_seed(0)
     found: list[tuple[Path, type[nn.Module], dict[str, Tensor]]] = []
     for kind, x in ((Mlp, torch.randn(64, 12)), (Conv, torch.randn(64, 3, 8, 8))):
-        result = sc.prune(
-            kind().eval(), x[:4], method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[x], progress=False
-        )
-        result.save(folder / kind.__name__)
-        found.append((folder / kind.__name__, kind, dict(tensors_of(result.model))))
+        model: nn.Module = kind().eval()
+        for times in ("once", "twice"):  # pruned again, the plan is a chain of two
+            result = sc.prune(
+                model, x[:4], method=sc.SNP(), budget=sc.Budget(macs=0.7), calibration=[x], progress=False
+            )
+            model, saved = result.model, folder / f"{kind.__name__}-{times}"
+            result.save(saved)
+            found.append((saved, kind, dict(tensors_of(model))))
     return found
 
 

@@ -23,8 +23,8 @@ TABLE = Table(
     Path("results/microstructure.csv"),
     KEYS,
     ("model", "dataset", "method", "block", "zero_ratio", "unified_ratio", "training", "seed", "acc_dense",
-     "acc_final", "stored_bits_ratio", "operations_ratio", "packed_bytes", "safetensors_bytes", "seconds",
-     "commit", "command"),
+     "acc_final", "stored_bits_ratio", "operations_ratio", "packed_bytes", "safetensors_bytes", "as_magnitude",
+     "same", "primal", "dual", "seconds", "commit", "command"),
 )  # fmt: skip
 
 
@@ -55,8 +55,12 @@ def append(
     seconds: float,
     command: str,
     packed: int | None = None,
+    approach: Mapping[str, float] | None = None,
 ) -> None:
-    """Write the row of a network that obeys its patterns; `packed` are the bytes of its file, if it was made."""
+    """Write the row of a network that obeys its patterns; `packed` are the bytes of its file, if it was made.
+
+    `approach` has the columns that say how ADMM came to its blocks.
+    """
     state = dict(model.named_parameters())
     broken = [name for name, pattern in patterns.items() if not pattern.obeyed(state[name].detach())]
     if broken:
@@ -69,7 +73,7 @@ def append(
         "dataset": data.name, "acc_dense": dense, "acc_final": final, "stored_bits_ratio": found.stored_bits,
         "operations_ratio": found.operations, "packed_bytes": packed,
         "safetensors_bytes": stored_bytes(model), "seconds": seconds,
-    } | TABLE.provenance(command))  # fmt: skip
+    } | dict(approach or {}) | TABLE.provenance(command))  # fmt: skip
     print(
         ", ".join(cell.values()),
         f"dense {dense:.4f}, final {final:.4f}, bits {found.stored_bits:.4f}",

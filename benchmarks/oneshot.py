@@ -2,8 +2,9 @@
 
 Every cell prunes a zoo network with 1,000 training images, unlabelled but where the variant says "labels", and appends
 rows to results/oneshot.csv; cells that are there already are skipped. One run gives two rows: without recovery and with
-it (Torch-Pruning repairs nothing: one row). `--methods` chooses contenders. `--finetune` adds the accuracy after the
-last of 15 epochs of fine-tuning to the cells that the table shows it for.
+it (Torch-Pruning repairs nothing: one row). The default has a third, "label-free", after gradient steps on the same
+images: no longer without training. `--methods` chooses contenders. `--finetune` adds the accuracy after the last of 15
+epochs of fine-tuning to the cells that the table shows it for.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from secateur.data import ImageData, calibration, load_images
 from secateur.data.images import calibration_index
 from secateur.measure import batches, compare_latency, size, top1
 from secateur.methods import Method
+from secateur.recovery import Joint
 from secateur.selection import Uniform
 from secateur.zoo import pretrained
 
@@ -51,12 +53,15 @@ class Contender:
     method: str
     variant: str
     recovery: str  # "none" where there is none to compare with
+    label_free: bool = False  # rows after gradient steps without labels as well: no longer "without training"
 
     def build(self, seed: int) -> Method:
         """Return the method, for a seed."""
         match self.method, self.variant:
             case "snp", "default" | "streams":
                 return sc.SNP()
+            case "snp", "joint":
+                return sc.SNP(recovery=sc.Sequential(joint=Joint()))
             case "snp", "paper":
                 return sc.SNP.paper()
             case "magnitude", p:
@@ -74,7 +79,8 @@ class Contender:
 
 
 CONTENDERS = (
-    Contender("snp", "default", "sequential"),
+    Contender("snp", "joint", "sequential"),
+    Contender("snp", "default", "sequential", label_free=True),
     Contender("snp", "streams", "sequential"),
     Contender("snp", "paper", "one-pass"),
     Contender("magnitude", "l1", "one-pass"),
@@ -99,11 +105,18 @@ class Outcome:
     ratios: Mapping[str, float | None]  # of MACs, parameters, bytes and latency, against the dense network
     pruned: float  # accuracy before recovery
     recovered: float | None = None
+    distilled: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)  # by phase
 
 
 def with_secateur(
-    contender: Contender, model: nn.Module, data: ImageData, budget: float, seed: int, accuracy: Evaluate
+    contender: Contender,
+    model: nn.Module,
+    data: ImageData,
+    budget: float,
+    seed: int,
+    accuracy: Evaluate,
+    distill: sc.Distill | None,
 ) -> Outcome:
     images, labels = labelled(data, seed)
     result = sc.prune(
@@ -115,11 +128,13 @@ def with_secateur(
         evaluate=accuracy,
         seed=seed,
         limits=sc.Limits(streams=contender.variant == "streams"),
+        distill=distill,
     )
     report = result.report
     assert report.scores is not None
     assert report.scores.pruned is not None
-    return Outcome(report.ratios(), report.scores.pruned, report.scores.recovered, report.seconds)
+    scores = report.scores
+    return Outcome(report.ratios(), report.scores.pruned, scores.recovered, scores.distilled, report.seconds)
 
 
 def with_torch_pruning(
@@ -146,10 +161,11 @@ def labelled(data: ImageData, seed: int) -> tuple[Tensor, Tensor]:
 def run_cell(
     contender: Contender, name: str, data: ImageData, budget: float, seed: int, dense: float
 ) -> None:
-    """Prune once and append the row without and the row with recovery."""
+    """Prune once and append the row without recovery, the row with it and, if there is one, the label-free row."""
     keys = {"model": name, "method": contender.method, "variant": contender.variant, "budget": str(budget),
             "seed": str(seed), "n_calibration": str(IMAGES)}  # fmt: skip
-    recoveries = dict.fromkeys(("none", contender.recovery))
+    further = f"{contender.recovery}+label-free"
+    recoveries = dict.fromkeys(("none", contender.recovery, *([further] if contender.label_free else ())))
     wanted = [r for r in recoveries if _key(keys, r) not in TABLE.present()]
     if not wanted:
         return
@@ -164,7 +180,9 @@ def run_cell(
     if contender.method == "torch-pruning":
         found = with_torch_pruning(contender.variant, original, data, budget, seed, accuracy)
     else:
-        found = with_secateur(contender, original, data, budget, seed, accuracy)
+        distill = sc.Distill() if further in wanted else None
+        found = with_secateur(contender, original, data, budget, seed, accuracy, distill)
+    accuracies = {contender.recovery: found.recovered, further: found.distilled, "none": None}
     row = keys | {
         "dataset": data.name, "acc_dense": dense, "seconds": time.perf_counter() - start,
         "macs_ratio": found.ratios["macs"], "params_ratio": found.ratios["params"],
@@ -173,10 +191,8 @@ def run_cell(
         f"python benchmarks/oneshot.py --models {name} --budgets {budget} --seeds {seed}"
     )  # fmt: skip
     for recovery in wanted:
-        TABLE.append(
-            row | {"recovery": recovery, "acc_recovered": None if recovery == "none" else found.recovered}
-        )
-    recovered = "" if found.recovered is None else f", recovered {found.recovered:.4f}"
+        TABLE.append(row | {"recovery": recovery, "acc_recovered": accuracies[recovery]})
+    recovered = "".join(f", {name} {value:.4f}" for name, value in accuracies.items() if value is not None)
     print(f"{name} {contender.method} {contender.variant} macs {budget} seed {seed}: dense {dense:.4f}, pruned "
           f"{found.pruned:.4f}{recovered} ({', '.join(f'{k} {v:.1f} s' for k, v in found.seconds.items())})",
           flush=True)  # fmt: skip

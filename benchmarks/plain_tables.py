@@ -15,17 +15,6 @@ PLAIN: Mapping[str, tuple[str, Mapping[str, tuple[str, Format]]]] = {  # section
         "acc_recovered": ("repaired", accuracy),
         "seconds": ("seconds", short),
     }),
-    "connections": ("cifar_connections", {
-        "model": ("network", str),
-        "method": ("method", str),
-        "epochs": ("epochs", str),
-        "acc_dense": ("dense", accuracy),
-        "acc_test": ("accuracy", accuracy),
-        "params_left_percent": ("parameters left, %", short),
-        "units_left": ("units left", str),
-        "macs_ratio": ("MACs left", percent),
-        "bytes_zip": ("zipped bytes", str),
-    }),
     "language": ("language", {
         "method": ("method", str),
         "kept": ("parameters left", percent),

@@ -110,7 +110,8 @@ def structured(width: int, samples: int, seed: int) -> Tensor:
     for i in range(1, noise.shape[1]):
         noise[:, i] = 0.6 * noise[:, i - 1] + 0.8 * noise[:, i]
     scale = (1 + torch.arange(width)) ** -0.6
-    return noise * (scale / scale.square().mean().sqrt()) @ basis
+    made: Tensor = noise * (scale / scale.square().mean().sqrt()) @ basis
+    return made
 
 
 def llama(width: int) -> Problem:

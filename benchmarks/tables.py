@@ -34,6 +34,7 @@ NAMES = {
     ("snp", "default", "none"): "SNP, nothing repaired",
     ("snp", "streams", "sequential"): "SNP, residual streams as well",
     ("snp", "streams", "none"): "SNP, residual streams as well, nothing repaired",
+    ("snp", "joint", "sequential"): "SNP, all layers refitted together at the end",
     ("snp", "paper", "one-pass"): "SNP as published",
     ("snp", "paper", "none"): "SNP as published, nothing repaired",
     ("magnitude", "l1", "one-pass"): "L1 filters + least squares",
@@ -57,9 +58,11 @@ NAMES = {
 }
 
 
-SHORT = {name: label for name, label in NAMES.items() if name[2] != "none" or name[0] == "torch-pruning"} | {
-    ("magnitude", "l1", "none"): "L1 filters"
-}
+SHORT = {
+    name: label
+    for name, label in NAMES.items()
+    if (name[2] != "none" or name[0] == "torch-pruning") and name[1] != "joint"
+} | {("magnitude", "l1", "none"): "L1 filters"}
 
 
 def oneshot(names: Mapping[tuple[str, str, str], str]) -> str:
@@ -105,6 +108,21 @@ def oneshot(names: Mapping[tuple[str, str, str], str]) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def label_free() -> str:
+    """Return accuracies after gradient steps without labels, beside those of the repair that they start from."""
+    found = [r for r in rows("oneshot") if (r["method"], r["variant"]) == ("snp", "default")]
+    lines = []
+    for r in found:
+        if not r["recovery"].endswith("+label-free"):
+            continue
+        same = [o for o in found if all(o[k] == r[k] for k in ("model", "budget", "seed", "n_calibration"))]
+        before = next(o for o in same if f"{o['recovery']}+label-free" == r["recovery"])
+        cells = (r["acc_dense"], before["acc_recovered"], r["acc_recovered"])
+        lines.append([r["model"], f"{float(r['budget']):.0%}", r["seed"], *map(accuracy, cells)])
+    heads = ["network", "MACs", "seed", "dense", "front to back", "then label-free"]
+    return "\n".join([*markdown(heads, lines), ""])
 
 
 def quality(text: str) -> str:
@@ -162,6 +180,8 @@ def trained_blocks() -> str:
         "training": ("epochs, ADMM + after", str),
         "acc_dense": ("dense", quality),
         "acc_final": ("accuracy", quality),
+        "as_magnitude": ("blocks as by magnitudes", lambda share: percent(share) if share else ""),
+        "primal": ("|W - Z| / |W|", lambda residual: f"{float(residual):.2f}" if residual else ""),
         "stored_bits_ratio": ("bits counted", percent),
         "packed_bytes": ("packed, bytes", str),
         "safetensors_bytes": ("safetensors, bytes", str),
@@ -230,6 +250,7 @@ SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"oneshot": partial(oneshot, SHORT)},
     "docs/results.md": {
         "oneshot": partial(oneshot, NAMES),
+        "label-free": label_free,
         "calibration": partial(crossed, "calibration_size", "variant", "n_calibration", "acc_recovered"),
         "coverage": coverage,
         "lenet": partial(
@@ -244,6 +265,19 @@ SECTIONS: dict[str, Mapping[str, Callable[[], str]]] = {
             },
             {
                 "test_error_percent": ("test error, %", short),
+                "params_left_percent": ("parameters left, %", short),
+                "units_left": ("units left", whole),
+                "macs_ratio": ("MACs left", percent),
+                "bytes_zip": ("zipped bytes", whole),
+            },
+        ),
+        "connections": partial(
+            means,
+            "cifar_connections",
+            {"model": "network", "method": "method", "share": "asked for", "epochs": "epochs"},
+            {
+                "acc_dense": ("dense", accuracy),
+                "acc_test": ("accuracy", accuracy),
                 "params_left_percent": ("parameters left, %", short),
                 "units_left": ("units left", whole),
                 "macs_ratio": ("MACs left", percent),

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -22,7 +23,10 @@ LIBRARIES = HERE.parent / "src" / "secateur" / "runtime" / "lib"
 INTERFACE = LIBRARIES.parent / "library.py"
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512")
-X86 = {"avx512": AVX512, "avx2": AVX2, "portable": ()}
+X86 = {
+    "avx512vnni": (*AVX512, "-mavx512vnni"), "avx512": AVX512, "avxvnni": (*AVX2, "-mavxvnni"), "avx2": AVX2,
+    "portable": (),
+}  # fmt: skip
 COMMON = (
     "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra",
     "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option", "-Wno-ignored-optimization-argument",
@@ -74,21 +78,30 @@ def build(into: Path = LIBRARIES, sanitize: bool = False) -> list[Path]:
         return list(targets)
     program = compiler()
     into.mkdir(parents=True, exist_ok=True)
-    for target, flags in targets.items():
-        with tempfile.TemporaryDirectory(dir=into) as scratch:
-            fresh = Path(scratch) / target.name
-            command = [
-                program, *COMMON, *flags, *(SANITIZE if sanitize else ()), f"-DSECATEUR_ABI={abi()}",
-                str(HERE / "kernels.cpp"), "-o", str(fresh),
-            ]  # fmt: skip
-            # OpenMP where the compiler has it; torch brings the runtime, so that its threads are the kernels' threads.
-            errors = [_run([*command, "-fopenmp"])]
-            if errors[0]:
-                errors.append(_run(command))
-            if errors[-1]:
-                raise NoKernelsError(f"{program} failed: {errors[-1].strip()[-2000:]}")
-            fresh.replace(target)
-    return list(targets)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a compiler each
+        return list(pool.map(lambda target: _compile(program, target, targets[target], sanitize), targets))
+
+
+def _compile(program: str, target: Path, flags: tuple[str, ...], sanitize: bool) -> Path:
+    """Compile one library.
+
+    Raises:
+        NoKernelsError: the compiler failed.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        fresh = Path(scratch) / target.name
+        command = [
+            program, *COMMON, *flags, *(SANITIZE if sanitize else ()), f"-DSECATEUR_ABI={abi()}",
+            str(HERE / "kernels.cpp"), "-o", str(fresh),
+        ]  # fmt: skip
+        # OpenMP where the compiler has it; torch brings the runtime, so that its threads are the kernels' threads.
+        errors = [_run([*command, "-fopenmp"])]
+        if errors[0]:
+            errors.append(_run(command))
+        if errors[-1]:
+            raise NoKernelsError(f"{program} failed: {errors[-1].strip()[-2000:]}")
+        fresh.replace(target)
+    return target
 
 
 def libraries(into: Path) -> dict[Path, tuple[str, ...]]:

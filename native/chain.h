@@ -27,7 +27,7 @@ inline bool run_steps(const Step* steps, int64_t count, float* const* pieces, in
   const auto at = [&](Place p) { return p.piece < 0 ? nullptr : pieces[p.piece] + p.offset; };
   for (const Step* s = steps; s < steps + count; s++) {
     const bool done =
-        s->pool   ? max_pool(*s->pool, at(s->x), at(s->y), s->count, threads)
+        s->pool   ? max_pool(*s->pool, at(s->x), at(s->y), s->count, -INFINITY, threads)
         : s->conv ? convolution(*s->matrix, *s->conv, at(s->x), at(s->residual), at(s->y), s->count, threads)
                   : linear(*s->matrix, at(s->x), at(s->residual), at(s->y), s->count, threads);
     if (!done) return false;

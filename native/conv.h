@@ -27,27 +27,28 @@ inline int threads_here() {
 #endif
 }
 
-// One channel into its phase planes: element (i, k) of phase (a, b) is pixel (i * stride + a - pad, ...).
-inline void lay(const Conv& c, const float* x, float* to) {
+// One channel into its phase planes: element (i, k) of phase (a, b) is pixel (i * stride + a - pad, ...), `zero` around.
+template <class T>
+inline void lay(const Conv& c, const T* x, T* to, T zero = T()) {
   for (int f = 0; f < c.phases; f++, to += c.phase_plane) {
     const int a = c.phase[2 * f] - c.pad_top, b = c.phase[2 * f + 1] - c.pad_left;
     const int begin = std::min(c.pitch, b < 0 ? (-b + c.stride_w - 1) / c.stride_w : 0);
     const int end = std::max(begin, std::min(c.pitch, b < c.width ? (c.width - 1 - b) / c.stride_w + 1 : 0));
-    float* d = to;
+    T* d = to;
     for (int i = 0; i < c.phase_rows; i++, d += c.pitch) {
       const int h = i * c.stride_h + a;
       if (h < 0 || h >= c.height) {
-        clear(d, c.pitch);
+        fill(d, c.pitch, zero);
         continue;
       }
-      const float* s = x + long(h) * c.width + b;
-      clear(d, begin);
+      const T* s = x + long(h) * c.width + b;
+      fill(d, begin, zero);
       if (c.stride_w == 1) copy(s + begin, d + begin, end - begin);
       else
         for (int k = begin; k < end; k++) d[k] = s[long(k) * c.stride_w];
-      clear(d + end, c.pitch - end);
+      fill(d + end, c.pitch - end, zero);
     }
-    std::memset(d, 0, (to + c.phase_plane - d) * sizeof(float));
+    fill(d, to + c.phase_plane - d, zero);
   }
 }
 

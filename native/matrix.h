@@ -40,10 +40,12 @@ namespace {
 constexpr long SERIAL_WORK = 1 << 20;  // multiply-accumulates that are not worth waking a thread for
 constexpr long L1_BYTES = 32 << 10, L2_BYTES = 512 << 10;
 
-inline long entries(const Matrix& m) { return m.start[m.blocks]; }
+template <class M>
+inline long entries(const M& m) { return m.start[m.blocks]; }
 
 // The first block of part `i` of `n` with about equal numbers of entries.
-inline int part(const Matrix& m, long i, long n) {
+template <class M>
+inline int part(const M& m, long i, long n) {
   if (i >= n) return m.blocks;
   // Entries alone would give a matrix of empty blocks to one thread.
   const long total = entries(m) + m.blocks, wanted = total * i / n;

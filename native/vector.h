@@ -96,25 +96,29 @@ inline void transpose(const float* from, long from_stride, float* to, long to_st
     for (long j = i < r ? c : 0; j < columns; j++) to[j * to_stride + i] = from[i * from_stride + j];
 }
 
-// Rows of pixels are short, so the calls of memcpy and memset would take longer than what they do.
-template <int N>
-INLINE bool copy_ends(const float* from, float* to, long n) {
-  typedef float Part __attribute__((vector_size(4 * N), aligned(4), may_alias));
+// Rows of pixels are short, so the calls of memcpy and memset would take longer than what they do. T has four bytes.
+template <int N, class T>
+INLINE bool copy_ends(const T* from, T* to, long n) {
+  typedef T Part __attribute__((vector_size(4 * N), aligned(4), may_alias));
   if (n < N) return false;
   long i = 0;
   for (; i + N < n; i += N) *reinterpret_cast<Part*>(to + i) = *reinterpret_cast<const Part*>(from + i);
   *reinterpret_cast<Part*>(to + n - N) = *reinterpret_cast<const Part*>(from + n - N);
   return true;
 }
-INLINE void copy(const float* from, float* to, long n) {
+template <class T>
+INLINE void copy(const T* from, T* to, long n) {
   if (copy_ends<LANES>(from, to, n) || copy_ends<4>(from, to, n)) return;
   for (long i = 0; i < n; i++) to[i] = from[i];
 }
-INLINE void clear(float* to, long n) {
+template <class T>
+INLINE void fill(T* to, long n, T value) {
+  typedef T Part __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+  const Part part = value - Part{};
   long i = 0;
-  for (; i + LANES <= n; i += LANES) store(to + i, Vector{});
+  for (; i + LANES <= n; i += LANES) *reinterpret_cast<Part*>(to + i) = part;
 #pragma GCC unroll 1
-  for (; i < n; i++) to[i] = 0;
+  for (; i < n; i++) to[i] = value;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.blocks import UNIFY, ZERO
-from secateur.ground.errors import StructureError, UsageError
+from secateur.ground.errors import CalibrationError, DataError, StructureError, UsageError
 from secateur.surgery import apply
 from secateur.training import train
 
@@ -137,7 +138,7 @@ def test_what_cannot_go_on_is_refused() -> None:
         sc.prune(
             dense, x, method=sc.ADMM(BOTH, epochs=1), training=training(dense, finetune=1), progress=False
         )
-    with pytest.raises(TypeError, match="comes first"):
+    with pytest.raises(TypeError, match="comes before zeros"):
         sc.prune(both, x, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=data())
 
 
@@ -161,3 +162,80 @@ def test_a_model_straight_from_training_is_pruned(method: sc.Method) -> None:
     budget = sc.Budget(macs=0.8) if isinstance(method, sc.SNP | sc.Magnitude) else None
     result = sc.prune(model.eval(), x[:2], method=method, budget=budget, calibration=[x], progress=False)
     assert result.model(x).shape == (64, 3)
+
+
+def test_what_is_missing_is_named() -> None:
+    dense, x = CASE.model(), CASE.inputs(2)
+    with pytest.raises(UsageError, match=r"method=sc\.SNP\(\), and most methods need a budget"):
+        sc.prune(dense, x)
+    with pytest.raises(UsageError, match=r"method=sc\.SNP\(\)\.$"):
+        sc.prune(dense, x, budget=sc.Budget(macs=0.5))
+    with pytest.raises(UsageError, match=r"goes to a budget, and none is given: for instance budget="):
+        sc.prune(dense, x, method=sc.SNP(), calibration=data())
+
+
+def test_an_artefact_without_a_class_says_which(tmp_path: Path) -> None:
+    halved(CASE.model()).save(tmp_path / "half")
+    with pytest.raises(UsageError, match=r"pruned Residual and no code.*secateur\.load\('.*half', build\)"):
+        sc.load(tmp_path / "half")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sc.Budget(flops=0.5), "Budget has no keyword 'flops'; it has macs, .*Did you mean 'macs'"),
+        (lambda: sc.Budget(latenzy=0.5), "Did you mean 'latency'"),
+        (lambda: sc.Limits(ignored_layers=()), "Did you mean 'exclude'"),
+    ],
+)
+def test_unknown_keywords_are_answered(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"distill": 3}, r"distill=3 is no Distill: give distill=sc\.Distill\(steps=200\)"),
+        ({"limits": {"round_to": 8}}, r"is no Limits: give limits=sc\.Limits\("),
+        ({"target": "onnxruntime"}, r"is no Target: give target=sc\.target\.OnnxRuntime\(\)"),
+        ({"metric": "accuracy"}, "is no Metric"),
+    ],
+)
+def test_options_of_another_kind_are_answered(options: dict[str, Any], message: str) -> None:
+    given = {"method": sc.SNP(), "budget": sc.Budget(macs=0.5), "calibration": data()} | options
+    with pytest.raises(UsageError, match=message):
+        sc.prune(CASE.model(), CASE.inputs(2), **given)
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x + y)))
+
+
+def test_data_types_that_do_not_go_together_are_told() -> None:
+    model, x = Sum().eval(), torch.randn(64, 6)
+    mixed = (x, x.double())
+    with pytest.raises(
+        CalibrationError, match=r"does not take inputs of torch\.float32, torch\.float64.*Convert"
+    ):
+        sc.prune(
+            model, mixed, method=sc.SNP(), budget=sc.Budget(macs=0.5), calibration=[mixed], progress=False
+        )
+    labels = torch.zeros(64, dtype=torch.long)
+    with pytest.raises(DataError, match=r"torch\.float64, torch\.int64: .*Convert them"):
+        sc.finetune(nn.Linear(6, 3), [(x.double(), labels)], epochs=1)
+    train_on = sc.Training([(x.double(), labels)], nn.CrossEntropyLoss(), epochs=2)
+    with pytest.raises(DataError, match="Convert them"):
+        sc.prune(
+            nn.Linear(6, 3),
+            x[:2],
+            method=sc.GradualMagnitude(every=1),
+            budget=sc.Budget(weights=0.5),
+            training=train_on,
+            progress=False,
+        )

@@ -30,7 +30,8 @@ BESIDE = (
     "tests/conftest.py",
     "tools/rooms.py",
 )
-SETS = ("avx512", "avx2", "portable") if platform.machine() in ("x86_64", "AMD64") else ("portable",)
+X86 = platform.machine() in ("x86_64", "AMD64")
+SETS = ("avx512vnni", "avx512", "avxvnni", "avx2", "portable") if X86 else ("portable",)
 SUFFIX = ".dylib" if platform.system() == "Darwin" else ".so"
 KERNELS = frozenset(f"secateur/runtime/lib/kernels-{name}{SUFFIX}" for name in SETS)
 

@@ -11,6 +11,7 @@ from .artefact import load as load
 from .artefact import pack as pack
 from .artefact import unpack as unpack
 from .blocks import Block as Block
+from .export import target as target
 from .graph import trace as trace
 from .ground import errors as errors
 from .ground.errors import SecateurError as SecateurError

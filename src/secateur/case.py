@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.blocks import BlockPattern
+from secateur.export.target import Call, Target
 from secateur.graph import Graph
 from secateur.graph.trace import traced
 from secateur.ground.copies import copyable
@@ -27,7 +28,9 @@ from secateur.result import Result
 from secateur.runtime.timer import BlockTimer
 from secateur.selection import Limits
 from secateur.statistics import Calibration, state_tensors
-from secateur.surgery import Plan
+from secateur.surgery import Plan, fingerprint
+from secateur.surgery.chain import after
+from secateur.surgery.lineage import lineage
 from secateur.surgery.values import revalued, whole
 from secateur.training import Training
 
@@ -58,7 +61,8 @@ class Case:
     """All that `prune` was given, and what follows from it.
 
     A method starts from `model`. Plans are for `dense`, and reports compare with it: the same model, unless the run
-    goes on from an `earlier` result. `graph` and `batches` are made when they are first asked for, once in a run.
+    goes on from an `earlier` result, or from a model that knows how it came from `dense`: `start` is the plan between
+    the two. `graph` and `batches` are made when they are first asked for, once in a run.
     """
 
     model: nn.Module
@@ -67,11 +71,13 @@ class Case:
     calibration: Iterable[Any] | None = None
     training: Training | None = None
     earlier: Result | None = None
+    start: Plan | None = None
     limits: Limits = field(default_factory=Limits)
     distill: Distill | None = None
     evaluate: Evaluate | None = None
     metric: Metric = field(default_factory=Metric)
     timer: Timer | BlockTimer | None = None
+    target: Target | None = None
     seed: int = 0
     journal: Journal = field(default_factory=Journal, compare=False)
 
@@ -97,12 +103,17 @@ class Case:
             model = module_of(given)
             check_placement(model)
             copyable(model)  # before any work: what cannot be copied is found at once
-            dense = model if dense is None else module_of(dense)
-            return Case(model, dense, inputs.beside(model), **options)
+            inputs = inputs.beside(model)
+            return (
+                Case(model, model, inputs, **options)
+                if dense is None
+                else _since(model, dense, inputs, options)
+            )
         dense = given.dense if dense is None else dense
         if dense is None:
             raise UsageError("A result goes on from the model that it was made of: give it as dense=...")
-        return Case(given.model, dense, inputs.beside(given.model), earlier=given, **options)
+        inputs = inputs.beside(given.model)
+        return Case(given.model, dense, inputs, earlier=given, start=given.plan, **options)
 
     @cached_property
     def graph(self) -> Graph:
@@ -126,6 +137,18 @@ class Case:
             raise CalibrationError("Calibration data are missing: give calibration=..., batches of inputs.")
         return Calibration.of(self.calibration, self.graph.program)
 
+    @cached_property
+    def deployed(self) -> Call | None:
+        """The dense model in the engine of the target, ready to be timed.
+
+        Raises:
+            ExportError: the engine is not installed, or does not take the model.
+        """
+        if self.target is None:
+            return None
+        with self.journal.phase("measurement"):
+            return self.target.engine(self.dense, self.inputs)
+
     @property
     def patterns(self) -> Mapping[str, BlockPattern]:
         """Blocks that are zero or unified already."""
@@ -133,8 +156,12 @@ class Case:
 
     def plan(self, model: nn.Module, patterns: Mapping[str, BlockPattern]) -> Plan:
         """Return the plan from the dense model to one that has the shapes of `self.model` and other values."""
-        plan = whole(self.dense) if self.earlier is None else self.earlier.plan
+        plan = whole(self.dense) if self.start is None else self.start
         return revalued(plan, self.dense, model, patterns)
+
+    def onwards(self, plan: Plan, model: nn.Module) -> Plan:
+        """Return the plan from the dense model to `model`, from one that leads there from `self.model`."""
+        return plan if self.start is None else revalued(after(self.start.steps, plan), self.dense, model)
 
     def phase(self, name: str) -> Any:
         """Add the time that a block takes to a phase of the report."""
@@ -149,3 +176,12 @@ class Case:
         if self.evaluate is not None and step not in self.journal.scores:
             with self.phase("evaluation"):
                 self.journal.scores[step] = self.metric.checked(self.evaluate(model))
+
+
+def _since(model: nn.Module, dense: nn.Module, inputs: Inputs, options: Mapping[str, Any]) -> Case:
+    """Return the case of a model that was made of a dense one, which it knows of if secateur made it."""
+    dense, past = module_of(dense), lineage(model)
+    start = None
+    if past is not None and past.plan.steps[0].made_for == fingerprint(dense):
+        start = revalued(past.plan, dense, model)
+    return Case(model, dense, inputs, start=start, **options)

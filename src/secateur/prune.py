@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -12,34 +13,41 @@ import torch
 from torch import Tensor, nn
 
 from secateur.case import Case, Evaluate
+from secateur.export.target import Target, compare_at
 from secateur.ground.describe import describe
 from secateur.ground.devices import moments_on_host
 from secateur.ground.errors import BudgetError, CalibrationError, TrainingError
 from secateur.ground.importing import can_be_imported, name_of
 from secateur.ground.inputs import BatchDims, Example, Inputs
 from secateur.ground.plain import to_plain
+from secateur.ground.processes import in_step
 from secateur.ground.progress import silenced
-from secateur.measure import Timer, compare_latency, environment, size
+from secateur.measure import Stopwatch, Timer, compare_latency, environment, size
 from secateur.measure.metric import Metric
-from secateur.methods.misfits import check_kinds, misfits
+from secateur.methods.misfits import check_options, checked_method, misfits
 from secateur.methods.names import names
 from secateur.methods.protocol import Draft, Method
 from secateur.recovery import Distill
 from secateur.report import Report, Scores
+from secateur.report.findings import Deployed
+from secateur.report.rows import slower
 from secateur.result import Result
 from secateur.runtime.timer import BlockTimer
 from secateur.selection import Budget, Limits
 from secateur.surgery import limits as limits_of
+from secateur.surgery.lineage import Lineage, lineage, remember
 from secateur.training import Teacher, Training, Validation
 
 __all__ = ["prune"]
+
+TRIES, SLACK = 3, 0.1  # of a time that is held against its budget
 
 
 def prune(
     model: nn.Module | Result,
     example_inputs: Example,
     *,
-    method: Method,
+    method: Method | None = None,
     budget: Budget | None = None,
     calibration: Iterable[Any] | None = None,
     training: Training | None = None,
@@ -49,6 +57,7 @@ def prune(
     evaluate: Evaluate | None = None,
     metric: Metric = Metric(),  # noqa: B008 - frozen
     timer: Timer | BlockTimer | None = None,
+    target: Target | None = None,
     progress: bool = True,
     seed: int = 0,
     batch_dims: BatchDims | None = None,
@@ -59,21 +68,25 @@ def prune(
     (`NNRelief`) need `training`; those that choose blocks of weights (`MicroStructured`) repair on `calibration`.
 
     Args:
-        model: a trained model, or the result of another method, whose plan then goes on: what is zero or unified in it
-            stays so, and its shapes stay.
+        model: a trained model, or the result of another run, whose plan then goes on: what is zero or unified in it
+            stays so. A model that `prune` or `load` made, trained since or not, knows how it came about: what is saved
+            of it is loaded onto the class that was pruned first.
         example_inputs: a tensor, a tuple of positional or a mapping of keyword inputs.
         method: what decides: see `secateur.methods`; yours may be one of them.
-        budget: how much may stay, with a unit. A latency is measured on the example inputs, in their batch size and
+        budget: how much may stay, with a unit; a share is of the dense model, of a result the one that was pruned
+            first. A latency is measured on the example inputs, in their batch size and
             with torch's threads, by `timer`.
         calibration: batches of inputs; a few hundred samples suffice. Labels behind the inputs are ignored, except by
             criteria that name a loss (`Taylor`).
         training: how to train, for methods that do.
         limits: layers that lose no units, and the widths that the others may have.
         distill: gradient steps on the calibration inputs, without labels, after units were removed and repaired.
-        dense: the model that a result was made of, where the result does not know it (it was loaded).
+        dense: the model that a result or a loaded model was made of, to compare with: a loaded one does not hold it.
         evaluate: scores a model; called on the dense model first, and after each step.
         metric: what the scores mean: a share of which more is better (an accuracy), unless you say otherwise.
         timer: measures latencies; this machine unless another one is given.
+        target: the engine that the network will run in (`secateur.target`): widths become multiples that it likes,
+            unless `limits` say otherwise, and the report has the times there, with a warning where they did not fall.
         progress: show what goes on.
         seed: draws what is drawn at random.
         batch_dims: which dimension of each input counts samples, where the trace does not find it: see `trace`.
@@ -88,6 +101,7 @@ def prune(
         MetricError: `evaluate` returns no finite number, or none that fits the metric.
         BudgetError: the budget cannot be met; the message says how far the model can go.
         SurgeryError: the smaller model does not compute what was promised.
+        ExportError: the target's engine is not installed, or does not take the model.
         SecateurError: see the method's `draft` for others.
 
     >>> import torch, secateur as sc
@@ -97,18 +111,26 @@ def prune(
     >>> result.model[0].out_features
     16
     """
-    check_kinds(method, budget)
+    method = checked_method(method, budget)
+    check_options(
+        training=(training, Training, "sc.Training(loader, loss, epochs=10)"),
+        limits=(limits, Limits, "sc.Limits(exclude=('fc',))"),
+        distill=(distill, Distill, "sc.Distill(steps=200)"),
+        metric=(metric, Metric, "sc.measure.Metric('loss', higher_is_better=False)"),
+        target=(target, Target, "sc.target.OnnxRuntime()"),
+    )
     case = Case.of(
         model,
         Inputs.of(example_inputs, batch_dims),
         dense=dense,
         calibration=calibration,
         training=training,
-        limits=limits,
+        limits=_rounded(limits, target) if method.needs.limits else limits,
         distill=distill,
         evaluate=evaluate,
         metric=metric,
         timer=timer,
+        target=target,
         seed=seed,
     )
     for misfit in misfits(
@@ -118,16 +140,24 @@ def prune(
         training=training,
         limits=limits,
         distill=distill,
-        earlier=case.earlier is not None,
+        earlier=case.earlier is not None and bool(case.patterns or case.earlier.masks is not None),
     ):
         raise misfit.error
     with silenced(not progress):
+        _ = case.deployed  # before any work: an engine that is not installed is told of at once
         case.score("dense", case.dense)
         draft = _draft(method, case, budget)
         case.score(draft.step, draft.model)
         report = _report(case, draft, method, budget)
         _hold(report, draft, budget)
-    return Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
+        with in_step():
+            _hold_time(case, draft, budget)
+    for fault in slower(report):
+        warnings.warn(fault, stacklevel=2)
+    result = Result(draft.model, draft.plan, report, case.dense, draft.masks, draft.trained)
+    original = report.original or report.before
+    remember(result.model, Lineage(result.whole, report.method, report.budget, original, report.recipe))
+    return result
 
 
 def _draft(method: Method, case: Case, budget: Budget | None) -> Draft:
@@ -162,6 +192,7 @@ def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> 
             environment=environment(),
             seed=case.seed,
             latency=compare_latency(*(draft.timed or (case.dense, draft.model)), case.inputs),
+            deployed=_deployed(case, draft),
             scores=Scores(**journal.scores) if journal.scores else None,
             metric=case.metric,
             model=type(case.dense).__name__,
@@ -169,7 +200,31 @@ def _report(case: Case, draft: Draft, method: Method, budget: Budget | None) -> 
             limits=limits_of(draft.plan),
             **vars(draft.evidence),
         )
-    return report if case.earlier is None else _together(case.earlier.report, report)
+    if case.earlier is not None:
+        return _together(case.earlier.report, report)
+    past = lineage(case.model)
+    if past is None:
+        return report
+    return replace(
+        report,
+        method=f"{past.method}; {report.method}",
+        budget=f"{past.budget}; {report.budget}",
+        original=past.original if case.start is None else None,
+    )
+
+
+def _rounded(limits: Limits, target: Target | None) -> Limits:
+    """Return limits with widths as a target likes them, unless the user has given others."""
+    return limits if target is None or limits.round_to > 1 else replace(limits, round_to=target.round_to)
+
+
+def _deployed(case: Case, draft: Draft) -> Deployed | None:
+    """Time a draft beside the dense model in the engine of the target."""
+    if case.target is None or case.deployed is None:
+        return None
+    pruned = case.target.engine(draft.model, case.inputs)
+    times = compare_at(case.target, case.deployed, pruned, case.inputs.batch)
+    return Deployed(case.target.label, times, case.limits.round_to, case.target.round_to)
 
 
 def _hold(report: Report, draft: Draft, budget: Budget | None) -> None:
@@ -188,6 +243,30 @@ def _hold(report: Report, draft: Draft, budget: Budget | None) -> None:
         )
 
 
+def _hold_time(case: Case, draft: Draft, budget: Budget | None) -> None:
+    """Hold the finished model against a budget of time, where values may have changed since its shapes were timed.
+
+    What disturbs a clock only makes it slower, so that the best of some tries counts.
+
+    Raises:
+        BudgetError: it was missed.
+    """
+    if budget is None or draft.budget is not None or not budget.timed:
+        return
+    timer = case.timer if isinstance(case.timer, Timer) else Stopwatch()
+    best, most = math.inf, 0.0
+    for _ in range(TRIES):
+        dense, left = timer.models((case.dense, draft.model), case.inputs)
+        most = budget.absolute(dense) * (1 + SLACK)
+        best = min(best, left)
+        if left <= most:
+            return
+    raise BudgetError(
+        f"The budget ({budget}) was missed: repaired, the smaller model takes {best:.3g} ms, and {most:.3g} ms are "
+        "allowed. It was within it before its weights changed: look for denormal values, or a busy machine."
+    )
+
+
 def _together(before: Report, report: Report) -> Report:
     """Return a method's report with what earlier methods did."""
     phases = dict.fromkeys([*before.seconds, *report.seconds])
@@ -201,6 +280,7 @@ def _together(before: Report, report: Report) -> Report:
         curves={**before.curves, **report.curves},
         refused={**before.refused, **report.refused},
         frozen=before.frozen or report.frozen,
+        original=before.original,
     )
 
 
@@ -211,13 +291,15 @@ def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, A
         "budget": None if budget is None else {budget.unit: getattr(budget, budget.unit)},
         "training": None if case.training is None else _plain(case.training),
         "limits": _plain(case.limits) if method.needs.limits else None,
+        "target": None if case.target is None else _plain(case.target, Target),
         "distill": None if case.distill is None else _plain(case.distill),
         "calibration": False if case.calibration is None else None,
         "seed": case.seed,
     }
     step = {key: value for key, value in given.items() if value is not None}
-    if case.earlier is not None:
-        before = dict(case.earlier.recipe)
+    past = lineage(case.model)
+    if case.earlier is not None or past is not None:
+        before = dict(case.earlier.recipe if case.earlier is not None else past.recipe if past else {})
         if before.get("seed", 0) == case.seed:
             del step["seed"]
         return before | {"then": [*before.get("then", ()), step]}
@@ -240,7 +322,7 @@ def _recipe(case: Case, method: Method, budget: Budget | None) -> Mapping[str, A
 
 def _plain(value: Any, kind: Any = None) -> Any:
     """Return options as plain data; data and networks, which no file can say, are left out."""
-    given = [(Training, "loader"), (Training, "checkpoints"), (Teacher, "model")]
+    given = [(Training, "loader"), (Training, "checkpoints"), (Teacher, "model"), (Distill, "checkpoints")]
     validation = value.validation if isinstance(value, Training) else None
     if validation is None or not can_be_imported(validation.measure):
         given.append((Validation, "measure"))

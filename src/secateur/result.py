@@ -15,6 +15,8 @@ from secateur.ground.errors import SurgeryError, UsageError
 from secateur.ground.tensors import tensors_of, tied_once
 from secateur.report import Report, page
 from secateur.surgery import Plan
+from secateur.surgery.chain import after
+from secateur.surgery.lineage import lineage
 from secateur.training import Masks, Trained
 
 __all__ = ["Result"]
@@ -41,8 +43,16 @@ class Result:
         """How to run it again, as plain data."""
         return self.report.recipe
 
+    @property
+    def whole(self) -> Plan:
+        """The plan from the network that was pruned first, where `dense` knows that it was pruned itself."""
+        past = None if self.dense is None else lineage(self.dense)
+        return self.plan if past is None else after(past.plan.steps, self.plan)
+
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write an artefact: safetensors, plan, recipe, report and model card, without pickle; return its folder.
+
+        It is loaded onto the class of the network that was pruned first, whatever was pruned and trained since.
 
         Raises:
             ArtefactError: see `secateur.artefact.save`.
@@ -51,7 +61,7 @@ class Result:
         return save(
             folder,
             self.model,
-            self.plan,
+            self.whole,
             report.recipe,
             report.to_json(),
             page({report.model: report}),

@@ -14,9 +14,8 @@ from torch import nn
 
 import secateur as sc
 from secateur.artefact import describe, unpack_to
-from secateur.artefact.files import printable
 from secateur.artefact.packed import write_packed
-from secateur.ground.errors import ArtefactError
+from secateur.ground.errors import ArtefactError, printable
 
 IMAGES = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 

@@ -46,6 +46,11 @@ def test_an_autoencoder_and_its_twin(bench: ModuleType, monkeypatch: pytest.Monk
         bench.run(cell)
     found = rows()
     assert [(row["method"], row["training"]) for row in found] == [("admm", "1+1"), ("magnitude", "0+2")]
+    admm, magnitude = found
+    assert 0.5 < float(admm["as_magnitude"]) <= 1
+    assert 0 < float(admm["primal"]) < 1
+    assert magnitude["as_magnitude"] == "1"
+    assert magnitude["primal"] == ""
     for row in found:
         assert 5 < float(row["acc_final"]) < 30  # dB: noise cannot be coded well
         assert float(row["stored_bits_ratio"]) == pytest.approx(0.35, abs=0.05)
@@ -65,6 +70,18 @@ class Brighter(torch.nn.Module):
         return x + self.by
 
 
+def test_a_run_that_was_stopped_goes_on(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = bench.Cell(bench.CODER, bench.TALL, 0.7, 0.0, 1, 2)
+    monkeypatch.setattr(bench, "CELLS", [cell])
+    with pytest.raises(TimeoutError, match="after 0 of 1"):  # of the dense network
+        bench.run(cell, until=0)
+    bench.dense_network(cell.model, few("cifar10"))
+    with pytest.raises(TimeoutError, match="after 0 of 2"):
+        bench.run(cell, until=0)
+    bench.run(cell)
+    assert len(rows()) == 1
+
+
 def test_a_quantised_twin_shares_the_training(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = bench.Cell(bench.LENET, bench.LOW, 0.985, 0.0, 1, 4)
     cells = [exact, replace(exact, bits=8)]
@@ -78,12 +95,21 @@ def test_a_quantised_twin_shares_the_training(bench: ModuleType, monkeypatch: py
     assert float(second["packed_bytes"]) < 0.7 * float(first["packed_bytes"])
 
 
+def test_short_runs_are_judged_on_what_was_held_out(
+    bench: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.tune(bench.LENET, [0.95], epochs=4, steps=2)
+    found = [line for line in capsys.readouterr().out.splitlines() if "as magnitudes" in line]
+    assert [line.split(":")[0].split(", ")[-1] for line in found] == ["magnitude", "one stage", "gradually"]
+    assert found[0].endswith("as magnitudes 1.000")
+
+
 def test_the_cells(bench: ModuleType) -> None:
-    """Each has a twin of the same epochs; LeNet-5 has eight rows."""
+    """Each has a twin of the same epochs; LeNet-5 has twelve rows."""
     assert len({tuple(cell.keys().values()) for cell in bench.CELLS}) == len(bench.CELLS)
     for admm, twin in zip(bench.CELLS[::2], bench.CELLS[1::2], strict=True):
         assert admm.admm > 0
         assert twin == replace(admm, admm=0)
         assert admm.method().least_epochs < admm.epochs
         assert not twin.method().least_epochs
-    assert sum(cell.model == bench.LENET for cell in bench.CELLS) == 8
+    assert sum(cell.model == bench.LENET for cell in bench.CELLS) == 12

@@ -35,4 +35,4 @@ def test_taps_need_a_matrix_with_taps() -> None:
 
 def test_presets_go_by_their_own_names() -> None:
     assert all(str(block) == name for name, block in PRESETS.items())
-    assert {"4x1", "8x1", "4x4", "1x4", "16x4"} == set(PRESETS)
+    assert {"4x1", "8x1", "4x4", "8x4", "16x4", "1x4"} == set(PRESETS)

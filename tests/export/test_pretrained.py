@@ -16,7 +16,7 @@ from artefacts import resign
 from command_line import run_json
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import secateur as sc
 from secateur.export import load_pretrained, save_pretrained
@@ -135,6 +135,63 @@ def test_decoders_generate_and_stay_tied(tmp_path: Path) -> None:
         assert torch.equal(text, wanted.generate(prompt, max_new_tokens=6, do_sample=False, use_cache=False))
 
 
+def limited(**limits: Any) -> sc.Result:
+    calibration = [{"input_ids": x} for x in torch.randint(1, 50, (32, 12)).split(16)]
+    return sc.prune(
+        llama().eval(),
+        calibration[0],
+        method=sc.SNP(),
+        budget=sc.Budget(params=0.75),
+        calibration=calibration,
+        limits=sc.Limits(**limits),
+        progress=False,
+    )
+
+
+HEADS = {"intermediate_size", "num_attention_heads", "num_key_value_heads"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "changed"),
+    [
+        ({"exclude": ("*self_attn*",)}, {"intermediate_size"}),
+        ({"keep": {"*.k_proj": 0.5}}, HEADS),
+    ],
+)
+def test_uniform_widths_stand_in_the_configuration(
+    limits: dict[str, Any], changed: set[str], tmp_path: Path
+) -> None:
+    """So that transformers loads it, where secateur is not installed."""
+    result = limited(uniform=True, **limits)
+    path = save_pretrained(result, tmp_path / "small")
+    config = json.loads((path / "config.json").read_text())
+    dense = config["secateur"]["dense"]
+    assert {key for key in dense if dense[key] is not None and dense[key] != config[key]} == changed
+    again = AutoModelForCausalLM.from_pretrained(path).eval()
+    ids = torch.randint(1, 50, (3, 9))
+    with torch.no_grad():
+        assert torch.allclose(again(ids).logits, result.model.eval()(ids).logits, atol=1e-5)
+        assert torch.equal(load_pretrained(path)(ids).logits, result.model(ids).logits)
+
+
+def test_widths_that_differ_between_layers_stay_out(tmp_path: Path) -> None:
+    result = limited(keep={"model.layers.0.mlp.up_proj": 0.9}, exclude=("*self_attn*",))
+    config = json.loads((save_pretrained(result, tmp_path / "small") / "config.json").read_text())
+    assert "dense" not in config["secateur"]
+    assert config["intermediate_size"] == 48
+
+
+def test_biases_that_the_class_does_not_make_come_back(tmp_path: Path) -> None:
+    model = llama().eval()
+    for layer in model.model.layers:
+        layer.mlp.down_proj.bias = nn.Parameter(torch.randn(layer.mlp.down_proj.out_features))
+    result = pruned(model)
+    again = load_pretrained(save_pretrained(result, tmp_path / "small"))
+    ids = torch.randint(1, 50, (3, 9))
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, result.model(ids).logits)
+
+
 def test_saved_again_and_with_a_tokenizer_beside(folder: Path) -> None:
     save_pretrained(pruned(bert()), folder)  # an older artefact is replaced
     (folder / "tokenizer.json").write_text("{}")
@@ -229,6 +286,8 @@ def test_foreign_families_and_names_are_refused_before_a_library_is_called(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"secateur": {"attention": "eager", "dense": {"vocab_size": 9}}}, "widths of the dense model"),
+        ({"secateur": {"attention": "eager", "dense": {"ffn_dim": "9"}}}, "widths of the dense model"),
         ({"vocab_size": 2**30, "hidden_size": 2**15}, "does not fit config.json"),
         ({"num_hidden_layers": 3000}, "more than .* modules"),
         ({"num_hidden_layers": 10**9}, "more than the 65536"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur import methods
+from secateur import methods, recovery
 
 __all__ = ["BATCHES", "RUNS", "Branched", "inputs", "labelled", "on", "run"]
 
@@ -54,6 +54,9 @@ RUNS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "snp, one pass": lambda: {"method": sc.SNP(recovery=sc.OnePass(centred=True))},
     "snp, zca": lambda: {"method": sc.SNP(order=methods.ZCA())},
     "snp, pivot": lambda: {"method": sc.SNP(order=methods.Pivot())},
+    "snp, joint": lambda: {
+        "method": sc.SNP(recovery=recovery.Sequential(joint=recovery.Joint(iterations=2, samples=32)))
+    },
     "distilled": lambda: {"method": sc.SNP(), "distill": sc.Distill(steps=3)},
     "magnitude": lambda: {"method": sc.Magnitude()},
     "taylor": lambda: {"method": sc.Taylor()},

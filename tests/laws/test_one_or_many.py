@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ import secateur as sc
 from secateur.graph import Graph, trace
 from secateur.ground.errors import CalibrationError
 from secateur.methods import OutputError
-from secateur.recovery import Distill
+from secateur.recovery import Distill, Joint
 from secateur.recovery.batch_norm import re_estimated
-from secateur.recovery.jobs import masked
+from secateur.recovery.jobs import jobs, masked
 from secateur.selection import Constraints, select
 from secateur.statistics import Calibration, Norm, Statistics, collect, state_tensors
 from secateur.statistics.activity import activity
@@ -109,7 +110,10 @@ def line(name: str, chosen: Sequence[int]) -> dict[str, Any]:
         "kept": kept,
         "recovered": recovered,
         "masked": before,
-        "distilled": Distill(steps=3, lr=1e-4, batch=8)(graph, kept, before, data),
+        "distilled": Distill(steps=10, lr=2e-3, batch=8)(graph, kept, before, data),
+        "joint": Joint(2, 16)(
+            graph, kept, before, Calibration(data, graph.program), jobs(graph, kept, True, True)
+        ),
         "re-estimated": re_estimated(graph, broken, Calibration(data, graph.program)),
     }
 
@@ -148,13 +152,21 @@ def test_two_processes_make_what_one_makes(name: str, share: str, together: dict
             assert found[field].keys() == expected[field].keys()
             for key, value in expected[field].items():
                 torch.testing.assert_close(found[field][key], value, atol=1e-4, rtol=1e-4)
-    for key, value in expected["distilled"].items():  # minibatches differ where both have data
-        if share == "one without data":
-            torch.testing.assert_close(first["distilled"][key], value, atol=1e-5, rtol=1e-5)
-    for field in ("sites", "recovered", "re-estimated", "distilled"):  # and on every process the same bits
+    if share == "one without data":  # minibatches differ where both have data
+        for field in ("distilled", "joint"):
+            for key, value in expected[field].items():
+                torch.testing.assert_close(first[field][key], value, atol=1e-5, rtol=1e-5)
+    for field in (
+        "sites",
+        "recovered",
+        "re-estimated",
+        "distilled",
+        "joint",
+    ):  # and on every process the same bits
         assert all(torch.equal(first[field][key], second[field][key]) for key in first[field])
     assert any(not torch.equal(first["recovered"][key], value) for key, value in _dense(name).items())
-    assert any(not torch.equal(first["distilled"][key], value) for key, value in first["masked"].items())
+    for field in ("distilled", "joint"):
+        assert any(not torch.equal(first[field][key], value) for key, value in first["masked"].items())
 
 
 def _dense(name: str) -> dict[str, Tensor]:
@@ -168,9 +180,12 @@ def relieved(norm: Norm, chosen: Sequence[int]) -> dict[str, Any]:
     graph = trace(model, data[0])
     found = activity(graph, graph.layers, state_tensors(graph.program), data, norm)
     scores = {node: value.inputs for node, value in found.contributions.items()}
-    method = sc.NNRelief(0.8, 0.8, norm=norm, samples=48, empty_layers=True)
-    masks = method.prune(model, sc.Masks.full(model), None, data)
-    return {"samples": found.samples, "scores": scores | dict(found.shares), "masks": dict(masks)}
+    masks = {}
+    for form, method in {"network": sc.NNRelief(0.8, 0.8), "paper": sc.NNRelief.paper(0.8, 0.8)}.items():
+        told = replace(method, norm=norm, samples=48, empty_layers=True)
+        for name, mask in told.prune(model, sc.Masks.full(model), None, data).items():
+            masks[f"{form} {name}"] = mask
+    return {"samples": found.samples, "scores": scores | dict(found.shares), "masks": masks}
 
 
 def relieved_in_two(norm: Norm) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_every_field_is_in_the_key() -> None:
         replace(CONV, **{name: value})
         for name, value in {
             "op": "conv1d", "rows": 3, "inputs": 8, "outputs": 8, "groups": 1, "size": (9, 9), "kernel": (1, 1),
-            "stride": (1, 1), "padding": (0, 0), "dilation": (2, 2), "dtype": "float64",
+            "stride": (1, 1), "padding": (0, 0), "dilation": (2, 2), "dtype": "float64", "device": "cuda",
         }.items()
     ]  # fmt: skip
     assert len({o.key for o in (CONV, *others)}) == len(asdict(CONV)) + 1

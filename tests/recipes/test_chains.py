@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_units_zeros_unified_blocks_and_one_small_file(mine: dict[str, Any], tmp
             assert torch.equal(sc.load(tmp_path / path, build)(x), expected.model(x))
     kept = parse_yaml((tmp_path / "small" / "recipe.yaml").read_text(), "recipe.yaml")
     assert isinstance(kept, dict)
-    assert parse_recipe(kept) == parse_recipe(recipe)
+    assert parse_recipe(kept) == replace(parse_recipe(recipe), example=(1, 8))
 
 
 def test_units_then_admm_goes_on_after_an_interruption(mine: dict[str, Any], tmp_path: Path) -> None:

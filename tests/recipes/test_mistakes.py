@@ -168,7 +168,10 @@ def test_mistakes_are_named_with_their_path(change: dict[str, Any], message: str
             "budget: ADMM goes to no budget, its own options decide: leave the key out",
         ),
         ({"method": "dead-units", "budget": {"macs": 0.1}}, "budget: DeadUnits goes to no budget"),
-        (UNITS | {"then": [UNITS]}, r"then\.0\.method: SNP removes units, .* only the first method may"),
+        (
+            UNITS | {"then": [{"method": "micro-structured"}, UNITS]},
+            r"then\.1\.method: SNP removes units, which comes before zeros and blocks: put it before",
+        ),
         (UNITS | {"then": [{"method": ADMM}]}, r"then\.0\.training: ADMM prunes while it trains"),
         (
             UNITS | {"then": [{"method": ADMM | {"epochs": 2}, "training": {}}]},

@@ -1,6 +1,9 @@
 """Distillation: closer on held-out samples or not at all, and nothing but what pruning touched."""
 
+import time
+from dataclasses import replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,14 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.graph import Graph, Kept, trace
-from secateur.ground.errors import CalibrationError
-from secateur.recovery import Distill
+from secateur.ground.errors import CalibrationError, CheckpointError
+from secateur.ground.progress import silenced
+from secateur.recovery import Distill, imitation
+from secateur.recovery import distill as distilling
+from secateur.recovery.descent import Descent
 from secateur.recovery.distance import held_out_distances
-from secateur.recovery.distill import _minibatches
 from secateur.recovery.jobs import masked
+from secateur.recovery.samples import minibatches, pooled
 from secateur.statistics import Calibration, Forward, state_tensors
 from secateur.surgery import apply
 
@@ -32,7 +38,8 @@ def pruned(name: str, seed: int = 0) -> tuple[nn.Module, Graph, Kept, dict[str, 
 
 
 def distance(graph: Graph, tensors: dict[str, Tensor], x: Tensor) -> float:
-    return held_out_distances(graph, [tensors], Calibration(x.split(8), graph.program))[0]
+    dense, pruned = (Forward(graph.program, t) for t in (state_tensors(graph.program), tensors))
+    return held_out_distances(dense, [pruned], Calibration(x.split(8), graph.program))[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,11 +62,17 @@ def test_a_seed_gives_the_same_tensors(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "distill", [Distill(steps=20, lr=100.0), Distill(seconds=0.0)], ids=["worse", "no time"]
+    ("distill", "why"),
+    [
+        (Distill(steps=20, lr=1e4), r"came not 2% closer.*smaller lr than 10000"),
+        (Distill(seconds=0.0), r"seconds=0 were over before its first step"),
+    ],
+    ids=["worse", "no time"],
 )
-def test_what_does_not_help_is_not_returned(distill: Distill) -> None:
+def test_what_does_not_help_is_not_returned(distill: Distill, why: str) -> None:
     _, graph, kept, before, x = pruned("residual")
-    after = distill(graph, kept, before, x.split(8))
+    with pytest.warns(UserWarning, match=f"changed nothing, because .*{why}"):
+        after = distill(graph, kept, before, x.split(8))
     assert all(value is before[key] for key, value in after.items())
 
 
@@ -78,20 +91,145 @@ def test_nothing_pruned_is_nothing_to_do() -> None:
     assert Distill()(graph, {}, dense, x.split(8)) == dense
 
 
+@pytest.mark.parametrize("memory", [1 << 30, 0], ids=["pooled", "batch by batch"])
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_held_out_samples_are_never_fitted_and_all_others_are(size: int) -> None:
+def test_held_out_samples_are_never_fitted_and_all_others_are(size: int, memory: int) -> None:
     _, graph, _, _, x = pruned("perceptron")
     batches = Calibration(x.split(8), graph.program)
     allowed = torch.cat([flat[0][~held] for flat, held in batches.held_out()])
-    drawn = []
-    for (part,) in _minibatches(batches, size, torch.Generator().manual_seed(0)):
-        assert 1 <= len(part) <= size
-        drawn += [part]
-        if sum(map(len, drawn)) == len(allowed):
-            break
-    found = torch.cat(drawn)
     assert 0 < len(allowed) < len(x)
-    torch.testing.assert_close(found[found[:, 0].argsort()], allowed[allowed[:, 0].argsort()], rtol=0, atol=0)
+    pool = pooled(batches, memory)
+    assert (pool is None) == (memory == 0)
+    drawn = minibatches(batches, pool, size, 0)
+    seen: dict[tuple[float, ...], int] = {}
+    for (part,), _ in islice(drawn, 3 * len(allowed)):
+        assert 1 <= len(part) <= 1.5 * size
+        for row in part.tolist():
+            seen[tuple(row)] = seen.get(tuple(row), 0) + 1
+    assert set(seen) == {tuple(row) for row in allowed.tolist()}
+
+
+def test_a_pool_is_gone_through_before_any_sample_comes_again() -> None:
+    _, graph, _, _, x = pruned("perceptron")
+    batches = Calibration(x.split(8), graph.program)
+    allowed = torch.cat([flat[0][~held] for flat, held in batches.held_out()])
+    drawn = minibatches(batches, pooled(batches, 1 << 30), 2, 0)
+    for _ in range(3):
+        found = torch.cat([part for (part,), _ in islice(drawn, len(allowed) // 2)])
+        assert len(found.unique(dim=0)) == len(found) == len(allowed) // 2 * 2
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 0])
+def test_a_resumed_run_ends_as_one_that_was_not_killed(tmp_path: Path, memory: int) -> None:
+    _, graph, kept, before, x = pruned("residual")
+    options = Distill(steps=40, lr=0.01, batch=8, augment=noisy, memory=memory)
+    whole = options(graph, kept, before, x.split(8))
+    drawn = 0
+
+    def killed(x: Tensor) -> Tensor:
+        nonlocal drawn
+        drawn += 1
+        if drawn > 27:
+            raise KeyboardInterrupt
+        return noisy(x)
+
+    killed.__module__, killed.__qualname__ = noisy.__module__, noisy.__qualname__
+    kept_at = sc.Checkpoints(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        replace(options, augment=killed, checkpoints=kept_at)(graph, kept, before, x.split(8))
+    with pytest.raises(CheckpointError, match="resume=True"):
+        replace(options, checkpoints=kept_at)(graph, kept, before, x.split(8))
+    again = sc.Checkpoints(tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match=r"lr"):
+        replace(options, lr=0.02, checkpoints=again)(graph, kept, before, x.split(8))
+    for _ in range(2):  # what has come to its end ends at once
+        resumed = replace(options, checkpoints=again)(graph, kept, before, x.split(8))
+        assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+
+
+@pytest.mark.parametrize("name", ["perceptron", "residual", "flattened"])
+def test_without_augmentation_the_dense_network_runs_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, graph, kept, before, x = pruned(name)
+    runs = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        return imitation.wishes(*args)
+
+    options = Distill(steps=30, lr=0.003, batch=8, augment=None)
+    once = options(graph, kept, before, x.split(8))
+    monkeypatch.setattr(distilling, "wishes", counted)
+    options(graph, kept, before, x.split(8))
+    assert runs == 0
+    monkeypatch.setattr(distilling, "remembered", lambda *args: None)
+    anew = options(graph, kept, before, x.split(8))
+    assert 15 < runs <= 30  # it may end early
+    for key, value in anew.items():
+        torch.testing.assert_close(once[key], value, rtol=1e-2, atol=1e-3)
+
+
+def noisy(x: Tensor) -> Tensor:
+    return x + 0.1 * torch.randn_like(x)
+
+
+def test_augmentation_draws_from_a_seed_and_leaves_the_generator_alone() -> None:
+    _, graph, kept, before, x = pruned("residual")
+    options = Distill(steps=5, batch=8, augment=noisy)
+    state = torch.get_rng_state()
+    first = options(graph, kept, before, x.split(8))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(5)
+    second = options(graph, kept, before, x.split(8))
+    plain = replace(options, augment=None)(graph, kept, before, x.split(8))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    assert any(not torch.equal(value, plain[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize(
+    ("augment", "why"),
+    [
+        (lambda x: x[:, :-1], r"makes \(8, \d+, .*of input 0, which is \(8,"),
+        (lambda x: x.double(), "float64.*float32"),
+        (lambda x: (x, x), "returns 2 inputs of 1"),
+        (lambda x: x / 0, "not finite"),
+        (lambda x: None, "a NoneType"),
+    ],
+    ids=["shape", "dtype", "number", "values", "nothing"],
+)
+def test_an_augmentation_that_does_not_fit_is_refused(augment: Any, why: str) -> None:
+    _, graph, kept, before, x = pruned("residual")
+    with pytest.raises(CalibrationError, match=why):
+        Distill(steps=2, batch=8, augment=augment)(graph, kept, before, x.split(8))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"steps": 0}, {"batch": 0}, {"lr": 0}, {"lr": float("nan")}, {"seconds": -1}, {"augment": 3}],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Distill(**options)
+
+
+def test_the_clock_ends_the_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, graph, kept, before, x = pruned("residual")
+    now = iter(range(1000))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    rates: list[float] = []
+    step = Descent.step
+
+    def watched(self: Descent, gradients: Any, shares: float, rate: float) -> None:
+        rates.append(rate)
+        step(self, gradients, shares, rate)
+
+    monkeypatch.setattr(Descent, "step", watched)
+    with silenced():  # progress looks at the clock as well
+        Distill(steps=1000, seconds=20, batch=8)(graph, kept, before, x.split(8))
+    assert 15 <= len(rates) <= 20
+    assert max(rates) == pytest.approx(1e-3, rel=0.05)
+    assert rates[0] < 1e-4
+    assert rates[-1] < 1e-4
 
 
 def test_a_fixed_batch_size_is_refused() -> None:

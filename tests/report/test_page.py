@@ -12,6 +12,7 @@ from secateur.ground.errors import ArtefactError
 from secateur.measure import Comparison, Latency, Size
 from secateur.measure.metric import Metric
 from secateur.report import FrozenPart, Report, Scores, page, write_page
+from secateur.report.findings import Deployed
 
 REPORT = full_report()
 PAGES = {
@@ -256,6 +257,22 @@ def test_times_of_different_runs_are_compared_as_ratios() -> None:
         ("2", "recovered", "0.5"),
     ]
     assert "580" not in drawing
+
+
+def test_the_table_of_runs_has_paired_ratios_before_milliseconds() -> None:
+    text = words(PAGES["several"])
+    assert "0.85 of densemiddle half 0.81 to 0.88; 251 ms, dense 292 ms in this run; medians of" in text
+    assert "251 msdense" not in text
+
+
+def test_the_target_has_a_tile_and_its_warning(tmp_path: Path) -> None:
+    assert REPORT.latency is not None
+    times = replace(REPORT.latency, ratio=1.4, ratio_low=1.3, ratio_high=1.5)
+    found = replace(REPORT, deployed=Deployed("an engine", times, 1, 16), original=Size(10**6, 10**8, 10**7))
+    text = words(page({"half": found}))
+    assert "Latency in an engine" in text
+    assert "MACs 0.50, but 1.40 times dense in an engine at batch 64" in text
+    assert "Of the original are left: parameters 0.145" in text
 
 
 def test_runs_of_all_kinds_stand_in_one_table() -> None:

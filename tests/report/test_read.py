@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from reports import blocks_report, full_report, hostile_report, sparse_report
 
 from secateur.ground.errors import ArtefactError
-from secateur.report import page, read_report
+from secateur.report import Approach, page, read_report
 from secateur.report.read import report_from_json
 
+STRUCTURE = blocks_report().structure
+assert STRUCTURE is not None
 DATA = replace(
-    full_report(3), sparsity=sparse_report().sparsity, structure=blocks_report().structure
+    full_report(3),
+    sparsity=sparse_report().sparsity,
+    structure=replace(STRUCTURE, approach=Approach(0.2, 0.0, 1.0, 0.9)),
 ).to_json()
 
 
@@ -31,7 +35,12 @@ def artefact(folder: Path, report: str, recipe: str = "method: {type: SNP}\n") -
     return folder
 
 
-@pytest.mark.parametrize("report", [full_report(), hostile_report()], ids=["full", "hostile"])
+WITH_BLOCKS = replace(full_report(), structure=replace(STRUCTURE, approach=Approach(0.2, 0.0, 1.0, 0.9)))
+
+
+@pytest.mark.parametrize(
+    "report", [full_report(), hostile_report(), WITH_BLOCKS], ids=["full", "hostile", "blocks"]
+)
 def test_what_was_written_is_read(report: Any, tmp_path: Path) -> None:
     recipe = json.dumps(report.recipe)  # JSON is YAML
     assert read_report(artefact(tmp_path / "a", json.dumps(report.to_json()), recipe)) == report
@@ -107,6 +116,8 @@ GROUP, LAYER, WEIGHT = "layer0.0.conv1", "layer0.0.conv1.weight", "layers.0.mlp.
         (change("sparsity", "curve", to=[[1.5, 0.9]]), "in 0..1"),
         (change("sparsity", "curve", to=[[0.5, 0.9]] * 10_001), "at most 10000 points"),
         (change("structure", "operations", to=-0.1), "out of range"),
+        (change("structure", "approach", "same", to=1.1), "share of common blocks is out of range"),
+        (change("structure", "approach", "dual", to=-0.1), "a residual negative"),
         (change("structure", "layers", WEIGHT, "zero", to=289), "more zero and unified blocks"),
         (change("structure", "layers", WEIGHT, "block", to="<8x1>"), "no block"),
         (change("structure", "layers", WEIGHT, "blocks", to=0), "more zero and unified blocks"),

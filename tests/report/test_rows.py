@@ -1,5 +1,6 @@
 """The one table: every cost and score once, with its ratio, whatever shows it."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from reports import blocks_report, full_report, sparse_report
 
 from secateur.measure import Latency, Size, Timing
 from secateur.measure.metric import Metric, MetricFormat
-from secateur.report import Scores
+from secateur.report import Approach, Scores
 from secateur.report.rows import Figure, costs, latency, lines, rows, score, scores, sizes
 
 REPORT = full_report()
@@ -57,6 +58,20 @@ def test_counted_shares_have_a_ratio_alone() -> None:
     found = {line[0]: line[1:] for line in lines(costs(blocks_report()))}
     assert found["bits, counted"] == ("", "", "0.380")
     assert found["multiplications, counted"] == ("", "", "0.420")
+
+
+@pytest.mark.parametrize(
+    ("shared", "advice"), [(1.0, "epochs=0.* is simpler"), (0.7, "others than magnitudes choose")]
+)
+def test_the_way_to_the_blocks_stands_before_the_scores_with_advice(shared: float, advice: str) -> None:
+    report = blocks_report()
+    assert report.structure is not None
+    structure = replace(report.structure, approach=Approach(0.21, 0.04, 0.99, shared))
+    found = rows(replace(report, structure=structure))
+    assert [row.key for row in found][-6:] == ["magnitude", "same", "primal", "dual", "score", "score"]
+    assert [row.pruned for row in found][-6:-2] == [Figure(v) for v in (shared, 0.99, 0.21, 0.04)]
+    assert re.search(advice, found[-6].note)
+    assert lines(found)[-4] == ("|W - Z| / |W|", "", "0.210", "-")
 
 
 def test_scores_are_written_as_their_metric_says() -> None:

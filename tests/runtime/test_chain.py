@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from secateur.ground.errors import KernelError
 from secateur.runtime import SparseConv2d, SparseLinear, modules, pool
 from secateur.runtime import chain as chain_module
-from secateur.runtime.chain import Chain, _placed, find_chains, part_sizes, time_parts
+from secateur.runtime.chain import Chain, find_chains, part_sizes, placed, time_parts
 from secateur.runtime.geometry import Window
 from secateur.runtime.library import Found, Library
 from secateur.runtime.memory import Memory
@@ -194,7 +194,7 @@ def plans(draw: st.DrawFn) -> tuple[list[int], list[int]]:
 def test_no_two_that_are_needed_overlap(plan: tuple[list[int], list[int]]) -> None:
     """While a layer writes, its output, what it reads and what is read later are apart, and all fit."""
     sizes, last = plan
-    offsets, floats = _placed(sizes, last)
+    offsets, floats = placed(sizes, last)
     assert len(offsets) == len(sizes) - 1
     for k, (offset, size) in enumerate(zip(offsets, sizes, strict=False)):
         assert offset % 16 == 0

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from secateur.ground.errors import KernelError
-from secateur.runtime import Activation, SparseConv2d, SparseLinear, library, pack
+from secateur.runtime import INSTRUCTION_SETS, Activation, SparseConv2d, SparseLinear, library, pack
 from secateur.runtime import dense as fallback
 from secateur.runtime.library import VARIABLE, find_library, kernels
 
@@ -114,13 +114,13 @@ def test_without_kernels_layers_run_dense_and_say_so(forced: pytest.MonkeyPatch)
     )
 
 
-@pytest.mark.parametrize("name", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @torch.inference_mode()
 def test_forced_instruction_set(forced: pytest.MonkeyPatch, name: str) -> None:
     portable = find_library("portable").library
     assert portable is not None
     forced.setenv(VARIABLE, name)
-    if name != "portable" and not portable.handle.secateur_supports(int(name == "avx512")):
+    if not portable.handle.secateur_supports(INSTRUCTION_SETS.index(name)):
         with pytest.raises(KernelError, match="does not have the instructions"):
             kernels()
         return
@@ -140,14 +140,18 @@ def test_what_forces_is_checked(forced: pytest.MonkeyPatch, tmp_path: Path) -> N
     for suffix in (".so", ".dylib"):
         (broken / f"kernels-portable{suffix}").write_bytes(b"no library")
     with pytest.raises(KernelError, match="cannot be loaded"):
-        find_library(None, broken)
+        find_library("portable", broken)
+    left_alone = find_library(None, broken)
+    assert left_alone.library is None
+    assert "cannot be loaded" in left_alone.reason
+    assert left_alone.reason.endswith("Layers run dense.")
 
 
 def test_kernels_of_another_version_are_refused(forced: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copytree(library.FOLDER, tmp_path / "lib")
     forced.setattr(library, "ABI", library.ABI + 1)
     with pytest.raises(KernelError, match=f"of version {library.ABI - 1}, this secateur needs {library.ABI}"):
-        find_library(None, tmp_path / "lib")
+        find_library("portable", tmp_path / "lib")
 
 
 def test_bad_input_is_refused() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.graph import trace
 from secateur.ground.errors import CalibrationError
 from secateur.statistics import state_tensors
-from secateur.statistics.activity import Activity, Norm, activity, kernel_norms
+from secateur.statistics.activity import Activity, Contributor, Norm, activity, kernel_norms
 
 PLAIN = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -50,6 +50,21 @@ def kernel_by_kernel(conv: nn.Module, x: Tensor, norm: Norm) -> Tensor:
     return found
 
 
+def weight_by_weight(conv: nn.Module, x: Tensor, norm: Norm) -> Tensor:
+    """Return what each weight of a convolution carries, as the only one of its kernel."""
+    dense = conv.weight.detach().clone()
+    found = []
+    for tap in range(dense[0, 0].numel()):
+        only = torch.zeros_like(dense).flatten(2)
+        only[..., tap] = dense.flatten(2)[..., tap]
+        with torch.no_grad():
+            conv.weight.copy_(only.view_as(dense))
+        found.append(kernel_by_kernel(conv, x, norm))
+    with torch.no_grad():
+        conv.weight.copy_(dense)
+    return torch.stack(found, 2).flatten(1)
+
+
 @given(
     st.sampled_from([1, 2, 3]),
     st.booleans(),
@@ -59,6 +74,7 @@ def kernel_by_kernel(conv: nn.Module, x: Tensor, norm: Norm) -> Tensor:
     st.integers(1, 2),
     st.integers(1, 3),
     st.sampled_from(list(Norm)),
+    st.sampled_from(list(Contributor)),
     st.sampled_from([1, 3000, 1 << 24]),
 )
 def test_convolutions_of_any_form(
@@ -70,6 +86,7 @@ def test_convolutions_of_any_form(
     dilation: int,
     groups: int,
     norm: Norm,
+    contributor: Contributor,
     workspace: int,
 ) -> None:
     torch.manual_seed(tap + 10 * stride)
@@ -79,9 +96,10 @@ def test_convolutions_of_any_form(
         2 * groups, 3 * groups, tap, stride=stride, padding=padding, dilation=dilation, groups=groups
     ).double()
     x = torch.randn(5, 2 * groups, *(7, 6, 5)[:rank], dtype=torch.float64)
-    found = measured(conv, [x[:2], x[2:]], norm=norm, workspace=workspace)
+    found = measured(conv, [x[:2], x[2:]], norm=norm, workspace=workspace, contributor=contributor)
     (contributions,) = found.contributions.values()
-    torch.testing.assert_close(contributions.inputs, kernel_by_kernel(conv, x, norm))
+    oracle = kernel_by_kernel if contributor is Contributor.KERNEL else weight_by_weight
+    torch.testing.assert_close(contributions.inputs, oracle(conv, x, norm))
     size = math.prod(conv(x).shape[2:])
     factor = size if norm is Norm.SUM_OF_MEAN else math.sqrt(size)
     assert contributions.bias is not None

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from secateur.ground.errors import ArtefactError
 from secateur.surgery.plan import (
+    MAX_STEPS,
     Fingerprint,
     Function,
     Literal,
@@ -67,14 +69,16 @@ inputs = st.recursive(
     lambda inner: st.builds(lambda entries: {"tuple": entries}, st.lists(inner, max_size=3)),
     max_leaves=4,
 )
-plans = st.builds(
+steps = st.builds(
     Plan,
     st.dictionaries(names, indices | st.just(())),
     st.lists(edits, max_size=4).map(tuple),
     st.builds(Fingerprint, names, names),
     st.just({}),
     inputs.map(lambda entry: {"tuple": [{"tuple": [entry]}, {"dict": {"other": entry}}]}),
+    batch_dims=st.none() | st.lists(st.none() | st.integers(0, 8), max_size=3).map(tuple),
 )
+plans = st.builds(replace, steps, first=st.lists(steps, max_size=2).map(tuple))
 
 
 INPUTS = {"tuple": [{"tuple": [{"tensor": [2, 3], "dtype": "float32"}]}, {"dict": {"mask": None}}]}
@@ -93,6 +97,8 @@ def example() -> dict[str, Any]:
             ),
             Fingerprint("Net", "00"),
             example=INPUTS,
+            batch_dims=(0, None),
+            first=(Plan({"a": (1,)}, (SliceTensor(("a.weight",), 0, (1,), 4),), Fingerprint("Net", "0")),),
         )
     )
 
@@ -124,7 +130,12 @@ WRONG = (None, 1.5, float("inf"), -(2**40), 2**40, {"x": 1}, [[]], True)
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [(p, v) for p in paths(example()) for v in WRONG if at(p) != v and p[:1] != ("example",)],
+    [
+        (p, v)
+        for p in paths(example())
+        for v in WRONG
+        if at(p) != v and p[:1] != ("example",) and (p[:1] != ("batch_dims",) or v is not None)
+    ],
     ids=str,
 )
 def test_a_wrong_value_anywhere_is_an_artefact_error(path: tuple[Any, ...], value: Any) -> None:
@@ -153,6 +164,41 @@ def test_a_wrong_value_anywhere_is_an_artefact_error(path: tuple[Any, ...], valu
 def test_inputs_that_are_none(inputs: Any) -> None:
     with pytest.raises(ArtefactError, match=r"plan\.example"):
         plan_from_json(example() | {"example": inputs}, {})
+
+
+def test_a_step_before_is_read_as_a_plan_and_named() -> None:
+    data = example()
+    data["first"][0]["edits"][0]["index"] = [4]
+    with pytest.raises(ArtefactError, match=r"plan\.first\[0\]\.edits\[0\]\.index goes beyond"):
+        plan_from_json(data, {})
+    data = example()
+    data["first"][0]["version"] = 2
+    with pytest.raises(ArtefactError, match=r"plan\.first\[0\]\.version: .*, not 2"):
+        plan_from_json(data, {})
+    data = example()
+    data["first"][0]["edits"].append(data["edits"][-1])
+    with pytest.raises(ArtefactError, match=r"plan\.first\[0\]\.example must describe"):
+        plan_from_json(data, {})
+
+
+def test_a_chain_has_an_end_and_no_chains_in_it() -> None:
+    data = example()
+    data["first"] *= MAX_STEPS
+    assert len(plan_from_json(data, {}).steps) == MAX_STEPS + 1
+    data["first"] *= 2
+    with pytest.raises(ArtefactError, match=r"plan\.first: .*at most 100 items"):
+        plan_from_json(data, {})
+    deep: dict[str, Any] = example()
+    for _ in range(200):
+        deep = example() | {"first": [deep]}
+    with pytest.raises(ArtefactError, match=r"plan\.first\[0\] has an unknown entry 'first'"):
+        plan_from_json(deep, {})
+
+
+@pytest.mark.parametrize("dims", [[-1], [9], [True], 0, {"x": 0}, ["0"]])
+def test_dimensions_of_samples_are_numbers_of_dimensions(dims: Any) -> None:
+    with pytest.raises(ArtefactError, match=r"plan\.batch_dims"):
+        plan_from_json(example() | {"batch_dims": dims}, {})
 
 
 def test_an_unknown_key_is_named_with_the_closest_known_one() -> None:

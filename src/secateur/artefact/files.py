@@ -34,7 +34,6 @@ __all__ = [
     "manifest_of",
     "parse_json",
     "parse_yaml",
-    "printable",
     "read_text",
     "regular_file",
     "replacing",
@@ -192,15 +191,6 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def printable(text: str) -> str:
-    """Return a text with everything escaped that a terminal would obey, such as colours and line ends.
-
-    >>> print(printable("a\\x1b[2J\\nb"))
-    a\\x1b[2J\\nb
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def write(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,26 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from secateur.ground.copies import copied
-from secateur.ground.errors import ArtefactError, did_you_mean
+from secateur.ground.errors import ArtefactError, SurgeryError, UsageError, did_you_mean, printable
 from secateur.ground.tensors import tensor_names, tensors_of
+from secateur.measure import Size
 from secateur.surgery.apply import apply_in_place
-from secateur.surgery.plan import Plan, RemoveBranch
+from secateur.surgery.chain import with_constants
+from secateur.surgery.lineage import Lineage, remember
+from secateur.surgery.plan import Plan
 from secateur.surgery.plan_json import plan_from_json
 
-from .files import parse_json, parse_yaml, printable, read_text, regular_file, steady, verified
+from .files import parse_json, parse_yaml, read_text, regular_file, steady, verified
 from .manifest import MANIFEST, MODEL, PLAN, RECIPE, REPORT, Artefact, Manifest
 from .packed import PackedFile
 from .packed.read import ALLOWANCE, EXPANSION
 
-__all__ = ["document", "load", "onto", "read", "read_tensors"]
+__all__ = ["document", "load", "onto", "read", "read_tensors", "read_whole"]
 
 
 def load(
     path: str | PathLike[str],
-    fresh: nn.Module | Callable[[], nn.Module],
+    fresh: nn.Module | Callable[[], nn.Module] | None = None,
     device: str | torch.device | None = None,
 ) -> nn.Module:
     """Return the saved model: a fresh dense one, cut to size, with the saved tensors.
@@ -47,9 +50,23 @@ def load(
     Raises:
         ArtefactError: a file is missing, truncated, changed, hostile or of a newer version, or the artefact
             was made for another model. The message names the file or the tensor.
+        UsageError: no model is given; the message says of which class it has to be.
     """
+    if fresh is None:
+        raise UsageError(_class_of(read(path), path))
     model = onto(read(path), fresh, path)
     return model if device is None else model.to(device)
+
+
+def _class_of(artefact: Artefact, path: str | PathLike[str]) -> str:
+    """Say which class is missing, and what makes it as far as the recipe knows."""
+    said = artefact.recipe.get("model")
+    name = said.get("name") if isinstance(said, dict) else said
+    hint = f" Its recipe says that {name!r} makes it." if isinstance(name, str) else ""
+    return (
+        f"{path} holds the tensors of a pruned {artefact.plan.steps[0].made_for.model} and no code. Give a fresh model "
+        f"of that class, or what makes one: secateur.load({str(path)!r}, build).{hint}"
+    )
 
 
 def onto(
@@ -62,11 +79,19 @@ def onto(
     try:
         apply_in_place(model, artefact.plan)
     except Exception as error:  # a hostile plan may ask of a model's own code what it has no answer to
-        raise ArtefactError(
-            f"the artefact {path} does not fit a {type(model).__name__}: {printable(str(error))}"
-        ) from error
+        raise ArtefactError(f"the artefact {path} does not fit a {type(model).__name__}: {error}") from error
     _fill(model, artefact)
+    _remember(model, artefact)
     return model.train(artefact.manifest.training)
+
+
+def _remember(model: nn.Module, artefact: Artefact) -> None:
+    """Let a model know how it came about, as its report says."""
+    said, before = artefact.report, artefact.report.get("original") or artefact.report.get("before")
+    if isinstance(before, dict) and all(type(before.get(f.name)) is int for f in fields(Size)):
+        original = Size(**{f.name: before[f.name] for f in fields(Size)})
+        method, budget = (printable(str(said.get(key, "")))[:1000] for key in ("method", "budget"))
+        remember(model, Lineage(artefact.plan, method, budget, original, artefact.recipe))
 
 
 def read(path: str | PathLike[str]) -> Artefact:
@@ -77,6 +102,18 @@ def read(path: str | PathLike[str]) -> Artefact:
     """
     path = Path(path)
     return _read_packed(path) if os.path.isfile(path) else steady(path, _read_folder)
+
+
+def read_whole(path: Path) -> tuple[Artefact, dict[str, str]]:
+    """Read a folder with its texts as they are, in one step: another process may replace it at any time.
+
+    Raises:
+        ArtefactError: as `load`.
+    """
+    texts = (PLAN, RECIPE, REPORT)
+    return steady(
+        path, lambda folder: (_read_folder(folder), {name: read_text(folder, name) for name in texts})
+    )
 
 
 def _read_folder(folder: Path) -> Artefact:
@@ -118,8 +155,12 @@ def _artefact(
 ) -> Artefact:
     plan = plan_from_json(plan_json, {})
     _check_patterns(plan, tensors, manifest)
+    try:
+        plan = with_constants(plan, tensors)  # which `apply` needs; the rest is filled in afterwards
+    except SurgeryError as error:
+        raise ArtefactError(f"{MODEL}: {error}") from None
     return Artefact(
-        replace(plan, tensors=_constants(plan, tensors)),
+        plan,
         manifest,
         tensors,
         _mapping(parse_yaml(recipe, RECIPE), RECIPE),
@@ -157,19 +198,8 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     # KeyError: a data type that torch does not have.
     except (SafetensorError, KeyError, OSError, MemoryError) as error:
-        raise ArtefactError(
-            f"{path} is not a safetensors file that can be read: {printable(str(error))}"
-        ) from None
+        raise ArtefactError(f"{path} is not a safetensors file that can be read: {error}") from None
     return tensors
-
-
-def _constants(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the constants of removed branches, which `apply` needs; the rest is filled in afterwards."""
-    names = [f"{path}.value" for e in plan.edits if isinstance(e, RemoveBranch) for path in e.constants]
-    for name in names:
-        if name not in tensors:
-            raise ArtefactError(f"{MODEL} has no tensor {name!r}.{did_you_mean(name, tensors)}")
-    return {name: tensors[name] for name in names}
 
 
 def _check_patterns(plan: Plan, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
@@ -180,7 +210,7 @@ def _check_patterns(plan: Plan, tensors: Mapping[str, Tensor], manifest: Manifes
                 f"{MODEL} has no tensor {name!r}, of which {PLAN} has a pattern.{did_you_mean(name, tensors)}"
             )
         if tuple(value.shape) != pattern.partition.shape or not pattern.obeyed(value):
-            raise ArtefactError(f"{MODEL}: {printable(name)} does not obey the pattern of blocks in {PLAN}")
+            raise ArtefactError(f"{MODEL}: {name} does not obey the pattern of blocks in {PLAN}")
 
 
 def _fill(model: nn.Module, artefact: Artefact) -> None:
@@ -191,9 +221,7 @@ def _fill(model: nn.Module, artefact: Artefact) -> None:
     for group in tensor_names(model):
         keys = {tied.get(name, name) for name in group}
         if len(keys) > 1:
-            raise ArtefactError(
-                f"{', '.join(map(printable, group))} are one tensor in the model, but not in the artefact"
-            )
+            raise ArtefactError(f"{', '.join(group)} are one tensor in the model, but not in the artefact")
         (key,) = keys
         if key not in stored:
             raise ArtefactError(
@@ -205,10 +233,10 @@ def _fill(model: nn.Module, artefact: Artefact) -> None:
             continue
         if old.shape != new.shape:
             raise ArtefactError(
-                f"{MODEL}: {printable(key)} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
+                f"{MODEL}: {key} has the shape {tuple(new.shape)}, the model needs {tuple(old.shape)}"
             )
         if old.is_floating_point() != new.is_floating_point() or old.is_complex() != new.is_complex():
-            raise ArtefactError(f"{MODEL}: {printable(key)} is {new.dtype}, the model needs {old.dtype}")
+            raise ArtefactError(f"{MODEL}: {key} is {new.dtype}, the model needs {old.dtype}")
         if key in artefact.manifest.channels_last and new.ndim == 4:
             new = new.contiguous(memory_format=torch.channels_last)
         elif old.ndim == 4:

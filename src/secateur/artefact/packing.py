@@ -15,13 +15,13 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
-from secateur.ground.errors import ArtefactError
+from secateur.ground.errors import ArtefactError, printable
 from secateur.ground.files import write_whole
 from secateur.ground.models import HasModel, module_of
 from secateur.surgery.plan_json import plan_from_json, plan_to_json
 
-from .files import find, parse_json, printable, read_text, replacing, write
-from .load import read, read_tensors
+from .files import parse_json, replacing, write
+from .load import read_tensors, read_whole
 from .manifest import MODEL, PLAN, RECIPE, REPORT, Manifest
 from .packed import Blocks, PackedFile, Quantise, write_packed
 from .packed.header import Record, Records
@@ -117,8 +117,8 @@ def pack(
     elif Path(source).is_file():
         tensors = read_tensors(Path(source))
     else:
-        tensors = read(source).tensors
-        texts = {name: read_text(find(Path(source)), name) for name in TEXTS}
+        artefact, texts = read_whole(Path(source))
+        tensors = artefact.tensors
     return _described(Path(path), write_packed(path, tensors, texts=texts, quantise=quantise, blocks=blocks))
 
 

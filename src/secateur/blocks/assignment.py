@@ -30,6 +30,7 @@ class Assignment(Protocol):
 
     def __call__(self, costs: Costs, zeros: int, unified: int) -> Tensor:
         """Return the states, int8 (blocks,), with these numbers of zero and of unified blocks."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,9 @@ class Block:
 
 
 PRESETS: Mapping[str, Block] = MappingProxyType(
-    {str(block): block for block in (Block(4, 1), Block(8, 1), Block(4, 4), Block(1, 4), Block(16, 4))}
+    {
+        str(block): block
+        for block in (Block(4, 1), Block(8, 1), Block(4, 4), Block(8, 4), Block(16, 4), Block(1, 4))
+    }
 )
-"""The shapes that kernels are made for: Nx1 and 4x4 for zeros, 1x4 and 16x4 for unified blocks."""
+"""The shapes that kernels are made for: Nx1 for zeros in float32, Nx4 for zeros in int8, 1x4 for unified blocks."""

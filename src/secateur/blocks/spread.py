@@ -38,6 +38,7 @@ class Spread(Protocol):
 
     def room(self, partition: Partition) -> int:
         """Return how many blocks of a weight may be zero."""
+        ...
 
     def __call__(
         self,
@@ -48,6 +49,7 @@ class Spread(Protocol):
         within: Mapping[str, BlockPattern],
     ) -> dict[str, BlockPattern]:
         """Return a pattern for each weight."""
+        ...
 
 
 @dataclass(frozen=True)

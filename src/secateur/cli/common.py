@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+
+from secateur.ground.errors import LAYOUT
+from secateur.ground.errors import printable as escaped
 
 __all__ = [
     "INPUT",
@@ -64,13 +66,7 @@ def printable(text: str) -> str:
     >>> printable("a\\x1b[2Jb"), printable("two\\nlines")
     ('a\\\\x1b[2Jb', 'two\\nlines')
     """
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _OBEYED and c not in "\n\t" else c
-        for c in text
-    )
-
-
-_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, directions and halves of characters, breaks of lines
+    return escaped(text, keep=LAYOUT)
 
 
 def refused(message: str) -> typer.BadParameter:

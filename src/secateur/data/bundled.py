@@ -31,7 +31,7 @@ class DemoData:
 def demo_data() -> DemoData:
     """Load the bundled images; the calibration images are the draw of seed 0 (`secateur.data.calibration`)."""
     with (
-        (files(__package__) / "demo" / "fashion.npz").open("rb") as f,
+        (files("secateur.data") / "demo" / "fashion.npz").open("rb") as f,
         np.load(f, allow_pickle=False) as arrays,
     ):
         return DemoData(

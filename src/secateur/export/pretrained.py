@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .configuration import (
     model_class,
     plain,
 )
+from .uniform import WIDTHS, uniform_widths, with_biases
 
 __all__ = ["example_of", "is_pretrained", "load_pretrained", "save_pretrained"]
 
@@ -43,7 +44,9 @@ MODULES = 10_000, 64  # the same of modules, for each tensor
 def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
     """Save a pruned Hugging Face model as an artefact with the configuration of the dense one; return its folder.
 
-    `load_pretrained` reads it in a fresh process. A tokenizer can be saved into the same folder afterwards.
+    `load_pretrained` reads it in a fresh process. Where all layers have the same widths (`Limits(uniform=True)`) the
+    configuration has those, and ``from_pretrained`` of transformers reads the folder as well, without secateur.
+    A tokenizer can be saved into the same folder afterwards.
 
     Raises:
         ExportError: the model is not one of the library transformers.
@@ -63,12 +66,21 @@ def save_pretrained(result: Result, folder: str | PathLike[str]) -> Path:
         check_keys(data, type(model).config_class, CONFIG)
     except ArtefactError as error:
         raise ExportError(f"load_pretrained would not read it again: {error}") from None
-    configs = {CONFIG: data | {OURS: {"attention": config._attn_implementation}}}
+    own: dict[str, Any] = {"attention": config._attn_implementation}
+    try:
+        x, _ = example_of(model, None)
+    except ExportError:
+        widths: dict[str, int] = {}
+    else:
+        widths = uniform_widths(model, data, result.whole, _maker(type(model), own["attention"]), x)
+    if widths:
+        own["dense"] = {key: data.get(key) for key in widths}
+    configs = {CONFIG: data | widths | {OURS: own}}
     if (generation := getattr(model, "generation_config", None)) is not None:
         configs[GENERATION] = plain(json.loads(generation.to_json_string()))
     report = result.report
     html = page({report.model: report})
-    return save(folder, model, result.plan, report.recipe, report.to_json(), html, report.to_card(), configs)
+    return save(folder, model, result.whole, report.recipe, report.to_json(), html, report.to_card(), configs)
 
 
 def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
@@ -90,6 +102,7 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
             f"{CONFIG} has no entry {OURS!r} with an attention of {' or '.join(ATTENTION)}: was the folder written "
             "by secateur.export.save_pretrained?"
         )
+    data = _dense(data, own.get("dense", {}))
     check_plain(data, CONFIG)
     names = data.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
@@ -107,10 +120,7 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
     artefact = read(path)
 
     def build() -> Any:
-        # Each time from data of its own: configurations are changed by those who read them.
-        return kind._from_config(
-            kind.config_class.from_dict(copy.deepcopy(data)), attn_implementation=own["attention"]
-        )
+        return with_biases(_maker(kind, own["attention"])(data), artefact.tensors)
 
     try:
         _check_size(build, artefact)
@@ -124,12 +134,33 @@ def load_pretrained(folder: str | PathLike[str]) -> nn.Module:
     return onto(artefact, lambda: fresh, path)
 
 
+def _maker(kind: Any, attention: str) -> Callable[[Mapping[str, Any]], nn.Module]:
+    """Return what makes a model of a class from plain data."""
+
+    def make(data: Mapping[str, Any]) -> Any:
+        # Each time from data of its own: configurations are changed by those who read them.
+        settings = kind.config_class.from_dict(copy.deepcopy(dict(data)))
+        return kind._from_config(settings, attn_implementation=attention)
+
+    return make
+
+
+def _dense(data: dict[str, Any], widths: object) -> dict[str, Any]:
+    """Return the configuration of the dense model, whose widths stand beside those of the pruned one."""
+    if not isinstance(widths, dict) or not all(
+        key in WIDTHS and (value is None or type(value) is int) for key, value in widths.items()
+    ):
+        raise ArtefactError(f"{CONFIG}: the entry {OURS!r} must give widths of the dense model as integers")
+    known = {key: value for key, value in widths.items() if value is not None}
+    return {key: value for key, value in data.items() if key not in widths} | known
+
+
 def _check_size(build: Callable[[], nn.Module], artefact: Artefact) -> None:
     """Make the dense model without values, and check that it is the plan's and of a size that fits the artefact's."""
     most, each = MODULES
     with torch.device("meta"), counted_modules(most + each * len(artefact.tensors), CONFIG):
         sketch = build()
-    made_for, found = artefact.plan.made_for, fingerprint(sketch)
+    made_for, found = artefact.plan.steps[0].made_for, fingerprint(sketch)
     if found != made_for:
         raise ArtefactError(
             f"{PLAN} does not fit {CONFIG}: the plan was made for another {made_for.model!r:.80} than the "
@@ -161,9 +192,7 @@ def example_of(model: Any, sizes: tuple[int, ...] | None) -> tuple[dict[str, Ten
         ids = torch.randint(0, config.vocab_size, shape, generator=generator)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, (0, 1)
     if name == "pixel_values" and (sizes or hasattr(config, "image_size")):
-        side = getattr(config, "image_size", None)
-        height, width = side if isinstance(side, list | tuple) else (side, side)
-        shape = sizes or (2, config.num_channels, height, width)
+        shape = sizes or _picture(config)
         return {"pixel_values": torch.rand(shape, generator=generator)}, (0,)
     raise ExportError(
         f"The inputs of {type(model).__name__} ({name}) are not known here: export it from Python with "
@@ -176,6 +205,12 @@ def _object(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ArtefactError(f"{name} must hold an object")
     return data
+
+
+def _picture(config: Any) -> tuple[int, ...]:
+    side = config.image_size
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return (2, config.num_channels, height, width)
 
 
 def _generation(path: Path) -> Any:

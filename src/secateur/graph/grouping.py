@@ -65,7 +65,7 @@ def find_groups(
         groups.append(
             Group(
                 id=identity,
-                kind=next((kinds[r] for r in candidate.roots.tolist() if r in kinds), "channel"),
+                kind=next((kinds[r] for r in candidate.roots.tolist() if r in kinds), "channel"),  # pyright: ignore[reportArgumentType]
                 size=size,
                 slices=tuple(_slices(analysis, candidate.signature, owner_of)),
                 producers=candidate.producers,

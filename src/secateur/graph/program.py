@@ -106,6 +106,12 @@ class Program:
     exported: ExportedProgram = field(compare=False, repr=False)
 
     @property
+    def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and the keyword inputs that were traced."""
+        args, kwargs = self.exported.example_inputs or ((), {})
+        return tuple(args), dict(kwargs)
+
+    @property
     def batch_first(self) -> bool:
         """Whether samples are known to lie along dimension 0 of the inputs, and so of what is made of them."""
         return self.dynamic and {d for d in self.batch_dims if d is not None} == {0}

@@ -61,7 +61,7 @@ class Sizes:
         key = expression, alone
         if key not in self._known:
             given: Mapping[Any, int] = self._alone if alone else self._example
-            self._known[key] = int(expression.subs({s: given[s] for s in expression.free_symbols}))
+            self._known[key] = int(expression.subs({s: given[s] for s in expression.free_symbols}))  # pyright: ignore[reportArgumentType]
         return self._known[key]
 
     def _most(self, node: FxNode) -> tuple[int, int]:

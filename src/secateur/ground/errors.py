@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 __all__ = [
+    "LAYOUT",
     "ArtefactError",
     "BoundError",
     "BudgetError",
@@ -24,11 +26,27 @@ __all__ = [
     "UnknownNameError",
     "UsageError",
     "did_you_mean",
+    "printable",
 ]
 
 
+LAYOUT = "\n\t\u00a0\u202f"
+"""White space in messages and tables that a terminal is shown: lines, tabs and spaces that do not break."""
+
+
 class SecateurError(Exception):
-    """The root of all errors that secateur raises on purpose."""
+    """The root of all errors that secateur raises on purpose.
+
+    Messages have names of layers, files and keys in them, which may be anything: what a terminal obeys is escaped.
+
+    >>> print(SecateurError("no layer a\\x1b[2J"))
+    no layer a\\x1b[2J
+    """
+
+    layout: ClassVar[str] = LAYOUT
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep=self.layout)
 
 
 class UsageError(SecateurError, TypeError, ValueError):
@@ -72,11 +90,15 @@ class BoundError(SecateurError):
 
 
 class CheckpointError(SecateurError):
-    """A run cannot be kept or resumed: its folder, its checkpoint or its recipe is not what it was."""
+    """A run cannot be kept or resumed: its folder, its checkpoint or its recipe is not what it was. In one line."""
+
+    layout = ""
 
 
 class ArtefactError(SecateurError):
-    """A saved artefact is missing, truncated, hostile, too new, or made for another model."""
+    """A saved artefact is missing, truncated, hostile, too new, or made for another model. In one line."""
+
+    layout = ""
 
 
 class ExportError(SecateurError):
@@ -93,6 +115,17 @@ class DataError(SecateurError):
 
 class KernelError(SecateurError):
     """The compiled kernels are not there, or cannot take a weight or an input; the message says which and why."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with everything escaped that a terminal would obey: colours, directions of writing, line ends.
+
+    >>> print(printable("a\\x1b[2J\\nb"))
+    a\\x1b[2J\\nb
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .devices import device_of, moved
-from .errors import TraceError, did_you_mean
+from .errors import SecateurError, TraceError, did_you_mean
 
-__all__ = ["BatchDims", "Example", "Inputs", "plain"]
+__all__ = ["BatchDims", "Example", "Inputs", "plain", "types_told"]
 
 BatchDims = int | Sequence[int | None] | Mapping[str, int | None]
 """Which dimension of each input counts samples, None where none does: one for all inputs, by position, or by name.
@@ -128,6 +130,25 @@ Example = Tensor | Sequence[Any] | Mapping[str, Any] | Inputs
 """What users give as a model's inputs: a tensor, a tuple of positional or a mapping of keyword inputs."""
 
 
+@contextmanager
+def types_told(inputs: Any, kind: type[SecateurError]) -> Iterator[None]:
+    """Let torch's refusal of data types that do not go together become an error that says what to convert.
+
+    Raises:
+        kind: operands are of several types; the message names those of the inputs.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"dtype|Input type .* type", str(error)):
+            raise
+        types = dict.fromkeys(str(x.dtype) for x in tree_leaves(inputs) if isinstance(x, Tensor))
+        raise kind(
+            f"The model does not take inputs of {', '.join(types)}: {str(error).splitlines()[0]}. Convert them to the "
+            "model's type, x.to(next(model.parameters()).dtype), and labels to what the loss takes (long for classes)."
+        ) from error
+
+
 def plain(value: Any) -> Any:
     """Return a tensor of a subclass that only carries a name (fastai's TensorImage) as a plain one, all else as it is.
 
@@ -138,9 +159,8 @@ def plain(value: Any) -> Any:
     """
     if not isinstance(value, Tensor) or type(value) in (Tensor, nn.Parameter):
         return value
-    dispatches = (
-        type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__
-    )  # quantised, sharded, fake ones
+    # Quantised, sharded, fake ones.
+    dispatches = getattr(type(value), "__torch_dispatch__") is not getattr(Tensor, "__torch_dispatch__")  # noqa: B009
     return value if dispatches else value.as_subclass(Tensor)
 
 

@@ -19,6 +19,7 @@ class HasModel(Protocol):
     @property
     def model(self) -> nn.Module:
         """The model."""
+        ...
 
 
 ModelLike = nn.Module | HasModel

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .errors import CalibrationError
 
-__all__ = ["digest", "in_step", "processes", "require_same", "summed"]
+__all__ = ["digest", "first_process", "in_step", "processes", "require_same", "summed"]
 
 
 def processes() -> int:
@@ -27,6 +27,15 @@ def processes() -> int:
     1
     """
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def first_process() -> bool:
+    """Whether this process is the one that writes files.
+
+    >>> first_process()
+    True
+    """
+    return processes() == 1 or dist.get_rank() == 0
 
 
 def summed(value: Tensor) -> Tensor:

@@ -17,7 +17,16 @@ from secateur.ground.inputs import Example, Inputs
 from .clock import milliseconds
 from .mode import evaluating, using_threads
 
-__all__ = ["Comparison", "Latency", "Timing", "compare_latency", "in_turns", "interleaved", "time_model"]
+__all__ = [
+    "Comparison",
+    "Latency",
+    "Timing",
+    "compare_calls",
+    "compare_latency",
+    "in_turns",
+    "interleaved",
+    "time_model",
+]
 
 
 @dataclass(frozen=True)
@@ -74,17 +83,26 @@ def compare_latency(
     """
     with using_threads(threads) as used:
         times = interleaved((dense, pruned), inputs, rounds, seconds, warmup, clock)
-    low, median, high = _quartiles([p / d for d, p in zip(*times, strict=True)])
-    return Comparison(
-        dense=_latency(times[0]),
-        pruned=_latency(times[1]),
-        ratio=median,
-        ratio_low=low,
-        ratio_high=high,
-        rounds=len(times[0]),
-        batch=Inputs.of(inputs).batch,
-        threads=used,
-    )
+    return _compared(times, Inputs.of(inputs).batch, used)
+
+
+def compare_calls(
+    dense: Callable[[], object],
+    pruned: Callable[[], object],
+    *,
+    batch: int,
+    rounds: int = 30,
+    seconds: float = 2.0,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Comparison:
+    """Time two calls in turns, as `compare_latency` does models: of another engine, which has its own.
+
+    Raises:
+        ValueError: fewer than two rounds.
+    """
+    times = _turning((dense, pruned), rounds, seconds, warmup, clock)
+    return _compared(times, batch, torch.get_num_threads())
 
 
 def time_model(
@@ -116,13 +134,24 @@ def interleaved(
     clock: Callable[[], float],
 ) -> list[list[float]]:
     """Return the milliseconds of each run of each model, in turns; the other arguments are `compare_latency`'s."""
-    if rounds < 2:
-        raise ValueError(f"quartiles need at least two rounds, not {rounds}")
     given = Inputs.of(inputs).beside(models[0])
     device = next((x.device for x in given.leaves if isinstance(x, Tensor)), None)
     calls = [partial(given, model) for model in models]
     with evaluating(*models):
-        return in_turns(calls, rounds, seconds, warmup=warmup, turning=True, clock=clock, device=device)
+        return _turning(calls, rounds, seconds, warmup, clock, device)
+
+
+def _turning(
+    calls: Sequence[Callable[[], object]],
+    rounds: int,
+    seconds: float,
+    warmup: int,
+    clock: Callable[[], float],
+    device: torch.device | None = None,
+) -> list[list[float]]:
+    if rounds < 2:
+        raise ValueError(f"quartiles need at least two rounds, not {rounds}")
+    return in_turns(calls, rounds, seconds, warmup=warmup, turning=True, clock=clock, device=device)
 
 
 @torch.inference_mode()
@@ -151,6 +180,20 @@ def in_turns(
         for call, taken in reversed(order) if turning and len(times[0]) % 2 else order:
             taken.append(milliseconds(call, device, clock))
     return times
+
+
+def _compared(times: list[list[float]], batch: int, threads: int) -> Comparison:
+    low, median, high = _quartiles([p / d for d, p in zip(*times, strict=True)])
+    return Comparison(
+        dense=_latency(times[0]),
+        pruned=_latency(times[1]),
+        ratio=median,
+        ratio_low=low,
+        ratio_high=high,
+        rounds=len(times[0]),
+        batch=batch,
+        threads=threads,
+    )
 
 
 def _latency(times: list[float]) -> Latency:

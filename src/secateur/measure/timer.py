@@ -32,9 +32,11 @@ class Timer(Protocol):
 
     def operations(self, operations: Sequence[Operation], batch: int) -> Mapping[Operation, float]:
         """Return the milliseconds of each operation of a model that is run on batches of that size."""
+        ...
 
     def models(self, models: Sequence[nn.Module], inputs: Example) -> Sequence[float]:
         """Return the median milliseconds of each model on the inputs, run in turns."""
+        ...
 
 
 @dataclass(frozen=True)

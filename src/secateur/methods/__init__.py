@@ -10,7 +10,7 @@ from .irrelevance import Fading, GammaSchedule, IrrelevanceDecay, Steady, Weight
 from .kinds import OfBlocks, OfUnits, OfWeights
 from .lobster import Lobster
 from .microstructure import MicroStructured
-from .nn_relief import NNRelief, PivotRule, Propagation
+from .nn_relief import Allocation, NNRelief, PivotRule, Propagation
 from .orders import ZCA, Conditional, Output, Pivot, Variance, Weights
 from .protocol import Draft, Evidence, Method, Needs
 from .ranking import Order, Ranking, Reader, ranked
@@ -22,6 +22,7 @@ __all__ = [
     "SNP",
     "ZCA",
     "ActivationMagnitude",
+    "Allocation",
     "BatchNormScale",
     "Conditional",
     "Criterion",

@@ -25,6 +25,7 @@ class Criterion(Protocol):
     @property
     def calibrated(self) -> bool:
         """Whether it looks at statistics."""
+        ...
 
     def __call__(
         self,
@@ -34,6 +35,7 @@ class Criterion(Protocol):
         statistics: Statistics | None,
     ) -> dict[str, Costs]:
         """Return the costs of each weight's blocks."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ class DeadUnits:
             frozen=frozen_parts(case.graph.frozen),
             sparsity=Sparsity.of(case.model, removal.model),
         )
-        return Draft(removal.model, removal.plan, evidence=evidence, budget="exact")
+        plan = case.onwards(removal.plan, removal.model)
+        return Draft(removal.model, plan, evidence=evidence, budget="exact")
 
 
 def _removed(model: nn.Module, graph: Graph, inputs: Inputs) -> Removal:

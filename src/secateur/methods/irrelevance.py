@@ -30,6 +30,7 @@ class GammaSchedule(Protocol):
 
     def __call__(self, step: int, steps: int | None) -> float:
         """Return the factor at a step since the last crop; `steps` is how many the whole attachment makes, if known."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,20 @@ from secateur.training import Training
 
 from .protocol import Method
 
-__all__ = ["Misfit", "check_kinds", "misfits"]
+__all__ = ["Misfit", "check_options", "checked_method", "misfits"]
 
 
-def check_kinds(method: object, budget: object) -> None:
-    """Refuse what is no method and no budget.
+def checked_method(method: object, budget: object) -> Method:
+    """Return the method; refuse what is no method and no budget.
 
     Raises:
         UsageError: one of them is not; the message says what to write.
     """
+    if method is None:
+        budgeted = (
+            "" if budget is not None else ", and most methods need a budget, budget=sc.Budget(macs=0.5)"
+        )
+        raise UsageError(f"No method is given: give method=..., for instance method=sc.SNP(){budgeted}.")
     if isinstance(method, str):
         raise UsageError(f"method={method!r} is a name, as recipes have them: give the method, sc.SNP().")
     if isinstance(method, type):
@@ -33,6 +38,18 @@ def check_kinds(method: object, budget: object) -> None:
     if budget is not None and not isinstance(budget, Budget):
         unit = f", for instance sc.Budget(macs={budget!r})" if isinstance(budget, int | float) else ""
         raise UsageError(f"budget={budget!r} has no unit: give a Budget{unit}.")
+    return method
+
+
+def check_options(**given: tuple[object, type, str]) -> None:
+    """Refuse options that are of another kind; each is what was given, its class, and how to write it.
+
+    Raises:
+        UsageError: one of them is; the message says what to write.
+    """
+    for name, (value, kind, example) in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise UsageError(f"{name}={value!r:.60} is no {kind.__name__}: give {name}={example}.")
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,9 @@ def misfits(
     distill: Distill | None = None,
     earlier: bool = False,
 ) -> Iterator[Misfit]:
-    """Yield what of the arguments does not go with what the method needs; `earlier` says that a result is gone on from.
+    """Yield what of the arguments does not go with what the method needs.
+
+    `earlier` says that a result is gone on from whose zeros or blocks stay.
 
     A recipe is held against it before any work, and so is every call of `prune`.
     """
@@ -75,9 +94,8 @@ def misfits(
         yield Misfit("training", f"{name} prunes without training", remedy)
     if not needs.result and earlier:
         remedy = "prune the dense model, and let blocks or training go on from the result"
-        yield Misfit(
-            "method", f"{name} removes units, which comes first", remedy, "only the first method may"
-        )
+        why = f"{name} removes units, which comes before zeros and blocks"
+        yield Misfit("method", why, remedy, "put it before the methods that make them")
     if needs.budget and budget is None:
         remedy = "for instance budget=sc.Budget(macs=0.5)"
         key = "add the key, for instance {macs: 0.5}"

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur.blocks import AcrossLayers, Assignment, EachLayer, Joint, Place, PruneFirst, Spread
+from secateur.export.target import OnnxRuntime, OpenVINO, Target, Torch
 from secateur.ground.errors import UnknownNameError, did_you_mean
 from secateur.ground.importing import import_callable, name_of
 from secateur.ground.plain import Form, Names
@@ -71,6 +72,7 @@ def names() -> Names:
     found: dict[Any, Any] = {kind: _named(classes) for kind, classes in PARTS.items()}
     found[Method] = _named(METHODS) | {"snp-paper": SNP.paper}
     found[Method] |= {name: cls for name, cls in _strangers() if name not in found[Method]}
+    found[Target] = {"torch": Torch, "onnxruntime": OnnxRuntime, "openvino": OpenVINO}
     found[type[nn.Module]] = Form(TypeName, _layer_type, _type_name)
     found[Mapping[str, Tensor]] = Form(Path, _tensors, _no_file)
     found[Place] = Form(PlaceName, lambda data: _PLACES[data.place], _place_name)

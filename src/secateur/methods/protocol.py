@@ -28,7 +28,7 @@ class Needs:
     budgets: tuple[str, ...] | None = None  # the units of budgets that it can go to; None: it says so itself
     limits: bool = False  # it heeds limits
     distill: bool = False  # label-free distillation may follow
-    result: bool = True  # it can go on from a result of another method
+    result: bool = True  # it can go on from a result with zeros or blocks, and keeps them
     patches: bool = False  # statistics need moments of whole patches
     loss: Loss | None = None  # statistics need the gradients of this loss
 
@@ -77,10 +77,13 @@ class Method(Protocol):
     @property
     def label(self) -> str:
         """What reports call it."""
+        ...
 
     @property
     def needs(self) -> Needs:
         """What it has to be given."""
+        ...
 
     def draft(self, case: Case, budget: Budget | None) -> Draft:
         """Return a smaller copy of the case's model; the model stays as it is."""
+        ...

@@ -51,6 +51,7 @@ class Order(Protocol):
 
     def __call__(self, readers: Sequence[Reader]) -> Ranking:
         """Return the ranking; the same readers give the same ranking."""
+        ...
 
 
 def dead_units(readers: Sequence[Reader]) -> Tensor:

@@ -67,7 +67,9 @@ def _told(reader: Reader, seen: bool) -> Reader:
     if seen:
         return replace(reader, weight=torch.zeros_like(reader.weight))
     power = max(float(reader.weight.square().sum()), torch.finfo(torch.float64).tiny)
-    return replace(reader, xx=torch.eye(len(reader.xx), dtype=torch.float64), power=power)
+    return replace(
+        reader, xx=torch.eye(len(reader.xx), dtype=torch.float64, device=reader.xx.device), power=power
+    )
 
 
 def _low_rank(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Tensor:

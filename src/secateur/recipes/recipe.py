@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from secateur.artefact import Quantise
+from secateur.export.target import Target
 from secateur.ground.errors import RecipeError, SecateurError
 from secateur.ground.inputs import BatchDims
 from secateur.ground.plain import from_plain, to_plain
@@ -168,8 +169,9 @@ class Recipe:
 
     `example` is the shape of one input batch, where the data do not show it, and `batch_dims` which of its dimensions
     counts samples, where the trace does not find it. `evaluate` names a function that scores a model, and `metric` says
-    what the scores mean. `then` holds methods that go on from the result. `output` is the folder of the artefact. The
-    other keys are those of the first method, as in each entry of `then`; `seed` is that of all.
+    what the scores mean. `target` is the engine that the network will run in. `then` holds methods that go on from the
+    result. `output` is the folder of the artefact. The other keys are those of the first method, as in each entry of
+    `then`; `seed` is that of all.
     """
 
     model: ModelSpec
@@ -185,6 +187,7 @@ class Recipe:
     batch_dims: BatchDims | None = None
     evaluate: Callable[[nn.Module], float] | None = None
     metric: Metric = field(default_factory=Metric)
+    target: Target | None = None
     output: Path | None = None
     pack: PackSpec | None = None
     seed: int = 0
@@ -207,7 +210,8 @@ class Recipe:
                 "the key 'output' is missing: the folder of the artefact that 'pack' makes a file of."
             )
         for number, step in enumerate(self.steps):
-            step.check(f"then.{number - 1}." if number else "", earlier=number > 0)
+            earlier = any(before.method.needs.result for before in self.steps[:number])
+            step.check(f"then.{number - 1}." if number else "", earlier=earlier)
         _check_turns(self.steps)
 
 

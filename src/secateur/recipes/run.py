@@ -57,15 +57,16 @@ def run(recipe: Recipe, *, progress: bool = True, resume: bool = False) -> Resul
                 distill=step.distill,
                 evaluate=recipe.evaluate or samples.evaluate,
                 metric=recipe.metric,
+                target=recipe.target,
                 batch_dims=recipe.batch_dims,
                 progress=progress,
                 seed=recipe.seed if step.seed is None else step.seed,
             )
     assert result is not None
-    # As it was given, so that the artefact's own recipe.yaml can be run again.
-    return replace(
-        result, report=replace(result.report, model=recipe.model.name, recipe=write_recipe(recipe))
-    )
+    # As it was given, so that the artefact's own recipe.yaml can be run again; with the shape of an input, so that it
+    # can be measured and exported where the data are not.
+    said = replace(recipe, example=tuple(example.shape)) if example.is_floating_point() else recipe
+    return replace(result, report=replace(result.report, model=recipe.model.name, recipe=write_recipe(said)))
 
 
 def write(recipe: Recipe, result: Result) -> Packed | None:

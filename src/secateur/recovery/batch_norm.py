@@ -12,7 +12,7 @@ from secateur.ground.devices import moments_device, onto
 from secateur.ground.processes import in_step, summed
 from secateur.ground.progress import track
 from secateur.statistics.batches import Calibration
-from secateur.statistics.forward import Forward
+from secateur.statistics.forward import Forward, state_tensors
 
 from .distance import held_out_distances
 
@@ -56,5 +56,8 @@ def re_estimated(graph: Graph, tensors: Mapping[str, Tensor], batches: Calibrati
         variance = (second / count - mean**2).clamp_min(0) * count / (count - 1).clamp_min(1)
         for name, value in zip(parameters, (mean, variance), strict=True):
             fresh[name] = onto(value, tensors[name])
-    before, after = held_out_distances(graph, (tensors, fresh), batches)
+    dense, *others = (
+        Forward(graph.program, values) for values in (state_tensors(graph.program), tensors, fresh)
+    )
+    before, after = held_out_distances(dense, others, batches)
     return fresh if after < before else dict(tensors)

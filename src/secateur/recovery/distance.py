@@ -1,27 +1,21 @@
-"""How far other tensors move a network's outputs, on samples that nothing was fitted to."""
+"""How far other networks' outputs are from the dense one's, on samples that nothing was fitted to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from secateur.graph import Graph
 from secateur.ground.processes import in_step, summed
 from secateur.ground.tensors import floating
 from secateur.statistics.batches import Calibration
-from secateur.statistics.forward import Forward, state_tensors
+from secateur.statistics.forward import Forward
 
 __all__ = ["held_out_distances"]
 
 
-def held_out_distances(
-    graph: Graph, candidates: Sequence[Mapping[str, Tensor]], batches: Calibration
-) -> list[float]:
-    """Return each candidate's sum of squared differences from the dense network's outputs on the held-out samples."""
-    dense = Forward(graph.program, state_tensors(graph.program))
-    others = [Forward(graph.program, tensors) for tensors in candidates]
+def held_out_distances(dense: Forward, others: Sequence[Forward], batches: Calibration) -> list[float]:
+    """Return each network's sum of squared differences from the dense one's outputs on the held-out samples."""
     total = torch.zeros(len(others), dtype=torch.float64)
     with in_step():
         for flat, held in batches.held_out():

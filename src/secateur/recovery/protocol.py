@@ -20,3 +20,4 @@ class Recovery(Protocol):
         self, graph: Graph, kept: Kept, statistics: Statistics, calibration: Iterable[Any], seed: int = 0
     ) -> dict[str, Tensor]:
         """Return all tensors of the pruned network by canonical name, in the dense network's shapes."""
+        ...

@@ -20,6 +20,7 @@ from secateur.statistics import Calibration, Statistics
 from .batch_norm import re_estimated
 from .forecast import announce, forecast
 from .jobs import Job, jobs, masked
+from .joint import Joint
 from .least_squares import RIDGES, check_ridges
 from .one_pass import OnePass
 from .regressions import Regression, Sampling, regressions
@@ -44,6 +45,9 @@ class Sequential:
     last layer of a branch aims at the dense network's sum minus the pruned network's shortcut; with `batch_norm`,
     running statistics are re-estimated where that brings the outputs closer on held-out samples. Ridges pull towards
     the kept weights and are chosen, for each output, on held-out moments.
+
+    With `joint`, all touched layers then move together, by linearised least squares on outputs and residual sums,
+    where that brings the outputs closer on held-out samples: about half of the time again.
     """
 
     sweeps: int = 8
@@ -58,6 +62,7 @@ class Sequential:
     oversampling: int = 40
     memory: int = 1 << 29
     waiting: int = 1 << 31
+    joint: Joint | None = None
 
     def __post_init__(self) -> None:
         least = 2 + self.batch_norm
@@ -91,4 +96,8 @@ class Sequential:
         else:
             stages = schedule(graph, work, passes)
             current = solve_in_sweeps(stages, graph, dense, current, batches, regress, self.ridges, seed)
-        return re_estimated(graph, current, batches) if self.batch_norm and work else current
+        if self.batch_norm and work:
+            current = re_estimated(graph, current, batches)
+        if self.joint is not None and work:
+            current = self.joint(graph, kept, current, batches, work, seed)
+        return current

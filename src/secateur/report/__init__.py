@@ -2,6 +2,7 @@
 
 from .card import model_card
 from .evidence import (
+    Approach,
     FrozenPart,
     LayerBlocks,
     LossCurve,
@@ -17,6 +18,7 @@ from .read import read_report
 from .report import Report
 
 __all__ = [
+    "Approach",
     "Findings",
     "FrozenPart",
     "LayerBlocks",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .findings import Findings
-from .rows import HEAD, lines, rows
-from .text import notes, plain, recipe_text, title
+from .rows import HEAD, lines, rows, slower
+from .text import history, notes, plain, recipe_text, title
 
 __all__ = ["model_card"]
 
@@ -34,7 +34,7 @@ def model_card(found: Findings, recipe: Mapping[str, Any] | None = None) -> str:
         f"# {_escaped(found.model or 'A pruned network')}",
         f"Pruned by secateur: {_escaped(title(found))}.",
         "\n".join(f"| {' | '.join(cells)} |" for cells in table),
-        _escaped(" ".join([f"Measured with {made}.", *notes(found_rows)])),
+        _escaped(" ".join([f"Measured with {made}.", *slower(found), *history(found), *notes(found_rows)])),
         *([f"## Recipe\n\n{fence}yaml\n{text}{fence}"] if text else []),
     ]
     return "\n\n".join(parts) + "\n"

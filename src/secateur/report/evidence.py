@@ -14,6 +14,7 @@ from secateur.graph import Frozen
 from secateur.ground.tensors import tied_once
 
 __all__ = [
+    "Approach",
     "FrozenPart",
     "LayerBlocks",
     "LossCurve",
@@ -23,6 +24,10 @@ __all__ = [
     "loss_curve",
     "zipped_bytes",
 ]
+
+
+ALIKE = 0.98
+"""From this share of common blocks on two choices are called the same."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,23 @@ class LayerBlocks:
 
 
 @dataclass(frozen=True)
+class Approach:
+    """How ADMM came to its blocks, when their choice was last renewed: see `secateur.methods.admm.Residual`."""
+
+    primal: float  # |W - Z| / |W| of what changes
+    dual: float  # |Z - Z before| / |W|
+    same: float  # share of the kept blocks that were kept before, too
+    magnitude: float  # share of the blocks that the given weights' magnitudes keep that are kept
+
+    @property
+    def advice(self) -> str:
+        """What to do the next time."""
+        if self.magnitude < ALIKE:
+            return "others than magnitudes choose: compare with ADMM(epochs=0), which trains all epochs under theirs"
+        return "magnitudes alone choose these blocks: ADMM(epochs=0) is simpler, and has all epochs to train under them"
+
+
+@dataclass(frozen=True)
 class Structured:
     """Shares of the bits and multiplications of a dense network of the same shapes, all included; blocks by layer.
 
@@ -109,6 +131,7 @@ class Structured:
     operations: float
     layers: Mapping[str, LayerBlocks] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)  # weights that stayed whole, and why
+    approach: Approach | None = None  # of ADMM
 
 
 def zipped_bytes(model: nn.Module) -> int:

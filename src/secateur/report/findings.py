@@ -13,7 +13,17 @@ from secateur.measure.metric import Metric
 
 from .evidence import FrozenPart, LossCurve, Sparsity, Structured
 
-__all__ = ["Findings", "Scores"]
+__all__ = ["Deployed", "Findings", "Scores"]
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """Times in the engine that the network is meant for, and the multiple of units that was asked for."""
+
+    engine: str
+    latency: Comparison
+    round_to: int = 1
+    liked: int = 1  # by the engine
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Findings:
     environment: Environment
     seed: int
     latency: Comparison | None = None
+    deployed: Deployed | None = None  # where a target was given
     scores: Scores | None = None  # where the caller gave an `evaluate`,
     metric: Metric = field(default_factory=Metric)  # and what its values mean
     kept: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # group: (units kept, units before)
@@ -65,4 +76,5 @@ class Findings:
     frozen: tuple[FrozenPart, ...] = ()
     sparsity: Sparsity | None = None  # of methods that remove single weights
     structure: Structured | None = None  # of methods that make blocks zero or unify them
+    original: Size | None = None  # of the network that was pruned first, where that is not the dense one
     recipe: Mapping[str, Any] = field(default_factory=dict)  # how to run it again

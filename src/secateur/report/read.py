@@ -86,7 +86,7 @@ def _check_text(text: str, name: str, most: int) -> None:
 
 def _faults(r: Report) -> Iterator[str]:
     """Yield what contradicts itself, or would make a drawing that nobody can read."""
-    if min(n for s in (r.before, r.after) for n in (s.params, s.macs, s.bytes)) < 0:
+    if min(n for s in (r.before, r.after, r.original or r.before) for n in (s.params, s.macs, s.bytes)) < 0:
         yield "a negative number of parameters, MACs or bytes"
     if any(s < 0 for s in r.seconds.values()):
         yield "seconds: a phase took less than none"
@@ -98,7 +98,7 @@ def _faults(r: Report) -> Iterator[str]:
             yield f"curves: {group!r:.60} has {len(curve.units)} units and {len(curve.loss)} losses"
         elif list(curve.units) != sorted(set(curve.units)) or curve.units[0] < 0 or min(curve.loss) < 0:
             yield f"curves: {group!r:.60} must ascend from zero or more"
-    if t := r.latency:
+    for t in filter(None, (r.latency, r.deployed.latency if r.deployed else None)):
         spreads = [(x.low_ms, x.median_ms, x.high_ms) for x in (t.dense, t.pruned)]
         spreads.append((t.ratio_low, t.ratio, t.ratio_high))
         if min(t.batch, t.threads, t.rounds) < 1 or any(low < 0 or middle <= 0 for low, middle, _ in spreads):
@@ -118,6 +118,10 @@ def _faults(r: Report) -> Iterator[str]:
             0 <= share <= 2 for share in (b.stored_bits, b.coded_bits, b.operations)
         ):  # states cost bits
             yield "structure: a share of bits or multiplications is out of range"
+        if (a := b.approach) and not (
+            0 <= a.same <= 1 and 0 <= a.magnitude <= 1 and min(a.primal, a.dual) >= 0
+        ):
+            yield "structure: a share of common blocks is out of range, or a residual negative"
         for name, layer in b.layers.items():
             if not re.fullmatch(r"\d{1,9}(x\d{1,9}){1,2}", layer.block, re.ASCII):
                 yield f"structure: {layer.block!r:.60} is no block"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secateur.measure.count import Size
 from secateur.measure.latency import Comparison, Latency, Timing
 from secateur.measure.metric import Metric
 
 from . import units
-from .evidence import Sparsity, Structured
+from .evidence import Approach, Sparsity, Structured
 from .findings import Findings, Scores
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Line",
     "Row",
     "Unit",
+    "approach",
     "costs",
     "latency",
     "lines",
@@ -26,6 +27,7 @@ __all__ = [
     "score",
     "scores",
     "sizes",
+    "slower",
 ]
 
 HEAD = ("", "dense", "pruned", "pruned / dense")
@@ -45,6 +47,7 @@ class Unit:
 
 COUNT = Unit("{:,.0f}".format, units.kilo)
 BYTES = Unit("{:,.0f}".format, lambda value: units.kilo(value, "B"))  # 1 kB is 1,000 bytes
+SHARE = Unit("{:.3f}".format, "{:.3f}".format)
 TIME = Unit("{:,.2f}".format, lambda ms: f"{units.three(ms)} ms", symbol="ms")
 
 
@@ -78,7 +81,9 @@ class Row:
 
 def rows(found: Findings) -> list[Row]:
     """Return all rows of a run, costs before scores."""
-    return costs(found) + (scores(found.metric, found.scores) if found.scores else [])
+    way = found.structure.approach if found.structure else None
+    listed = costs(found) + (approach(way) if way else [])
+    return listed + (scores(found.metric, found.scores) if found.scores else [])
 
 
 def costs(found: Findings) -> list[Row]:
@@ -88,7 +93,28 @@ def costs(found: Findings) -> list[Row]:
         listed += _connections(found.sparsity)
     if found.structure:
         listed += _blocks(found.structure)
-    return listed + ([latency(found.latency)] if found.latency else [])
+    if found.latency:
+        listed.append(latency(found.latency))
+    if found.deployed:
+        row = latency(found.deployed.latency)
+        listed.append(replace(row, key="target", name=f"latency in {found.deployed.engine}"))
+    return listed
+
+
+def slower(found: Findings) -> list[str]:
+    """Say so where there are fewer MACs and no less time in the engine that the network is meant for."""
+    at, dense, left = found.deployed, found.before.macs, found.after.macs
+    if at is None or not left < 0.95 * dense or at.latency.ratio < 0.97:
+        return []
+    remedy = (
+        f"try limits=sc.Limits(round_to={at.liked})"
+        if at.round_to % at.liked
+        else "its time is not in what was removed: ask for a latency budget, or measure at the batch size of use"
+    )
+    return [
+        f"MACs {left / dense:.2f}, but {at.latency.ratio:.2f} times dense in {at.engine} at batch "
+        f"{at.latency.batch}: widths may be none that its kernels like, or too small to matter; {remedy}."
+    ]
 
 
 def sizes(dense: Size, pruned: Size | None = None) -> list[Row]:
@@ -164,6 +190,18 @@ def _blocks(s: Structured) -> list[Row]:
         Row("bits", "bits, counted", None, None, Figure(s.stored_bits), note=note),
         Row("multiplications", "multiplications, counted", None, None, Figure(s.operations), note=note),
     ]
+
+
+def approach(found: Approach) -> list[Row]:
+    """Return how ADMM came to its blocks: what its choice shares with others, and its residuals."""
+    note = "when the choice was last renewed; weights W, their copy with blocks Z"
+    figures = (
+        ("magnitude", "blocks kept as by magnitudes", found.magnitude, found.advice),
+        ("same", "blocks kept as before", found.same, note),
+        ("primal", "|W - Z| / |W|", found.primal, note),
+        ("dual", "|Z - Z before| / |W|", found.dual, note),
+    )
+    return [Row(key, name, None, Figure(value), None, SHARE, said) for key, name, value, said in figures]
 
 
 def _time(t: Latency) -> Figure:

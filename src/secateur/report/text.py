@@ -13,11 +13,24 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from secateur.ground.errors import printable
+
 from .findings import Findings
-from .rows import HEAD, Row, lines, rows
+from .rows import HEAD, Row, lines, rows, slower
 from .units import capital
 
-__all__ = ["as_text", "notes", "plain", "printed", "recipe_text", "shown", "summary", "table", "title"]
+__all__ = [
+    "as_text",
+    "history",
+    "notes",
+    "plain",
+    "printed",
+    "recipe_text",
+    "shown",
+    "summary",
+    "table",
+    "title",
+]
 
 
 def plain(text: str) -> str:
@@ -26,7 +39,7 @@ def plain(text: str) -> str:
     >>> plain("conv\x1b[31m")
     'conv\\x1b[31m'
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return printable(text)
 
 
 def title(found: Findings) -> str:
@@ -77,11 +90,33 @@ def as_text(found: Findings) -> Group:
     time = ", ".join(f"{name} {value:.1f} s" for name, value in found.seconds.items())
     said = [
         f"Masked and shrunk outputs differ by at most {found.max_masked_difference:.1e}.",
+        *(f"Warning: {fault}" for fault in slower(found)),
+        *history(found),
         *(f"Limit: {limit}" for limit in found.limits),
         *([f"Time: {time}."] if time else []),
         f"secateur {e.secateur}{commit}, torch {e.torch}, Python {e.python}, {e.cpu}.",
     ]
     return Group(Text(plain(title(found))), shown(rows(found)), *(Text(plain(line)) for line in said))
+
+
+def history(found: Findings) -> list[str]:
+    """Say what the dense network of a report is, where it was pruned before."""
+    first, after = found.original, found.after
+    if first is None:
+        return []
+    shares = [
+        f"{name} {now / was:.3f}"
+        for name, was, now in (
+            ("parameters", first.params, after.params),
+            ("MACs", first.macs, after.macs),
+            ("bytes", first.bytes, after.bytes),
+        )
+        if was
+    ]
+    return [
+        "Dense is a network that was pruned before (the original was not given, as dense=...). "
+        f"Of the original are left: {', '.join(shares)}."
+    ]
 
 
 def printed(what: RenderableType, width: int = 100) -> str:

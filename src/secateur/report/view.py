@@ -10,7 +10,7 @@ from .evidence import FrozenPart, Structured
 from .findings import Findings
 from .rows import Row, costs
 
-__all__ = ["Strip", "Tile", "blocks", "by_reason", "left", "phases", "remarks", "stages", "tiles"]
+__all__ = ["Strip", "Tile", "blocks", "by_reason", "compared", "left", "phases", "remarks", "stages", "tiles"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ def tiles(found: Findings) -> dict[str, Tile]:
     return {row.key: _tile(row) for row in costs(found)}
 
 
+def compared(found: Findings) -> dict[str, Tile]:
+    """Return the costs of one run among several: times as paired ratios first: milliseconds are of one run."""
+    return {row.key: _beside(row) for row in costs(found)}
+
+
 def left(pairs: Mapping[str, tuple[int, int]]) -> list[Strip]:
     """Return how many are left of how many, by name."""
     return [
@@ -73,6 +78,18 @@ def blocks(structure: Structured) -> list[Strip]:
         styles = {"kept": shares[0], "unified": shares[1]}
         strips.append(Strip(name, words, styles, (layer.block, f"{layer.blocks:,}", *told)))
     return strips
+
+
+def way(structure: Structured) -> str:
+    """Return how ADMM came to the blocks, in a sentence behind others; nothing where it did not."""
+    a = structure.approach
+    if a is None:
+        return ""
+    return (
+        f" {units.percent(a.magnitude, 1)} of the blocks that the dense network's magnitudes keep are kept "
+        f"({a.advice}). When the choice was last renewed, {units.percent(a.same, 1)} of the kept blocks were kept "
+        f"again, |W - Z| / |W| was {a.primal:.2f} and |Z - Z before| / |W| {a.dual:.2f}."
+    )
 
 
 def phases(seconds: Mapping[str, float]) -> list[Strip]:
@@ -102,6 +119,15 @@ def remarks(found: Sequence[Findings]) -> Iterator[str]:
         yield "Latencies were measured with different batch sizes or numbers of threads: compare ratios only."
     if len({e.cpu for _, e in timed}) > 1:
         yield "Latencies were measured on different processors: compare ratios only."
+
+
+def _beside(row: Row) -> Tile:
+    tile, ratio = _tile(row), row.ratio
+    if ratio is None or ratio.middle is None or row.dense is None:
+        return tile
+    low, high = ratio.middle
+    change = f"middle half {low:.2f} to {high:.2f}; {tile.value}, dense {row.unit.short(row.dense.value)} in this run"
+    return Tile(tile.name, f"{ratio.value:.2f} of dense", change, tile.share, tile.note)
 
 
 def _tile(row: Row) -> Tile:

@@ -24,7 +24,7 @@ from .ops import found_library
 from .pool import MaxPool2d, pool_form
 from .run import FORMS, Prepared, checked, conv_form, linear_form, succeed
 
-__all__ = ["Chain", "find_chains", "part_sizes", "time_parts"]
+__all__ = ["Chain", "find_chains", "part_sizes", "placed", "time_parts"]
 
 LINE = 16  # floats of a cache line
 OUTPUT, ARENA, INPUTS = 0, 1, 2  # the pieces of memory of a call; inputs follow
@@ -135,7 +135,7 @@ class Chain(nn.Module):
                 raise KernelError(f"The residual has shape {shapes[reads[1]]}, the output {shape}.")
             made.append(prepared)
             shapes.append(shape)
-        offsets, floats = _placed([math.prod(s) for s in shapes[self.inputs :]], self._last_reads())
+        offsets, floats = placed([math.prod(s) for s in shapes[self.inputs :]], self._last_reads())
         places = [Place(0, INPUTS + i) for i in range(self.inputs)]
         places += [Place(offset, ARENA) for offset in offsets] + [Place(0, OUTPUT)]
         for k, (step, reads) in enumerate(zip(steps, self.reads)):
@@ -194,10 +194,10 @@ def time_parts(chain: Chain, shapes: Sequence[Sequence[int]]) -> dict[int | None
     return medians({size: partial(call, size) for size in part_sizes(len(inputs[0]))})
 
 
-def _placed(sizes: Sequence[int], last: Sequence[int]) -> tuple[list[int], int]:
+def placed(sizes: Sequence[int], last: Sequence[int]) -> tuple[list[int], int]:
     """Return offsets of all outputs but the last, and the floats that they take: each where it fits first.
 
-    >>> _placed([100, 50, 100, 10], [1, 2, 3, 3])  # the third lies where the first was
+    >>> placed([100, 50, 100, 10], [1, 2, 3, 3])  # the third lies where the first was
     ([0, 112, 0], 176)
     """
     offsets: list[int] = []

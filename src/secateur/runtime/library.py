@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from ctypes import POINTER, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,26 +15,30 @@ from secateur.ground.errors import KernelError, did_you_mean
 __all__ = [
     "ABI",
     "INSTRUCTION_SETS",
+    "Average",
     "Conv",
+    "Int8Matrix",
+    "Int8Step",
     "Library",
     "Matrix",
     "Place",
     "Pool",
     "Step",
+    "Sum",
     "find_library",
     "kernels",
 ]
 
-ABI = 4
+ABI = 5
 """Version of the C interface (native/build.py compiles it in)."""
 
-INSTRUCTION_SETS = ("avx512", "avx2", "portable")
-"""What libraries are made for, the fastest first."""
+INSTRUCTION_SETS = ("avx512vnni", "avx512", "avxvnni", "avx2", "portable")
+"""What libraries are made for, the fastest first; the order is that of native/kernels.cpp."""
 
 FOLDER = Path(__file__).parent / "lib"
 VARIABLE = "SECATEUR_KERNELS"
 
-_Floats = c_void_p
+_Floats = _Words = c_void_p
 
 
 class Matrix(ctypes.Structure):
@@ -46,6 +50,20 @@ class Matrix(ctypes.Structure):
             for name in ("rows", "columns", "height", "blocks", "planes", "activation", "add_last")
         ),
         *((name, c_void_p) for name in ("first", "count", "start", "offset", "values", "bias")),
+    ]
+
+
+class Int8Matrix(ctypes.Structure):
+    """``struct Int8Matrix`` of native/requantise.h."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("rows", "columns", "height", "blocks", "wide", "floats")),
+        *((name, c_int32) for name in ("zero_x", "zero_y", "zero_residual")),
+        *((name, c_float) for name in ("low", "high")),
+        *(
+            (name, c_void_p)
+            for name in ("start", "offset", "values", "bias", "multiplier", "residual", "table")
+        ),
     ]
 
 
@@ -72,6 +90,20 @@ class Pool(ctypes.Structure):
     ]
 
 
+class Average(ctypes.Structure):
+    """``struct Average`` of native/int8_pool.h."""
+
+    _fields_ = [
+        ("multiplier", c_float), *((name, c_int32) for name in ("zero_x", "zero_y", "most_y", "count_padding"))
+    ]  # fmt: skip
+
+
+class Sum(ctypes.Structure):
+    """``struct Sum`` of native/int8_pointwise.h."""
+
+    _fields_ = [(name, c_int32) for name in ("a", "b", "constant", "shift", "low", "high")]
+
+
 class Place(ctypes.Structure):
     """``struct Place`` of native/chain.h."""
 
@@ -86,6 +118,36 @@ class Step(ctypes.Structure):
         *((name, Place) for name in ("x", "residual", "y")),
         ("count", c_int64),
     ]
+
+
+class Int8Step(ctypes.Structure):
+    """``struct Int8Step`` of native/int8_chain.h."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("matrix", "conv", "pool", "average", "sum", "table")),
+        *((name, Place) for name in ("x", "other", "y")),
+        ("count", c_int64),
+    ]
+
+
+INTERFACE = {
+    "secateur_supports": (c_int,),
+    "secateur_conv": (POINTER(Matrix), POINTER(Conv), _Floats, _Floats, _Floats, c_int64, c_int),
+    "secateur_linear": (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int),
+    "secateur_max_pool": (POINTER(Pool), _Floats, _Floats, c_int64, c_int),
+    "secateur_chain": (POINTER(Step), c_int64, POINTER(c_void_p), c_int),
+    "secateur_int8_chain": (POINTER(Int8Step), c_int64, POINTER(c_void_p), c_int),
+    "secateur_int8_wide": (c_int,),
+    "secateur_int8_conv": (POINTER(Int8Matrix), POINTER(Conv), _Words, _Words, _Words, c_int64, c_int),
+    "secateur_int8_linear": (POINTER(Int8Matrix), _Words, _Words, _Words, c_int64, c_int),
+    "secateur_int8_max_pool": (POINTER(Pool), _Words, _Words, c_int64, c_int),
+    "secateur_int8_average_pool": (POINTER(Pool), POINTER(Average), _Words, _Words, c_int64, c_int),
+    "secateur_int8_quantise": (_Floats, _Words, c_int64, c_int64, c_int64, c_float, c_int, c_int, c_int),
+    "secateur_int8_reals": (_Words, _Floats, c_int64, c_int64, c_int64, c_float, c_int, c_int),
+    "secateur_int8_table": (c_void_p, _Words, _Words, c_int64),
+    "secateur_int8_add": (POINTER(Sum), _Words, _Words, _Words, c_int64),
+}
+"""The arguments of each function of native/kernels.cpp; all return an int."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +169,7 @@ class Found:
 def kernels() -> Library:
     """Return the kernels to use: the fastest that this processor can run.
 
-    The environment variable ``SECATEUR_KERNELS`` (``avx512``, ``avx2``, ``portable``, or ``none``) forces one.
+    The environment variable ``SECATEUR_KERNELS`` (one of `INSTRUCTION_SETS`, or ``none``) forces one.
 
     Raises:
         KernelError: there are none; the message says why, and what to do.
@@ -141,7 +203,12 @@ def find_library(forced: str | None = None, folder: Path = FOLDER) -> Found:
         if forced is not None:
             raise KernelError(reason)
         return Found(None, reason)
-    portable = _open(folder, "portable")
+    try:
+        portable = _open(folder, "portable")
+    except KernelError as error:
+        if forced is not None:
+            raise
+        return Found(None, f"{error} Layers run dense.")  # a wheel's kernels may be strange to this system
     if forced is not None:
         if not _supported(portable, forced):
             raise KernelError(
@@ -159,7 +226,7 @@ def _path(folder: Path, name: str) -> Path:
 
 
 def _supported(portable: Library, name: str) -> bool:
-    return name == "portable" or bool(portable.handle.secateur_supports(int(name == "avx512")))
+    return name == "portable" or bool(portable.handle.secateur_supports(INSTRUCTION_SETS.index(name)))
 
 
 def _open(folder: Path, name: str) -> Library:
@@ -173,22 +240,14 @@ def _open(folder: Path, name: str) -> Library:
     except (OSError, AttributeError) as error:
         raise KernelError(
             f"The kernels in {path} cannot be loaded ({error}). Remedy: install secateur again, or delete the folder "
-            f"{folder}; then layers run dense."
+            f"{folder}."
         ) from error
     if version != ABI:
         raise KernelError(
             f"The kernels in {path} are of version {version}, this secateur needs {ABI}. Remedy: install secateur "
             "again; in a checkout: python native/build.py."
         )
-    handle.secateur_supports.argtypes = (c_int,)
-    handle.secateur_conv.argtypes = (
-        POINTER(Matrix), POINTER(Conv), _Floats, _Floats, _Floats, c_int64, c_int,
-    )  # fmt: skip
-    handle.secateur_linear.argtypes = (POINTER(Matrix), _Floats, _Floats, _Floats, c_int64, c_int)
-    handle.secateur_max_pool.argtypes = (POINTER(Pool), _Floats, _Floats, c_int64, c_int)
-    handle.secateur_chain.argtypes = (POINTER(Step), c_int64, POINTER(c_void_p), c_int)
-    for function in (
-        handle.secateur_conv, handle.secateur_linear, handle.secateur_max_pool, handle.secateur_chain,
-    ):  # fmt: skip
-        function.restype = c_int
+    for name_of, arguments in INTERFACE.items():
+        function = getattr(handle, name_of)
+        function.argtypes, function.restype = arguments, c_int
     return Library(name, handle)

@@ -32,9 +32,11 @@ class BlockTimer(Protocol):
 
     def compile(self, model: nn.Module, inputs: Example) -> TimedLayers:
         """Return the network as it is run on such inputs, and what its layers take."""
+        ...
 
     def models(self, networks: Sequence[nn.Module], inputs: Example) -> Sequence[float]:
         """Return the median milliseconds of each network that `compile` returned, run in turns."""
+        ...
 
 
 @dataclass(frozen=True)

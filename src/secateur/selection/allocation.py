@@ -20,6 +20,7 @@ class Allocation(Protocol):
 
         `loss` (n + 1,) is the relative loss when the first k units stay; `cost` is what one unit costs.
         """
+        ...
 
 
 @dataclass(frozen=True)

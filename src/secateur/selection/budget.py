@@ -7,12 +7,14 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
 from secateur.ground.errors import BudgetError
+from secateur.ground.keywords import keywords
 
 __all__ = ["Budget"]
 
 _SHARES = ("latency", "variance")  # never more than 1
 
 
+@keywords(flops="macs", parameters="params", size="bytes", time="latency_ms", milliseconds="latency_ms")
 @dataclass(frozen=True, repr=False)
 class Budget:
     """What may stay of a model: exactly one of the fields is given.
@@ -26,6 +28,7 @@ class Budget:
 
     Raises:
         BudgetError: none or several are given, or a value is out of range.
+        UsageError: a keyword is not one of these.
 
     >>> Budget(macs=0.5)
     Budget(macs=0.5)

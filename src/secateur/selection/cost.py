@@ -19,6 +19,7 @@ class CostModel(Protocol):
 
     def __call__(self, graph: Graph, kept: Kept) -> float:
         """Return the cost of what stays; an empty selection keeps everything."""
+        ...
 
 
 def macs(graph: Graph, kept: Kept) -> float:

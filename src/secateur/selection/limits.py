@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from secateur.ground.errors import BudgetError
+from secateur.ground.keywords import keywords
 from secateur.ground.patterns import Pattern
 
 __all__ = ["Limits"]
 
 
+@keywords(ignore="exclude", ignored_layers="exclude", divisor="round_to", minimum="floor")
 @dataclass(frozen=True)
 class Limits:
     """Which layers lose no units, and which widths the others may have.

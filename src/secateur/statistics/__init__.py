@@ -1,6 +1,6 @@
 """What flows through a network: streamed second moments, never stored activations."""
 
-from .activity import Norm
+from .activity import Contributor, Norm
 from .batches import Calibration
 from .collect import Statistics, collect
 from .forward import Forward, state_tensors
@@ -9,6 +9,7 @@ from .sums import SiteStatistics
 
 __all__ = [
     "Calibration",
+    "Contributor",
     "Forward",
     "Loss",
     "Norm",

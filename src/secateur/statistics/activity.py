@@ -2,16 +2,16 @@
 
 A convolution's kernel counts with the norm of the map that it makes of one input channel: ``|| |K| * |x_n| ||_F``. That
 is ``sqrt(k^T A_n k)``, with k the flattened |K| and A_n the autocorrelation (taps x taps) of what the kernel reads of
-|x_n|: all kernels of a channel then share one small matrix a sample, and one product of matrices scores them all.
+|x_n|: all kernels of a channel then share one small matrix a sample, and one product of matrices scores them all. A
+single weight counts with its |w| times the norm of what its tap reads of |x_n|, the root of A_n's diagonal.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,10 +28,19 @@ from .patches import read_maps
 from .sums import require_finite
 from .weights import outputs_first, swapped
 
-__all__ = ["WORKSPACE", "Activity", "Contributions", "Norm", "activity", "kernel_norms"]
+__all__ = ["WORKSPACE", "Activity", "Contributions", "Contributor", "Norm", "activity", "kernel_norms"]
 
 WORKSPACE = 1 << 24
 """Bytes that scoring may use at once beside the activations of one batch."""
+
+
+class Contributor(StrEnum):
+    """What of a convolution is weighed, and pruned, as one; of a linear layer it is a single weight."""
+
+    WEIGHT = "weight"
+    """A single weight of a kernel."""
+    KERNEL = "kernel"
+    """The paper: a whole kernel, what one filter has for one of its input channels."""
 
 
 class Norm(StrEnum):
@@ -49,7 +58,8 @@ class Norm(StrEnum):
 class Contributions:
     """What flows into each output of a layer, not normalised, float64.
 
-    ``inputs`` (outputs, inputs of a group) is what each weight or kernel carries, ``bias`` (outputs,) the bias.
+    ``inputs`` (outputs, contributors) is what each weight or kernel carries, in the order of the weight
+    (outputs, inputs of a group, *taps); ``bias`` (outputs,) is what the bias does.
     """
 
     inputs: Tensor
@@ -77,6 +87,7 @@ def activity(
     calibration: Iterable[Any],
     norm: Norm = Norm.MEAN_OF_NORMS,
     workspace: int = WORKSPACE,
+    contributor: Contributor = Contributor.KERNEL,
 ) -> Activity:
     """Run the program once with the given tensors (by canonical name) and score what its layers carry.
 
@@ -87,8 +98,17 @@ def activity(
     Raises:
         CalibrationError: the data are empty, do not fit the example, or make activations that are not finite.
     """
-    weights = {layer.node: outputs_first(layer, tensors[layer.weight]).detach().abs() for layer in layers}
-    meters = {layer.node: _meter(layer, weights[layer.node], norm, workspace) for layer in layers}
+    meters: dict[str, _Meter] = {}
+    for layer in layers:
+        weight = outputs_first(layer, tensors[layer.weight]).detach().abs()
+        if not layer.taps:
+            meters[layer.node] = _Rows(layer, weight)
+        elif norm is not Norm.MEAN_OF_NORMS:
+            meters[layer.node] = _Maps(layer, weight, norm, workspace, contributor)
+        elif contributor is Contributor.WEIGHT:
+            meters[layer.node] = _Taps(layer, weight, workspace)
+        else:
+            meters[layer.node] = _Norms(layer, weight, workspace)
     joins = _joins(graph, layers)
     sums = {node: _Operands(layer.channel_dim, graph.program.batch_first) for layer, node, _ in joins}
     reads: dict[str, Watch] = {**meters, **sums}
@@ -139,56 +159,99 @@ def kernel_norms(read: Tensor, kernels: Tensor) -> Tensor:
 
 
 class _Meter:
-    """Sums of what a layer reads; called with the arguments of its call.
+    """Sums of one layer; called with the arguments of its call."""
 
-    `sums` makes a sum over samples of |x|, (samples, ...) or rows of a linear layer; `carried` makes of their mean
-    what each connection carries, (outputs, inputs of a group).
-    """
-
-    def __init__(
-        self,
-        layer: Layer,
-        sums: Callable[[Tensor], Tensor],
-        carried: Callable[[Tensor], Tensor],
-        *shape: int,
-    ) -> None:
-        self.layer, self.sums, self.carried = layer, sums, carried
+    def __init__(self, layer: Layer, weight: Tensor) -> None:
+        self.layer, self.weight = layer, weight
         self.count = torch.zeros((), dtype=torch.float64)
-        self.sum = torch.zeros(shape, dtype=torch.float64)
+        self.sum = torch.zeros((), dtype=torch.float64)
 
     def __call__(self, args: tuple[Any, ...], result: None) -> None:
         x = args[self.layer.position].detach().abs()
-        if not self.layer.taps:
-            x = x.reshape(-1, x.shape[-1])
-        self.sum = self.sum + self.sums(x)
+        self.add(x)
+
+    def add(self, x: Tensor) -> None:
+        """Add a batch of |x|."""
+        raise NotImplementedError
+
+    def mean(self) -> Tensor:
+        """Return the mean over all processes."""
+        return summed(self.sum) / summed(self.count).clamp_min(1)
+
+    def result(self) -> Tensor:
+        """Return what each contributor carries, (outputs, contributors)."""
+        raise NotImplementedError
+
+
+class _Rows(_Meter):
+    """A linear layer: mean |x| of every input."""
+
+    def add(self, x: Tensor) -> None:
+        rows = x.reshape(-1, x.shape[-1])
+        self.sum = self.sum + rows.sum(0, dtype=torch.float64).cpu()
+        self.count += len(rows)
+
+    def result(self) -> Tensor:
+        return self.weight.double().cpu() * self.mean()
+
+
+class _Norms(_Meter):
+    """A convolution: the norm of every sample's map, kernel by kernel."""
+
+    def __init__(self, layer: Layer, weight: Tensor, workspace: int) -> None:
+        super().__init__(layer, weight)
+        self.kernels = swapped(layer, weight.flatten(2)).contiguous()
+        self.workspace = workspace
+        self.sum = torch.zeros(self.kernels.shape[:2], dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        self.sum += _norm_sums(self.layer, x, self.kernels, self.workspace)
         self.count += len(x)
 
     def result(self) -> Tensor:
-        """Return what each connection carries, over all processes."""
-        return self.carried(summed(self.sum) / summed(self.count).clamp_min(1))
+        return swapped(self.layer, self.mean())
 
 
-def _meter(layer: Layer, weight: Tensor, norm: Norm, workspace: int) -> _Meter:
-    """Return the sums of a layer whose weight is |weight|, outputs first."""
-    if not layer.taps:  # mean |x| of every input
-        return _Meter(layer, _total, lambda mean: weight.double().cpu() * mean, weight.shape[1])
-    kernels = swapped(layer, weight.flatten(2)).contiguous()  # (inputs, outputs of a group, taps)
-    if norm is Norm.MEAN_OF_NORMS:  # the norm of every sample's map, kernel by kernel
-        norms = partial(_norm_sums, layer, kernels, workspace)
-        return _Meter(layer, norms, partial(swapped, layer), *kernels.shape[:2])
-    exact = kernels.double().cpu()
+class _Taps(_Meter):
+    """A convolution: the norm of what each tap reads of every sample, weight by weight."""
 
-    def carried(mean: Tensor) -> Tensor:  # one number from the map of the mean |x|
-        if norm is Norm.NORM_OF_MEAN:
-            return swapped(layer, _norm_sums(layer, exact, workspace, mean[None]))
-        taps = read_maps(layer, mean[None])[0].sum(2)  # (C, taps)
-        return swapped(layer, torch.einsum("cmt,ct->cm", exact, taps))
+    def __init__(self, layer: Layer, weight: Tensor, workspace: int) -> None:
+        super().__init__(layer, weight)
+        self.workspace = workspace
+        self.sum = torch.zeros(layer.in_channels, math.prod(layer.taps), dtype=torch.float64)
 
-    return _Meter(layer, _total, carried)
+    def add(self, x: Tensor) -> None:
+        self.sum += _tap_sums(self.layer, x, self.workspace)
+        self.count += len(x)
+
+    def result(self) -> Tensor:
+        return _weight_by_weight(self.layer, self.weight, self.mean())
 
 
-def _total(x: Tensor) -> Tensor:
-    return x.sum(0, dtype=torch.float64).cpu()
+class _Maps(_Meter):
+    """A convolution: one number from the map of the mean |x|."""
+
+    def __init__(
+        self, layer: Layer, weight: Tensor, norm: Norm, workspace: int, contributor: Contributor
+    ) -> None:
+        super().__init__(layer, weight)
+        self.norm, self.workspace, self.contributor = norm, workspace, contributor
+
+    def add(self, x: Tensor) -> None:
+        self.sum = self.sum + x.sum(0, dtype=torch.float64).cpu()
+        self.count += len(x)
+
+    def result(self) -> Tensor:
+        mean, norm = self.mean()[None], self.norm is Norm.NORM_OF_MEAN
+        if norm and self.contributor is Contributor.KERNEL:
+            kernels = swapped(self.layer, self.weight.double().cpu().flatten(2)).contiguous()
+            return swapped(self.layer, _norm_sums(self.layer, mean, kernels, self.workspace))
+        taps = _tap_sums(self.layer, mean, self.workspace) if norm else read_maps(self.layer, mean)[0].sum(2)
+        weights = _weight_by_weight(self.layer, self.weight, taps)
+        if self.contributor is Contributor.WEIGHT:
+            return weights
+        summed_taps: Tensor = weights.unflatten(1, (-1, taps.shape[1])).sum(2)
+        return summed_taps  # a map's sum is that of its weights
 
 
 class _Operands:
@@ -225,7 +288,24 @@ def _joins(graph: Graph, layers: Iterable[Layer]) -> list[tuple[Layer, str, int]
     return found
 
 
-def _norm_sums(layer: Layer, kernels: Tensor, workspace: int, x: Tensor) -> Tensor:
+def _weight_by_weight(layer: Layer, weight: Tensor, taps: Tensor) -> Tensor:
+    """Return a weight (outputs, inputs of a group, *taps), none negative, times what its taps read (C, taps)."""
+    split = weight.double().cpu().flatten(2).unflatten(0, (layer.groups, -1))  # (g, m, c, taps)
+    carried: Tensor = split * taps.unflatten(0, (layer.groups, 1, -1))
+    return carried.flatten(0, 1).flatten(1)
+
+
+def _tap_sums(layer: Layer, x: Tensor, workspace: int) -> Tensor:
+    """Return the sum over samples of the norm of what each tap reads of |x| (N, C, *space), (C, taps)."""
+    each = 3 * x.element_size() * math.prod(layer.positions) * math.prod(layer.taps)
+    sums = torch.zeros(x.shape[1], math.prod(layer.taps), dtype=torch.float64, device=x.device)
+    for samples, channels in _blocks(len(x), x.shape[1], each, 0, workspace):
+        norms = torch.linalg.vector_norm(read_maps(layer, x[samples, channels]), dim=3)
+        sums[channels] += norms.sum(0, dtype=torch.float64)
+    return sums.cpu()
+
+
+def _norm_sums(layer: Layer, x: Tensor, kernels: Tensor, workspace: int) -> Tensor:
     """Return the sum over samples of the norm of each kernel's map of |x| (N, C, *space), (C, M), on the processor."""
     taps, m, positions = kernels.shape[2], kernels.shape[1], math.prod(layer.positions)
     # Of one channel of one sample: windows and their copy, the autocorrelation, products or maps.

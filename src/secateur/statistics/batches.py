@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class Calibration:
                 "batches, or a DataLoader."
             )
         self._batches = list(batches) if isinstance(batches, Iterator) else batches
-        args, kwargs = program.exported.example_inputs
+        args, kwargs = program.example
         self._args, self._kwargs = tuple(args), dict(kwargs)
         self._example = pytree.tree_leaves((self._args, self._kwargs))
         self._dynamic, self._batch = program.dynamic, program.batch
@@ -128,6 +128,26 @@ class Calibration:
         if not self._apart or (chosen.dtype == torch.bool and len(chosen) == 1 < n):
             return flat
         return self._taken(flat, chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen, n)
+
+    def joined(self, parts: Sequence[list[Any]]) -> list[Any] | None:
+        """Return several batches as one, or None where they differ in more than the number of samples."""
+        if not self._apart:
+            return None
+        whole: list[Any] = []
+        for i, d in enumerate(self._dims):
+            values = [part[i] for part in parts]
+            first = values[0]
+            if not isinstance(first, Tensor) or d is None:
+                same = first.equal if isinstance(first, Tensor) else first.__eq__
+                if not all(same(value) is True for value in values):
+                    return None
+                whole.append(first)
+                continue
+            counted = all(x.shape[d] == self.samples(part) for x, part in zip(values, parts, strict=True))
+            if not counted or len({(*x.shape[:d], *x.shape[d + 1 :]) for x in values}) > 1:
+                return None
+            whole.append(torch.cat(values, d))
+        return whole
 
     def _taken(self, flat: list[Any], index: Tensor, n: int) -> list[Any]:
         return [

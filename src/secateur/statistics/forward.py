@@ -13,6 +13,8 @@ from torch import Tensor, fx
 from secateur.graph import Program
 from secateur.graph.flat import flat
 from secateur.graph.program import references
+from secateur.ground.errors import CalibrationError
+from secateur.ground.inputs import types_told
 
 __all__ = ["Forward", "Normalise", "Paused", "Watch", "state_tensors"]
 
@@ -48,14 +50,25 @@ class Forward:
     `makes` maps node names to callbacks that get its result. A run ends once the last watched node has run. With
     `gradients`, results can be differentiated with respect to tensors, or to what callbacks return. Maps of two
     dimensions are laid out channels last where the program's own calls allow it: convolutions then run several times
-    as fast on CPUs.
+    as fast on CPUs. Tensors may have other sizes than the program's own: `arguments` are then the positional arguments
+    of calls, by name, that are to say other numbers.
     """
 
-    def __init__(self, program: Program, tensors: Mapping[str, Tensor], *, gradients: bool = False) -> None:
+    def __init__(
+        self,
+        program: Program,
+        tensors: Mapping[str, Tensor],
+        *,
+        gradients: bool = False,
+        arguments: Mapping[str, tuple[Any, ...]] | None = None,
+    ) -> None:
         self._gradients = gradients
         self._module = program.exported.graph_module
         self._names = flat(self._module)
         self._nodes = list(self._names)
+        self._args = {
+            node: _resized(node.args, (arguments or {}).get(name, ())) for node, name in self._names.items()
+        }
         self._place = {name: i for i, name in enumerate(self._names.values())}
         self._last_used = _last_used(self._nodes)
         self._signature = program.exported.graph_signature
@@ -71,7 +84,7 @@ class Forward:
                 self._inputs.append(hole.name)
             else:
                 name = canonical.get(self._names[hole], spec.target)
-                self._fixed[hole.name] = laid_out[name] if name in laid_out else others[spec.target]
+                self._fixed[hole.name] = laid_out[name] if name in laid_out else others[spec.target]  # pyright: ignore[reportArgumentType]
 
     @property
     def order(self) -> list[str]:
@@ -93,7 +106,8 @@ class Forward:
         """
         last = max((self._place.get(name, -1) for name in {*reads, *makes}), default=-1)
         stop = len(self._nodes) if whole else last + 1
-        with torch.enable_grad() if self._gradients else torch.inference_mode():
+        mode = torch.enable_grad() if self._gradients else torch.inference_mode()
+        with mode, types_told(inputs, CalibrationError):
             values = self._walk(inputs, {}, 0, stop, reads, makes, normalise)
         if not whole:
             return None
@@ -152,7 +166,7 @@ class Forward:
             elif node.op == "output":
                 values[node.name] = fx.map_arg(node.args[0], value)
             else:
-                args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+                args, kwargs = fx.map_arg(self._args[node], value), fx.map_arg(node.kwargs, value)
                 name = self._names[node]
                 read, make = reads.get(name), makes.get(name)
                 args = (read(args, None) if read is not None else None) or args
@@ -176,6 +190,13 @@ class Forward:
         if isinstance(value, Tensor) and value.ndim == 4:
             return value.contiguous(memory_format=self._layout)
         return value
+
+
+def _resized(own: Any, other: Any) -> Any:
+    """Return the arguments of a call with the other ones' whole numbers; values of other calls stay."""
+    if isinstance(own, list | tuple) and isinstance(other, tuple) and len(own) == len(other):
+        return type(own)([_resized(a, b) for a, b in zip(own, other, strict=True)])
+    return other if type(own) is int and type(other) is int else own
 
 
 def _any_layout(program: Program) -> bool:

@@ -74,7 +74,7 @@ def gate_gradients(
             }
             with torch.enable_grad():
                 outputs = forward.run(flat, watched, {}, whole=True)
-                value = _value(loss, tree_unflatten(outputs or [], structure), labels)
+                value = _value(loss, tree_unflatten(outputs or [], structure), labels)  # pyright: ignore[reportArgumentType]
             total += ((n * torch.autograd.grad(value, gate)[0]) ** 2).sum(0)
             seen += n
     total, seen = summed(total), summed(seen).clamp_min(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 
 import torch
@@ -13,7 +14,7 @@ from secateur.ground.errors import SurgeryError, TraceError
 from secateur.ground.tensors import tensors_of
 
 from .example import rebuild
-from .fit import OTHER_MODEL, check, lookup
+from .fit import OTHER_MODEL, check, fingerprint, lookup
 from .modules import Constant, Removed, output_shape
 from .plan import Plan, RemoveBranch, Retrace, RewriteCode, SetAttribute, SliceTensor
 from .region import find_region, with_export
@@ -27,20 +28,23 @@ __all__ = ["apply", "apply_in_place"]
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a smaller copy of a model; the model itself is left as it is.
 
-    The model may be the one that the plan was made from or a fresh one of the same class. Parameters stay
+    The model may be the one that the plan was made from or a fresh one of the same class (of a chain of plans also
+    one that the first of them were applied to). Parameters stay
     parameters with the same names, data type, device, memory layout and ``requires_grad``; tied names stay
     tied; hooks and the training flag stay.
 
     Raises:
         SurgeryError: the plan does not fit the model; the message names the tensor and its two shapes.
     """
-    check(model, plan)
+    step, *later = _left(model, plan)
+    check(model, step)
     # What is sliced is replaced, never written to: until then it may be the model's own.
     tensors = tensors_of(model)
     sliced = [
-        tensors[name] for e in plan.edits if isinstance(e, SliceTensor) for name in e.names if name in tensors
+        tensors[name] for e in step.edits if isinstance(e, SliceTensor) for name in e.names if name in tensors
     ]
-    return apply_in_place(copied(model, {id(t): t for t in sliced}), plan)
+    smaller = _step(copied(model, {id(t): t for t in sliced}), step)
+    return functools.reduce(_step, later, smaller)
 
 
 def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
@@ -49,6 +53,17 @@ def apply_in_place(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         SurgeryError: as `apply`; nothing was changed if the plan was made for another model.
     """
+    return functools.reduce(_step, _left(model, plan), model)
+
+
+def _left(model: nn.Module, plan: Plan) -> tuple[Plan, ...]:
+    """Return the steps of a plan that a model still lacks: all, or what follows where it has gone some of the way."""
+    steps, found = plan.steps, fingerprint(model)
+    return next((steps[i:] for i, step in enumerate(steps) if step.made_for == found), steps)
+
+
+def _step(model: nn.Module, plan: Plan) -> nn.Module:
+    """Apply a plan that has no others before it, in place."""
     check(model, plan)
     forwards = _forwards(model, plan)  # of the dense model
     classes = {
@@ -92,7 +107,7 @@ def _forwards(model: nn.Module, plan: Plan) -> dict[str, Traced]:
         return {path: _forward(model, program, edit, device) for path, edit in edits.items()}
 
     try:
-        return with_export(model, args, kwargs, edits, made)
+        return with_export(model, args, kwargs, edits, made, plan.batch_dims)
     except TraceError as error:
         raise SurgeryError(f"{OTHER_MODEL}: {error}") from error
 

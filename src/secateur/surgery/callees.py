@@ -151,9 +151,9 @@ def methods(
         inner = {code.identifier(n): made(c.path) for n, c in code.calls.items() if c.path in written}
         own = CellType()  # a function that hands itself on means what it is now
         names: dict[str, Any] = {**new.names, **inner}
-        if code.owner is None and _global(old, old.__name__) is code.raw:
+        if code.owner is None and _global(old, old.__name__) is code.raw:  # pyright: ignore[reportArgumentType]
             names[old.__name__] = own
-        own.cell_contents = in_place_of(code.raw, old, built(old, new.tree, names, new.file, called))
+        own.cell_contents = in_place_of(code.raw, old, built(old, new.tree, names, new.file, called))  # pyright: ignore[reportArgumentType]
         return own.cell_contents
 
     return {path[0]: made(path) for path in written if len(path) == 1}
@@ -209,7 +209,7 @@ def _reached(cls: type, code: Code) -> Iterator[tuple[str, Any, type | None]]:
         if name.startswith(_SUPER):
             yield from _above(cls, code, name)
         elif name and root not in local and root != code.first:
-            raw = _followed(_global(function, root), rest)
+            raw = _followed(_global(function, root), rest)  # pyright: ignore[reportArgumentType]
             if _is_ours(raw):
                 yield name, raw, None
 

@@ -48,7 +48,7 @@ def compare(smaller: nn.Module, graph: Graph, kept: Kept) -> Match:
         TraceError: the smaller model cannot be exported.
     """
     prediction = predict(graph, kept)
-    args, kwargs = graph.program.exported.example_inputs
+    args, kwargs = graph.program.example
     program = export_program(smaller, args, kwargs, batch_dims=graph.program.batch_dims)
     branches = emptied(graph, kept).values()
     ends = {name for branch in branches for name in branch.constants}

@@ -40,7 +40,7 @@ def constants_read(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     program = graph.program
     specs = program.exported.graph_signature.input_specs
     free = {spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT}
-    taken = program.takes(tensors, pytree.tree_map(_unknown, program.exported.example_inputs))
+    taken = program.takes(tensors, pytree.tree_map(_unknown, program.example))
     runner = _Runner(graph, free)
     # Copies: calls that write into what they are given must not write into the model.
     runner.run(*(value.clone() if isinstance(value, Tensor) else value for value in taken))

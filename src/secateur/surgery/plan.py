@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, FailFast, Field, StrictBool
@@ -32,8 +32,10 @@ __all__ = [
 # What a file may say: annotations that `plan_json` reads by, and Python does not look at.
 MAX_DIMS = 8
 MAX_SIZE = 2**31
+MAX_STEPS = 100  # of a chain, before the last
 Size = Annotated[int, Field(strict=True, ge=-MAX_SIZE, le=MAX_SIZE)]
 Count = Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE)]
+Dim = Annotated[Count, Field(le=MAX_DIMS)]
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 ModulePath = Annotated[str, Field(max_length=1024)]
 Names = Annotated[tuple[Name, ...], FailFast()]
@@ -94,7 +96,7 @@ class SliceTensor(Plain):
 
     edit: typing.Literal["slice"] = field(default="slice", kw_only=True, repr=False)
     names: Annotated[Names, Field(min_length=1)]
-    dim: Annotated[Count, Field(le=MAX_DIMS)]
+    dim: Dim
     index: Annotated[Index, Field(min_length=1)]
     size: Count  # before
 
@@ -196,8 +198,10 @@ class Plan:
     """All that `apply` needs: which units stay, the edits that follow from it, and the repaired tensors.
 
     ``tensors`` holds values in the *smaller* shapes; parameters that are not named keep their sliced values.
-    ``example`` describes the inputs that were traced, as plain data, where an edit needs them. ``patterns`` says, by
-    parameter, which blocks of those values are zero or unified.
+    ``example`` describes the inputs that were traced, as plain data, where an edit needs them, and ``batch_dims`` says
+    of each which dimension counts samples (None: it is found again). ``patterns`` says, by
+    parameter, which blocks of those values are zero or unified. ``first`` are plans that are applied before this one,
+    in order, each for the model that the one before it leaves: of a model that was pruned, trained and pruned again.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -206,3 +210,10 @@ class Plan:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     example: Any = None
     patterns: Mapping[str, BlockPattern] = field(default_factory=dict)
+    first: tuple[Plan, ...] = ()
+    batch_dims: tuple[int | None, ...] | None = None
+
+    @property
+    def steps(self) -> tuple[Plan, ...]:
+        """The plans of the chain, this one last; none of them has plans before it."""
+        return (*self.first, replace(self, first=()) if self.first else self)

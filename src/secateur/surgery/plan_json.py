@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import torch
@@ -17,7 +17,9 @@ from secateur.ground.errors import ArtefactError, StructureError, SurgeryError, 
 from .example import rebuild
 from .pattern_json import Pattern
 from .plan import (
+    MAX_STEPS,
     Count,
+    Dim,
     Edit,
     Fingerprint,
     Function,
@@ -39,13 +41,27 @@ MOST = 1000  # faults of which the first is told; a file may be made to have mil
 
 
 @dataclass(frozen=True)
-class _File(Plain):
-    version: Annotated[Count, Field(ge=1)]
+class _Step(Plain):
+    """What every plan of a chain has; none of those that come first has others before it."""
+
+    version: Annotated[Count, Field(ge=1, le=PLAN_VERSION)]
     made_for: Fingerprint
     kept: dict[Name, Index]
     edits: Annotated[tuple[Annotated[Edit, Field(discriminator="edit")], ...], FailFast()]
     example: Any = None
+    batch_dims: Annotated[tuple[Dim | None, ...], Field(max_length=1024)] | None = None
+
+
+@dataclass(frozen=True)
+class _File(_Step):
     patterns: dict[Name, Pattern] = field(default_factory=dict)
+    first: Annotated[tuple[_Step, ...], FailFast(), Field(max_length=MAX_STEPS)] = ()
+
+    def steps(self) -> Iterator[tuple[str, _Step]]:
+        """Yield where each plan of the chain stands, and what is there."""
+        yield "plan", self
+        for i, step in enumerate(self.first):
+            yield f"plan.first[{i}]", step
 
 
 _FILE = TypeAdapter(_File)
@@ -72,6 +88,10 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     data = {"version": PLAN_VERSION, "made_for": plan.made_for, "kept": dict(plan.kept), "edits": plan.edits}
     if plan.example is not None:
         data["example"] = plan.example
+    if plan.batch_dims is not None:
+        data["batch_dims"] = plan.batch_dims
+    if plan.first:
+        data["first"] = [plan_to_json(step) for step in plan.first]
     if plan.patterns:
         data["patterns"] = {name: Pattern.of(pattern) for name, pattern in plan.patterns.items()}
     return to_jsonable_python(data)  # type: ignore[no-any-return]
@@ -96,15 +116,23 @@ def plan_from_json(data: object, tensors: Mapping[str, Tensor]) -> Plan:
         if error.error_count() > MOST:
             raise ArtefactError(f"the plan has {error.error_count()} entries that are wrong") from None
         raise ArtefactError(_said(data, error.errors(include_url=False, include_context=False)[0])) from None
-    for i, edit in enumerate(file.edits):
-        if isinstance(edit, SliceTensor) and edit.index[-1] >= edit.size:
-            raise ArtefactError(f"plan.edits[{i}].index goes beyond the size of the dimension, {edit.size}")
+    last, *first = (_plan(step, where) for where, step in file.steps())
     try:
         patterns = {name: pattern.restored() for name, pattern in file.patterns.items()}
     except StructureError as error:
         raise ArtefactError(f"plan.patterns: {error}") from None
-    example = _example(file.example, file.edits)
-    return Plan(file.kept, file.edits, file.made_for, dict(tensors), example, patterns)
+    return replace(last, tensors=dict(tensors), patterns=patterns, first=tuple(first))
+
+
+def _plan(step: _Step, where: str) -> Plan:
+    """Return a plan without its values and those before it."""
+    for i, edit in enumerate(step.edits):
+        if isinstance(edit, SliceTensor) and edit.index[-1] >= edit.size:
+            raise ArtefactError(
+                f"{where}.edits[{i}].index goes beyond the size of the dimension, {edit.size}"
+            )
+    example = _example(step.example, step.edits, f"{where}.example")
+    return Plan(step.kept, step.edits, step.made_for, example=example, batch_dims=step.batch_dims)
 
 
 def _said(data: Any, error: ErrorDetails) -> str:
@@ -119,12 +147,12 @@ def _said(data: Any, error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"{where} has no entry {key!r}"
     if error["type"] == "unexpected_keyword_argument":
-        close = did_you_mean(str(key), {f.name for part in _PARTS for f in fields(part)})
+        close = did_you_mean(str(key), {f.name for part in _PARTS for f in fields(part)} - {key})
         return f"{around} has an unknown entry {key!r:.60}.{close}"
     return f"{where}: {error['msg']:.200}, not {short(error['input'])}"
 
 
-def _example(data: object, edits: tuple[Edit, ...]) -> Any:
+def _example(data: object, edits: tuple[Edit, ...], where: str) -> Any:
     """Check the description of the inputs: a tuple of those by position and a mapping of those by name."""
     if data is None and not any(isinstance(edit, Retrace) for edit in edits):
         return None
@@ -133,6 +161,6 @@ def _example(data: object, edits: tuple[Edit, ...]) -> Any:
             try:
                 rebuild(data, torch.device("meta"))
             except (SurgeryError, RecursionError) as error:
-                raise ArtefactError(f"plan.example: {error}") from None
+                raise ArtefactError(f"{where}: {error}") from None
             return data
-    raise ArtefactError(f"plan.example must describe arguments by position and by name, not be {short(data)}")
+    raise ArtefactError(f"{where} must describe arguments by position and by name, not be {short(data)}")

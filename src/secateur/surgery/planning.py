@@ -175,5 +175,7 @@ def with_retraces(model: nn.Module, plan: Plan, prediction: Prediction, modules:
                     f"the branch of {edit.constants[0]} cannot be removed: code around it repeats sizes as numbers"
                 )
         left.append(edit)
-    args, kwargs = prediction.graph.program.exported.example_inputs
-    return replace(plan, edits=(*left, *found), example=describe((args, dict(kwargs))))
+    program = prediction.graph.program
+    return replace(
+        plan, edits=(*left, *found), example=describe(program.example), batch_dims=program.batch_dims
+    )

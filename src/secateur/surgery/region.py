@@ -57,10 +57,13 @@ def with_export(
     kwargs: Mapping[str, Any],
     modules: Iterable[str],
     use: Callable[[Program], T],
+    batch_dims: tuple[int | None, ...] | None = None,
 ) -> T:
     """Return what is made of an export that says what these modules take and return.
 
     Lengths of sequences are free in it; where that cannot be used, in the next one they are not.
+
+    `batch_dims` says of each input which dimension counts samples; without it they are found.
 
     Raises:
         SurgeryError: neither can be used.
@@ -68,11 +71,11 @@ def with_export(
     """
     calls = tuple(modules)
     if any(isinstance(leaf, Tensor) and 1 < leaf.ndim <= 3 for leaf in pytree.tree_leaves((args, kwargs))):
-        free = export_program(model, args, kwargs, calls, lengths=True)
+        free = export_program(model, args, kwargs, calls, batch_dims=batch_dims, lengths=True)
         with contextlib.suppress(SurgeryError):
             if free.dynamic:
                 return use(free)
-    return use(export_program(model, args, kwargs, calls))
+    return use(export_program(model, args, kwargs, calls, batch_dims=batch_dims))
 
 
 def find_region(program: Program, module: str) -> Region:

@@ -139,6 +139,6 @@ def _check(source: Source, place: int, old: int) -> None:
     if isinstance(node, ast.Constant):
         value = node.value
     elif isinstance(node, ast.Name) and node.id not in source.function.__code__.co_varnames:
-        value = source.function.__globals__.get(node.id, old)
+        value = source.function.__globals__.get(node.id, old)  # pyright: ignore[reportAttributeAccessIssue]
     if value != old or type(value) is not int:
         raise SurgeryError(f"expression {place} of {source.function.__qualname__} is {value!r}, not {old}")

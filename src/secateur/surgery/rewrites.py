@@ -41,10 +41,12 @@ def retraces(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -
             "the code repeats a size as a number, and the batch size with it: "
             "make it free of the batch size of the example"
         )
-    args, kwargs = program.exported.example_inputs
+    args, kwargs = program.example
     wanted = _outermost(modules)
     while True:
-        again, calls = with_export(model, args, kwargs, wanted, lambda p: (p, same_calls(program, p)))
+        again, calls = with_export(
+            model, args, kwargs, wanted, lambda p: (p, same_calls(program, p)), program.batch_dims
+        )
         regions: dict[str, Region] = {}
         failed: dict[str, SurgeryError] = {}
         for path in wanted:

@@ -113,7 +113,7 @@ def _run(model: nn.Module, prediction: Prediction, plan: Plan, seen: Seen) -> di
     watching = [e.watch for e in seen.evidence.values()]
     records = install(smaller, [w for w in watching if there(w.module)], seen.wanted.values)
     try:
-        dry(smaller, *prediction.graph.program.exported.example_inputs)
+        dry(smaller, *prediction.graph.program.example)
     except Exception as error:  # the model's own code runs here
         raise AstrayError(
             f"{type(error).__name__}: {str(error).strip()[:300]}", _place(error, seen)

@@ -60,7 +60,7 @@ def see(model: nn.Module, prediction: Prediction, modules: Iterable[str]) -> See
         SurgeryError: the model makes other calls than when it was traced.
         TraceError: it cannot be exported.
     """
-    args, kwargs = prediction.graph.program.exported.example_inputs
+    args, kwargs = prediction.graph.program.example
     asked = frozenset(modules)
     watching = watches(model, modules)
 

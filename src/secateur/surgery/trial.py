@@ -91,7 +91,7 @@ def _fails(model: nn.Module, graph: Graph, kept: Kept) -> str | None:
         smaller = apply(model, plan)
         compare(smaller, graph, kept)
         # Some code takes another way when it is exported.
-        run(smaller, *graph.program.exported.example_inputs)
+        run(smaller, *graph.program.example)
     except SurgeryError as error:
         return str(error)
     except TraceError as error:  # the model itself was exported: its code checks a size

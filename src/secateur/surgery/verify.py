@@ -157,7 +157,7 @@ def _first_difference(
     masked: nn.Module, smaller: nn.Module, graph: Graph, kept: Kept, match: Match, allowed: float
 ) -> str:
     """Say at which call the two models part, by running both call by call on random inputs."""
-    example = graph.program.exported.example_inputs
+    example = graph.program.example
     dense = export_program(masked, *example, batch_dims=graph.program.batch_dims)
     generator = torch.Generator().manual_seed(0)
 

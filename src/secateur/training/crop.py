@@ -22,6 +22,7 @@ class Scope(Protocol):
 
     def __call__(self, masks: Masks, scores: Mapping[str, Tensor], share: float) -> Masks:
         """Return masks that keep `share` of their entries; of the parameters scored, the lowest go first."""
+        ...
 
 
 @dataclass(frozen=True)

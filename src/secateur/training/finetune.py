@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.ground.copies import copied
 from secateur.ground.devices import device_of, moved
 from secateur.ground.errors import DataError, UsageError
-from secateur.ground.inputs import Inputs
+from secateur.ground.inputs import Inputs, types_told
 from secateur.ground.models import ModelLike, module_of
 from secateur.ground.modes import evaluating, training
 from secateur.ground.progress import track
@@ -59,7 +59,8 @@ def finetune(
     ``torch.manual_seed`` fixes it. Training runs in the copy's training mode; each module's own mode returns.
 
     Raises:
-        DataError: the loader is empty, or yields something else than pairs.
+        DataError: the loader is empty, or yields something else than pairs, or data types that the model or the loss
+            does not take.
         UsageError: it is no model, `epochs` is below one, `weight` not in 0..1, or no parameter requires a gradient.
     """
     if epochs < 1 or not 0 <= weight <= 1:
@@ -90,7 +91,8 @@ def finetune(
                 for group, rate in zip(stepper.param_groups, rates, strict=True):
                     group["lr"] = rate * (1 - done)
                 stepper.zero_grad()
-                objective(inputs, labels).backward()
+                with types_told((inputs, labels), DataError):
+                    objective(inputs, labels).backward()
                 stepper.step()
                 count += 1
             if not count:

@@ -6,7 +6,7 @@ zero. After it, masked weights and everything that the optimiser remembers of th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from types import TracebackType
@@ -72,6 +72,13 @@ class Rule:
     def epoch_end(self, masks: Masks) -> None:
         """Do what happens between epochs."""
 
+    def calibrate(self, batches: Iterable[Any]) -> None:
+        """Look at data before the first step, where the method has a use for them."""
+
+    def notes(self) -> Mapping[str, float]:
+        """Return figures for the log, under names of its columns (see `training.log.Row`)."""
+        return {}
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that a resume needs."""
         return {}
@@ -118,6 +125,14 @@ class Attached:
         """Do what the method does between epochs."""
         with torch.no_grad():
             self._rule.epoch_end(self._masks)
+
+    def calibrate(self, batches: Iterable[Any]) -> None:
+        """Show the method data before the first step: inputs, or (inputs, labels). Most have no use for them."""
+        self._rule.calibrate(batches)
+
+    def notes(self) -> Mapping[str, float]:
+        """Return what the method has to say of its last epoch, for the log."""
+        return self._rule.notes()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return masks, counters and the rule's own state as plain tensors."""

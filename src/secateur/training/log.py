@@ -28,6 +28,12 @@ class Row:
     metric: float | None  # on the validation data
     share: float  # of the connections that are kept
     seconds: float  # of the run so far, over resumes
+    # Of methods that pull towards blocks, when their choice was last renewed (see `methods.admm.Residual`):
+    rho: float | None = None
+    primal: float | None = None
+    dual: float | None = None
+    same: float | None = None
+    magnitude: float | None = None
 
 
 class Log:
@@ -51,7 +57,7 @@ class Log:
         csv.DictWriter(self._file, [f.name for f in fields(Row)]).writerow(asdict(row))
         self._file.flush()
         if self._events is not None:
-            for name in ("loss", "rate", "metric", "share"):
+            for name in ("loss", "rate", "metric", "share", "rho", "primal", "dual", "same", "magnitude"):
                 if (value := getattr(row, name)) is not None:
                     self._events.add_scalar(f"training/{name}", value, row.step)
             self._events.flush()

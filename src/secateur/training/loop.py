@@ -126,8 +126,7 @@ class _Run:
             "seed": seed,
         }
         check_rewind(self.model, training.rewind)
-        kept = training.checkpoints
-        self.folder = None if kept is None else Path(kept.folder)
+        self.folder = None if training.checkpoints is None else Path(training.checkpoints.folder)
         self.found = self._restored()
 
     def result(self) -> Trained:
@@ -173,6 +172,8 @@ class _Run:
             if data.get("optimizer") is not None:
                 with fitting(self.folder):
                     attachment.load_state_dict(under(tensors, "attachment"))
+            else:
+                attachment.calibrate(self.calibration)
             while state.epoch < stage.epochs and not self._tired():
                 self._epoch(stage, optimizer, attachment)
         self.found = None
@@ -265,7 +266,7 @@ class _Run:
             if self.judge.above(metric, state.dense) and found.beats(state.chosen):
                 state.chosen = found
             self._count(metric)
-        self._note(metric, rate)
+        self._note(metric, rate, **attachment.notes())
 
     def _validate_and_crop(self, stage: Stage, attachment: Attachment, rate: float) -> None:
         """Judge the network; where it is above the bound, choose it and take the next part of its connections."""
@@ -330,8 +331,7 @@ class _Run:
 
     def _set_rates(self, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rates of the next step."""
-        state = self.state
-        epoch = state.epoch + (state.batch / self.length if self.length else 0.0)
+        epoch = self.state.epoch + (self.state.batch / self.length if self.length else 0.0)
         factor = self.training.schedule(epoch, stage.epochs)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
@@ -344,17 +344,16 @@ class _Run:
             state.stale += 1
 
     def _tired(self) -> bool:
-        validation = self.training.validation
-        patience = None if validation is None else validation.patience
+        patience = self.training.validation.patience if self.training.validation else None
         return patience is not None and self.state.stale >= patience
 
-    def _note(self, metric: float | None, rate: float | None) -> None:
+    def _note(self, metric: float | None, rate: float | None, **notes: Any) -> None:
         """Add a row to the log."""
         state = self.state
         state.seconds = time.perf_counter() - self.clock
         loss = state.losses / state.counted if state.counted else None
         place = (0, 0) if rate is None else (state.stage + 1, state.epoch + (state.batch > 0))
-        row = Row(state.step, *place, loss, rate, metric, state.masks.share, state.seconds)
+        row = Row(state.step, *place, loss, rate, metric, state.masks.share, state.seconds, **notes)
         state.losses, state.counted = 0.0, 0
         state.rows.append(row)
         if self.log is not None:

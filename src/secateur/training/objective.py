@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.ground.copies import copied
-from secateur.ground.inputs import Inputs
+from secateur.ground.errors import DataError
+from secateur.ground.inputs import Inputs, types_told
 
 from .finetune import distillation_loss, logits
 from .options import Training
@@ -27,9 +28,14 @@ class Objective:
         self._teacher = copied(teacher.model).to(session.device).eval() if teacher is not None else None
 
     def __call__(self, inputs: Any, labels: Any) -> Tensor:
-        """Return the loss."""
-        outputs = self._run(self._net, inputs)
-        value = self._loss(outputs, labels)
+        """Return the loss.
+
+        Raises:
+            DataError: the inputs or labels are of a data type that the model or the loss does not take.
+        """
+        with types_told((inputs, labels), DataError):
+            outputs = self._run(self._net, inputs)
+            value = self._loss(outputs, labels)
         if self._options is None or self._teacher is None:
             return value
         with torch.no_grad():

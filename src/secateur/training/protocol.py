@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -20,6 +20,7 @@ class Attachment(Protocol):
     @property
     def masks(self) -> Masks:
         """What is kept now."""
+        ...
 
     @masks.setter
     def masks(self, masks: Masks) -> None:
@@ -28,12 +29,20 @@ class Attachment(Protocol):
     @property
     def settled(self) -> bool:
         """Whether the network is what the method promises: before that no epoch of it is a result."""
+        ...
 
     def epoch_end(self) -> None:
         """Do what the method does between epochs."""
 
+    def calibrate(self, batches: Iterable[Any]) -> None:
+        """Look at data before the first step, where the method has a use for them."""
+
+    def notes(self) -> Mapping[str, float]:
+        """Return figures of the last epoch for the log, under names of its columns."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything, besides model and optimiser, that a bit-equal resume needs."""
+        ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state_dict` returned."""
@@ -54,6 +63,7 @@ class TrainingMethod(Protocol):
     @property
     def label(self) -> str:
         """What reports call it."""
+        ...
 
     def attach(
         self,
@@ -64,9 +74,11 @@ class TrainingMethod(Protocol):
         steps: int | None = None,
     ) -> Attachment:
         """Start work on an optimiser of the model's parameters, from `masks` on, for so many optimiser steps."""
+        ...
 
     def prune(self, model: nn.Module, masks: Masks, share: float | None, batches: Iterable[Any]) -> Masks:
         """Return the next masks, within the given ones.
 
         `share` is that of all entries of the masks that is kept then; None leaves it to the method's own rule.
         """
+        ...

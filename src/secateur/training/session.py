@@ -97,7 +97,7 @@ class Session:
                 f"Batches of {loader.batch_size} cannot be dealt to {self.count} processes: make the batch size a "
                 "multiple."
             )
-        shard = BatchSamplerShard(loader.batch_sampler, self.count, self.rank, split_batches=True)
+        shard = BatchSamplerShard(loader.batch_sampler, self.count, self.rank, split_batches=True)  # pyright: ignore[reportArgumentType]
         return DataLoader(
             loader.dataset,
             batch_sampler=shard,

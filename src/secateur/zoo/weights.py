@@ -63,7 +63,7 @@ def pretrained(name: str) -> nn.Module:
             f"{did_you_mean(name, PRETRAINED)}"
         )
     entry = PRETRAINED[name]
-    path = files(__package__) / "weights" / f"{name}.safetensors"
+    path = files("secateur.zoo") / "weights" / f"{name}.safetensors"
     if not path.is_file():
         raise ArtefactError(
             f"The weights of {name} are not installed with this package. Train them with "

@@ -25,7 +25,6 @@ from secateur.ground.errors import (
 )
 from secateur.report import read_report
 from secateur.surgery import plan_from_json, plan_to_json
-from secateur.surgery.pattern_json import pattern_to_json
 
 NAMES = ("perceptron", "residual", "depthwise", "grouped", "mixer", "shared")
 CASES = [case for case in SMALL if case.name in NAMES]
@@ -178,7 +177,9 @@ def test_tampered_artefacts_are_refused(tmp_path: Path) -> None:
             sc.load(folder, case.make)
     partition = result.plan.patterns[name].partition  # all zero: a pattern that the weights do not obey
     other = BlockPattern(partition, torch.full(partition.grid, ZERO, dtype=torch.int8))
-    whole["plan"]["patterns"][name] = pattern_to_json(other)
+    whole["plan"]["patterns"] = plan_to_json(
+        replace(result.plan, patterns={**result.plan.patterns, name: other})
+    )["patterns"]
     (folder / "plan.json").write_text(json.dumps(whole))
     resign(folder)
     with pytest.raises(ArtefactError, match="does not obey"):

@@ -83,7 +83,7 @@ def test_what_fits_already_stays_whole() -> None:
     timer = Analytic(1.0, 0.1)
     result = prune(timer, sc.Budget(latency_ms=1e6))
     assert result.report.before == result.report.after
-    assert len(timer.timed) == 3
+    assert len(timer.timed) == 5  # the last two where the budget is held again
 
 
 def test_widths_and_methods_are_respected() -> None:
@@ -168,3 +168,25 @@ def test_the_smallest_model_is_timed_before_a_budget_is_refused() -> None:
     timer = Flat(start=100.0)  # the smallest model is as slow
     with pytest.raises(BudgetError, match=r"at its floor \(the smallest model was timed\)"):
         prune(timer, sc.Budget(latency=0.5))
+
+
+class Denormal(Analytic):
+    """A processor that is slow with the values that a repair leaves: those of `dense` are fast."""
+
+    def __init__(self, dense: nn.Module) -> None:
+        super().__init__()
+        self.known = dense[-1].weight.detach().clone()  # type: ignore[index,union-attr]
+
+    def _model(self, model: nn.Module, inputs: Any) -> float:
+        changed = not torch.isin(model[-1].weight, self.known).all()  # type: ignore[index,union-attr]
+        return super()._model(model, inputs) * (3.0 if changed else 1.0)
+
+
+def test_a_latency_budget_is_held_again_when_values_have_changed() -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
+    x = torch.randn(256, 16)
+    options: dict[str, Any] = {"budget": sc.Budget(latency=0.98), "calibration": [x], "progress": False}
+    with pytest.raises(BudgetError, match=r"was missed: repaired, the smaller model takes .* are allowed"):
+        sc.prune(dense, x[:8], method=sc.SNP(), timer=Denormal(dense), **options)
+    assert sc.prune(dense, x[:8], method=sc.SNP(), timer=Analytic(), **options).report.budget

@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass
 
 from secateur.ground.errors import ArtefactError
 
-from ..files import printable
 from .blocks import Blocks
 from .streams import DIGEST, MAX_BYTES, Planes, Size
 from .words import KINDS, TEXT, Kind
@@ -104,7 +103,7 @@ def checked(data: object) -> Records:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ArtefactError(printable(f"the header's record {where}: {first['msg']}")) from None
+        raise ArtefactError(f"the header's record {where}: {first['msg']}") from None
     names = list(chain.from_iterable(of for record in records for of, _ in record.tensors))
     if len(names) > MAX_NAMES or len(set(names)) < len(names):
         raise ArtefactError(f"two tensors have one name, or they have more than {MAX_NAMES} names")

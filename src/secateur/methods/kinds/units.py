@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from secateur.ground.errors import BudgetError
 from secateur.ground.inputs import Inputs
 from secateur.ground.modes import exact_products
 from secateur.ground.processes import digest, in_step, require_same
-from secateur.measure import Stopwatch, Timer
+from secateur.measure import Stopwatch, Timer, size
 from secateur.methods.protocol import Draft, Evidence, Needs
 from secateur.recovery import Recovery
 from secateur.recovery.jobs import masked
@@ -75,7 +75,20 @@ class OfUnits(ABC):
         """
         assert budget is not None  # `needs` says so
         with exact_products():
-            return _draft(self, case, budget)
+            draft = _draft(self, case, _of_dense(case, budget))
+            return replace(draft, plan=case.onwards(draft.plan, draft.model))
+
+
+def _of_dense(case: Case, budget: Budget) -> Budget:
+    """Return a budget for the case's model that is the same of the dense one, which shares are of."""
+    if case.start is None or not budget.is_share or budget.unit == "variance":
+        return budget
+    if budget.timed:
+        timer = case.timer if isinstance(case.timer, Timer) else Stopwatch()
+        dense, start = timer.models((case.dense, case.model), case.inputs)
+        return Budget(latency=min(budget.value * dense / start, 1.0))
+    dense, start = (getattr(size(model, case.inputs), budget.unit) for model in (case.dense, case.model))
+    return Budget(**{budget.unit: max(int(min(budget.absolute(dense), start)), 2)})
 
 
 def _draft(method: OfUnits, case: Case, budget: Budget) -> Draft:
@@ -174,7 +187,7 @@ def _shown(batches: Calibration, graph: Graph) -> Inputs:
 
     A process without a share of the data has the example.
     """
-    args, kwargs = graph.program.exported.example_inputs
+    args, kwargs = graph.program.example
     flat = next(iter(batches), None)
     if flat is None:
         return Inputs(args, kwargs)

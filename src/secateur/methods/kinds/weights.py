@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -16,11 +16,12 @@ from secateur.graph.trace import traced
 from secateur.ground.errors import BudgetError, StructureError, SurgeryError, TraceError
 from secateur.methods.dead_units import without_dead_units
 from secateur.methods.protocol import Draft, Evidence, Needs
-from secateur.report import Sparsity
+from secateur.report import Approach, Sparsity, Structured
 from secateur.selection import Budget
 from secateur.statistics import state_tensors
 from secateur.surgery.values import whole
 from secateur.training import Attached, Masks, Rule, Trained, Training, attach, train
+from secateur.training.log import Row
 from secateur.training.parameters import parameters
 
 from .blocks import summary
@@ -169,8 +170,11 @@ def _smaller(method: OfWeights, case: Case, found: Trained) -> Draft:
     """
     made = method.blocks(found.model)
     patterns = dict(case.patterns) | (dict(made[0]) if made is not None else {})
-    if patterns or case.earlier is not None:
-        evidence = Evidence(structure=_structure(case, found.model, patterns, made))
+    if patterns or case.start is not None:
+        structure = _structure(case, found.model, patterns, made)
+        if structure is not None:
+            structure = replace(structure, approach=_approach(found.rows))
+        evidence = Evidence(structure=structure)
         return Draft(found.model, case.plan(found.model, patterns), evidence=evidence)
     try:
         removal = without_dead_units(found.model, case.inputs)
@@ -188,7 +192,7 @@ def _structure(
     model: nn.Module,
     patterns: Mapping[str, BlockPattern],
     made: tuple[Mapping[str, BlockPattern], Blockable] | None,
-) -> Any:
+) -> Structured | None:
     """Return what the report says of blocks; nothing where there are none, or where the model cannot be traced."""
     if not patterns:
         return None
@@ -197,6 +201,14 @@ def _structure(
     except TraceError:
         return None
     return summary(graph, state_tensors(graph.program), patterns, None if made is None else made[1])
+
+
+def _approach(rows: Iterable[Row]) -> Approach | None:
+    """Return how the run came to its blocks, where its log says it."""
+    for row in reversed(tuple(rows)):
+        if None not in (found := (row.primal, row.dual, row.same, row.magnitude)):
+            return Approach(*found)  # type: ignore[arg-type]
+    return None
 
 
 def _asked(budget: Budget | None, training: Training) -> str:
