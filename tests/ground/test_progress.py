@@ -1,10 +1,11 @@
 import io
+import logging
 from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
-from secateur.ground.progress import counting, silenced, track, working
+from secateur.ground.progress import counting, said, silenced, track, working
 
 
 def terminal() -> Console:
@@ -109,3 +110,16 @@ def test_counting_starts_where_a_run_goes_on() -> None:
     with silenced(), counting("training", None, console=quiet) as advance:
         advance("round 1")
     assert shown(quiet) == ""
+
+
+def test_what_is_said_is_seen_or_logged(caplog: pytest.LogCaptureFixture) -> None:
+    text = io.StringIO()
+    with caplog.at_level(logging.INFO, "secateur"):
+        said("about [3] min", console=Console(file=text, force_terminal=True))
+        assert "about [3] min" in text.getvalue()
+        assert not caplog.records
+        said("about 4 min", console=Console(file=text, force_terminal=False))
+        with silenced():
+            said("nothing", console=Console(file=text, force_terminal=True))
+    assert [r.getMessage() for r in caplog.records] == ["about 4 min"]
+    assert "nothing" not in text.getvalue()

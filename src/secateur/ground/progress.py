@@ -27,7 +27,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["counting", "silenced", "track", "working"]
+__all__ = ["counting", "said", "silenced", "track", "working"]
 
 T = TypeVar("T")
 
@@ -124,6 +124,18 @@ def working(label: str, *, console: Console | None = None) -> Iterator[None]:
                 progress.remove_task(task)
             elif time.monotonic() - start > LONG:
                 _log.info("%s: done in %.1f s", label, time.monotonic() - start)
+
+
+def said(text: str, *, console: Console | None = None) -> None:
+    """Say something once: above the bars where they are seen, in the log everywhere else."""
+    if _SILENT.get():
+        return
+    shown = _SHOWN.get()
+    console = shown.console if shown is not None else console or Console(stderr=True)
+    if console.is_terminal or console.is_jupyter:
+        console.print(text, highlight=False, markup=False)
+    else:
+        _log.info("%s", text)
 
 
 class _Count(MofNCompleteColumn):

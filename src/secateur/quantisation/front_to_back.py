@@ -20,9 +20,9 @@ from secateur.ground.processes import in_step
 from secateur.ground.progress import track
 from secateur.recovery.compensate import job
 from secateur.recovery.jobs import Job
-from secateur.recovery.regressions import Sums
 from secateur.recovery.schedule import apart
 from secateur.recovery.stops import Stop, find_stops
+from secateur.recovery.sums import Sums
 from secateur.recovery.waiting import copied_paused
 from secateur.statistics import Calibration, Forward
 from secateur.statistics.batches import counted
@@ -213,7 +213,7 @@ class _Moments:
         self.node, self._layer, self._positions = layer.node, layer, positions
         self._weight = one.split(weight).float()
         g, m, d = self._weight.shape
-        self.sums = Sums(layer.module, g, d + 1, m, torch.device("cpu"))
+        self.sums = Sums(layer.module, g, d + 1, [m], torch.device("cpu"))
 
     def begin(self, held: Tensor, generator: torch.Generator) -> None:
         """Start a batch: draw the positions that count."""
@@ -230,7 +230,8 @@ class _Moments:
         def look(args: tuple[Any, ...], result: None) -> tuple[Any, ...]:
             args = (read(args, None) if read is not None else None) or args
             x = self._read(args)
-            self.sums.add(torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2), self._wish, self._held)
+            self.sums.read(torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2), self._held)
+            self.sums.made(0, self._wish)
             return args
 
         return look

@@ -94,7 +94,7 @@ class Compensate:
     ) -> list[OutputRegression]:
         """Return the summed regressions of some layers, which know nothing of a pattern yet."""
         sampling = Sampling(samples, self.positions, self.oversampling)
-        regressions = [OutputRegression(graph, job, dense, sampling, self.rectified) for job in stage]
+        regressions = [OutputRegression(graph, [job], dense, sampling, self.rectified) for job in stage]
         networks = original or Forward(graph.program, dense), Forward(graph.program, current)
         if stage:
             sweep(networks, regressions, batches, seed, f"compensating {stage[0].layer.module}")

@@ -8,7 +8,7 @@ A leading dimension holds the groups of a grouped convolution: least squares sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ __all__ = [
     "mean_squared_error",
     "ridge",
     "solve",
+    "solve_with",
 ]
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -74,21 +75,20 @@ def ridge(moments: Moments, start: Tensor, strength: float) -> Tensor:
 
     Shapes: `start` and the result are (g, m, d), float64.
     """
-    return _ridge(moments, start, moments.yx - start @ moments.xx, strength)
+    return start + _change(moments.xx, moments.yx - start @ moments.xx, strength)
 
 
-def _ridge(moments: Moments, start: Tensor, residual: Tensor, strength: float) -> Tensor:
-    """Do what `ridge` does, with ``residual = yx - start xx``, which is the same for all strengths."""
-    diagonal = moments.xx.diagonal(dim1=1, dim2=2)
-    unit = diagonal.mean(1).clamp_min(torch.finfo(torch.float64).tiny)
-    eye = torch.eye(moments.xx.shape[-1], dtype=torch.float64, device=moments.xx.device)
+def _change(xx: Tensor, residual: Tensor, strength: float) -> Tensor:
+    """Return how far a ridge moves the weights, where ``residual = yx - start xx`` is the same for all strengths."""
+    unit = xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
     for _attempt in range(12):
-        shifted = moments.xx + (strength * unit)[:, None, None] * eye
+        shifted = xx.clone()
+        shifted.diagonal(dim1=1, dim2=2).add_((strength * unit)[:, None])
         factor, failed = torch.linalg.cholesky_ex(shifted)
         if not failed.any():
-            return start + torch.cholesky_solve(residual.mT, factor).mT
+            return torch.cholesky_solve(residual.mT, factor).mT
         strength *= 10
-    return start.clone()
+    return torch.zeros_like(residual)
 
 
 def choose_ridge(
@@ -97,31 +97,68 @@ def choose_ridge(
     start: Tensor,
     strengths: Sequence[float] = RIDGES,
     importance: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Solve with every strength on `fit`, and keep for each output the one with the least error on `held`.
+) -> Tensor:
+    """Return for each output, (g, m), the strength that, solved with on `fit`, has the least error on `held`.
 
-    `start` itself (an infinite ridge) takes part, hence the result is never worse than no recovery on held-out
-    data. With `importance` (g, m), all outputs of a group share the strength with the least weighted error: only
-    then is the error of every linear function of the outputs, too, not raised on the data that are solved on.
-    Returns the weights (g, m, d) and the strength of each output (g, m), ``inf`` where `start` stayed.
+    It is ``inf`` where `start` itself (an infinite ridge) has, hence what is chosen is never worse than no recovery
+    on held-out data. With `importance` (g, m), all outputs of a group share the strength with the least weighted
+    error: only then is the error of every linear function of the outputs, too, not raised on the data that are
+    solved on.
     """
+    wanted, rest = (m.yx - start @ m.xx for m in (fit, held))
+    least = torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
+    chosen = torch.full_like(least, float("inf"))
+    for strength, more in _above_start(fit.xx, held.xx, wanted, rest, strengths):
+        if importance is not None:
+            more = (more * importance).sum(1, keepdim=True).expand_as(more)
+        better = more < least
+        least = torch.where(better, more, least)
+        chosen = torch.where(better, strength, chosen)
+    return chosen
 
-    def judged(weight: Tensor) -> Tensor:
-        error = mean_squared_error(held, weight)
-        return error if importance is None else (error * importance).sum(1, keepdim=True).expand_as(error)
 
-    best = start
-    error = judged(start)
-    chosen = torch.full_like(error, float("inf"))
-    residual = fit.yx - start @ fit.xx
+def _above_start(
+    fit: Tensor, held: Tensor, wanted: Tensor, rest: Tensor, strengths: Sequence[float]
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield each strength and the held-out errors of its weights, (g, m), above those of the weights to start from.
+
+    With residuals ``r = yx - start xx`` of the fit (`wanted`) and the held-out moments (`rest`), weights that move by
+    ``D`` have the error ``D xx D^T - 2 D r^T`` above the start's. Where there are more outputs than inputs, one
+    eigendecomposition of ``xx`` of the fit serves all strengths: it turns ``D`` into ``r / (values + e)``. No
+    direction is then large by cancelling others, so the product with the held-out moments can be in float32 (right to
+    about 1e-6 of its own size); in the inputs' own directions it cannot.
+    """
+    if wanted.shape[1] < wanted.shape[2] or not wanted.shape[2]:
+        for strength in strengths:
+            change = _change(fit, wanted, strength)
+            yield strength, ((change @ held - 2 * rest) * change).sum(-1)
+        return
+    values, vectors = torch.linalg.eigh(fit)
+    wanted, rest = wanted @ vectors, rest @ vectors
+    turned = vectors.mT @ held @ vectors
+    # Each direction in units of its own spread: float32 has not the range of float64.
+    spread = turned.diagonal(dim1=1, dim2=2).clamp_min(torch.finfo(torch.float64).tiny).sqrt()[:, None]
+    correlation = (turned / spread / spread.mT).float()
+    unit = fit.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)[:, None, None]
     for strength in strengths:
-        weight = _ridge(fit, start, residual, strength)
-        candidate = judged(weight)
-        better = candidate < error
-        best = torch.where(better[..., None], weight, best)
-        error = torch.where(better, candidate, error)
-        chosen = torch.where(better, torch.full_like(chosen, strength), chosen)
-    return best, chosen
+        change = wanted / (values.clamp_min(0)[:, None] + strength * unit)
+        scaled = change * spread
+        size = scaled.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        small = (scaled / size).float()
+        squares = (small @ correlation * small).sum(-1, dtype=torch.float64) * size[..., 0] ** 2
+        yield strength, squares - 2 * (change * rest).sum(-1)
+
+
+def solve_with(moments: Moments, start: Tensor, chosen: Tensor) -> Tensor:
+    """Solve every output with the strength that is chosen for it, (g, m); where it is infinite, `start` stays."""
+    solved = start.clone()
+    for strength in chosen[chosen.isfinite()].unique().tolist():
+        here = chosen == strength
+        rows = here.any(0).nonzero()[:, 0]  # of some group
+        some = Moments(moments.xx, moments.yx[:, rows], moments.yy[:, rows], moments.count)
+        found = ridge(some, start[:, rows], strength)
+        solved[:, rows] = torch.where(here[:, rows, None], found, solved[:, rows])
+    return solved
 
 
 def solve(
@@ -141,14 +178,10 @@ def solve(
     if len(strengths) == 1:
         chosen = start.new_full(start.shape[:2], strengths[0])
     else:
-        _, chosen = choose_ridge(fit, held, start, strengths, importance)
-    solved = start
-    for strength in chosen[chosen.isfinite()].unique().tolist():
-        here = chosen == strength
-        if fixed is not None:
-            here &= ~fixed
-        solved = torch.where(here[..., None], ridge(whole, start, strength), solved)
-    return solved
+        chosen = choose_ridge(fit, held, start, strengths, importance)
+    if fixed is not None:
+        chosen = chosen.masked_fill(fixed, float("inf"))
+    return solve_with(whole, start, chosen)
 
 
 def identity(inputs: int, kept: Tensor) -> Tensor:

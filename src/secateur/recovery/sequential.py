@@ -8,7 +8,7 @@ earlier sweeps have repaired.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,12 @@ from secateur.graph import Graph, Kept
 from secateur.statistics import Calibration, Statistics
 
 from .batch_norm import re_estimated
+from .forecast import announce, forecast
 from .jobs import Job, jobs, masked
 from .joint import Joint
 from .least_squares import RIDGES, check_ridges
 from .one_pass import OnePass
-from .regressions import InputRegression, OutputRegression, Sampling, regression
+from .regressions import Regression, Sampling, regressions
 from .schedule import schedule
 from .stops import find_stops
 from .sweeps import solve_in_sweeps
@@ -81,11 +82,14 @@ class Sequential:
         sampling = Sampling(statistics.samples, self.positions, self.oversampling)
         dense = dict(statistics.tensors)
 
-        def regress(job: Job) -> OutputRegression | InputRegression:
-            return regression(graph, job, dense, sampling, self.memory, self.patches, self.rectified)
+        def regress(some: Sequence[Job]) -> list[Regression]:
+            return regressions(graph, some, dense, sampling, self.memory, self.patches, self.rectified)
 
         work = jobs(graph, kept, self.producers, self.residual)
         passes = self.sweeps - 1 - self.batch_norm
+        if work:
+            expected = forecast(graph, work, sampling, len(self.ridges))
+            announce(expected, len(work), dense[work[0].layer.weight].device)
         stops = find_stops(graph, work, statistics.samples, passes, self.waiting)
         if stops is not None:
             current = solve_at(stops, graph, dense, current, batches, regress, self.ridges, seed)

@@ -12,7 +12,7 @@ from secateur.ground.progress import track
 from secateur.statistics import Calibration, Forward
 
 from .jobs import Job
-from .regressions import InputRegression, OutputRegression, watches
+from .regressions import Regression, watches
 
 __all__ = ["solve_in_sweeps", "sweep"]
 
@@ -23,14 +23,14 @@ def solve_in_sweeps(
     dense: Mapping[str, Tensor],
     current: dict[str, Tensor],
     batches: Calibration,
-    regress: Callable[[Job], OutputRegression | InputRegression],
+    regress: Callable[[Sequence[Job]], list[Regression]],
     ridges: Sequence[float],
     seed: int,
 ) -> dict[str, Tensor]:
     """Return `current` with the layers of all stages solved, each on what earlier stages have left of the network."""
     original = Forward(graph.program, dense)
     for number, stage in enumerate(stages):
-        regressions = [regress(job) for job in stage]
+        regressions = regress(stage)
         label = f"refitting {stage[0].layer.module} ({number + 1} of {len(stages)})"
         networks = original, Forward(graph.program, current)
         sweep(networks, regressions, batches, seed + number, label)
@@ -41,7 +41,7 @@ def solve_in_sweeps(
 
 def sweep(
     networks: tuple[Forward, Forward],
-    regressions: Sequence[OutputRegression | InputRegression],
+    regressions: Sequence[Regression],
     batches: Calibration,
     seed: int,
     label: str,

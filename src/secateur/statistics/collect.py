@@ -24,7 +24,7 @@ from .outlets import outlet
 from .parts import ByPart, Event, Parts
 from .sums import PowerSum, SiteStatistics, SiteSum
 
-__all__ = ["Statistics", "collect"]
+__all__ = ["Statistics", "collect", "fold", "reading"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def collect(
 
     sites: dict[Any, Event[SiteSum]] = {}
     powers: dict[str, Event[PowerSum]] = {}
-    keys = {layer.node: _key(layer) for layer in read}
+    keys = {layer.node: reading(layer) for layer in read}
     outlets = {layer.node: outlet(graph, layer, with_adapters=True) for layer in read}
     where = {node: found.end for node, found in outlets.items()}
     for layer in read:
@@ -145,6 +145,7 @@ def collect(
     )
 
 
-def _key(layer: Layer) -> tuple[Any, ...]:
+def reading(layer: Layer) -> tuple[Any, ...]:
+    """Return what layers that read the same value in the same way have in common."""
     window = (layer.transposed, layer.taps, layer.stride, layer.padding, layer.dilation)
     return (layer.value, *window, layer.groups)

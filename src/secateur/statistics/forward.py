@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,15 +119,23 @@ class Forward:
         ]
 
     def advance(
-        self, paused: Paused, reads: Mapping[str, Watch], makes: Mapping[str, Watch], until: str
+        self,
+        paused: Paused,
+        reads: Mapping[str, Watch],
+        makes: Mapping[str, Watch],
+        until: str,
+        without: Collection[str] = (),
     ) -> Paused:
         """Run a batch on, from where it stopped to the node `until`, that included; what it gives goes on from there.
 
-        Values that writes have changed in place belong to what is returned: `paused` cannot go on twice.
+        Values that writes have changed in place belong to what is returned: `paused` cannot go on twice. Nodes
+        `without` are watched and not run, nor is what depends on them: None stands for their values, and what is
+        returned cannot go on.
         """
         start = self._place[paused.after] + 1 if paused.after is not None else 0
         with torch.inference_mode():
-            values = self._walk(paused.inputs, paused.values, start, self._place[until] + 1, reads, makes)
+            stop = self._place[until] + 1
+            values = self._walk(paused.inputs, paused.values, start, stop, reads, makes, None, without)
         return Paused(paused.inputs, values, until)
 
     def _walk(
@@ -139,10 +147,12 @@ class Forward:
         reads: Mapping[str, Watch],
         makes: Mapping[str, Watch],
         normalise: Normalise | None = None,
+        without: Collection[str] = (),
     ) -> dict[str, Any]:
         """Run the nodes from place `start` to `stop`; return what those behind still read, placeholders left out."""
         given = self._fixed | dict(zip(self._inputs, map(self._laid_out, inputs), strict=True))
         values = dict(before)
+        missing: set[str] = set()
 
         def value(node: fx.Node) -> Any:
             return given[node.name] if node.op == "placeholder" else values[node.name]
@@ -160,7 +170,12 @@ class Forward:
                 name = self._names[node]
                 read, make = reads.get(name), makes.get(name)
                 args = (read(args, None) if read is not None else None) or args
-                if normalise is not None and node.target is torch.ops.aten.batch_norm.default:
+                if without and (
+                    name in without or missing.intersection(n.name for n in node.all_input_nodes)
+                ):
+                    result = None
+                    missing.add(node.name)
+                elif normalise is not None and node.target is torch.ops.aten.batch_norm.default:
                     result = _batch_normalised(name, args, normalise)
                 else:
                     result = node.target(*args, **kwargs)  # type: ignore[operator]

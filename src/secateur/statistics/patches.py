@@ -85,7 +85,7 @@ def rows_of(x: Tensor) -> Tensor:
 
 def _linear_rows(x: Tensor, rows: Rows) -> Tensor:
     flat = rows_of(x)
-    return (flat if rows.index is None else flat[:, rows.index.to(x.device)]).reshape(1, -1, x.shape[-1])
+    return (flat if rows.index is None else flat[:, rows.index.to(x.device)]).flatten(0, 1)[None]
 
 
 def sample_rows(per_sample: Tensor, count: int) -> Tensor:

@@ -16,7 +16,27 @@ from secateur.ground.processes import summed
 
 from .patches import Rows, multiplicity, read_rows, rows_of, sample_rows
 
-__all__ = ["PowerSum", "SiteStatistics", "SiteSum", "require_finite"]
+__all__ = ["PowerSum", "SiteStatistics", "SiteSum", "gram", "require_finite"]
+
+_STRIP = 256  # columns of a Gram matrix that are made by one product
+
+
+def gram(x: Tensor) -> Tensor:
+    """Return ``x^T x`` of rows (..., n, d), (..., d, d): of a wide one, strips of one half, which the other mirrors.
+
+    >>> x = torch.arange(1200.0).view(2, 600) % 7
+    >>> torch.equal(gram(x), x.T @ x)
+    True
+    """
+    d = x.shape[-1]
+    if d <= _STRIP:
+        return x.mT @ x
+    made = x.new_empty(*x.shape[:-2], d, d)
+    for i in range(0, d, _STRIP):
+        strip = x[..., i : i + _STRIP].mT @ x[..., : i + _STRIP]
+        made[..., i : i + _STRIP, : i + _STRIP] = strip
+        made[..., :i, i : i + _STRIP] = strip[..., :i].mT
+    return made
 
 
 @dataclass(frozen=True)
@@ -26,8 +46,8 @@ class SiteStatistics:
     ``fit`` and ``held`` (C, C) are channel moments over positions that the layer reads, each position counted as
     often as a tap reads it (C / fold of them, where flattened positions are pooled); ``gram`` and ``mean`` (C,)
     likewise. ``patches`` (groups, C / groups * taps + 1, same) are moments of whole patches with a constant one
-    behind them, where they were asked for and fit. ``seen``: the layer read something; an expert to which no sample
-    was sent reads nothing, and its moments are zero.
+    behind them, where they were asked for and fit; those of a linear layer are its channels', of all positions.
+    ``seen``: the layer read something; an expert to which no sample was sent reads nothing, and its moments are zero.
     """
 
     fit: Tensor
@@ -103,7 +123,8 @@ class SiteSum:
         self.totals = torch.zeros(2, c, dtype=torch.float64, device=device)
         self.count = torch.zeros(2, dtype=torch.float64, device=device)
         self.patches: Tensor | None = None
-        if patches:
+        self.whole = patches and not layer.taps  # channels are patches
+        if patches and layer.taps:
             d = c // layer.groups * math.prod(layer.taps) + 1
             self.patches = torch.zeros(layer.groups, d, d, dtype=torch.float64, device=device)
         self.rows_seen = 0
@@ -125,13 +146,14 @@ class SiteSum:
         for i, part in enumerate((rows[:fitted], rows[fitted:])):
             weighted = part if weight is None else part * weight.to(part.dtype)[:, None]
             flat = weighted.reshape(-1, rows.shape[2])
-            self.grams[i] += onto(part.reshape(flat.shape).T @ flat, self.grams)
+            made = gram(flat) if weight is None else part.reshape(flat.shape).T @ flat
+            self.grams[i] += onto(made, self.grams)
             self.totals[i] += onto(flat.sum(0), self.totals)
             self.count[i] += len(part) * each
         if self.patches is not None:
             p = read_rows(self.layer, x, self.rows)
             p = torch.cat([p, p.new_ones(*p.shape[:2], 1)], 2)
-            self.patches += onto(p.mT @ p, self.patches)
+            self.patches += onto(gram(p), self.patches)
             self.rows_seen += p.shape[1]
 
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -167,6 +189,9 @@ class SiteSum:
         if self.patches is not None:
             rows = summed(self.count.new_tensor(float(self.rows_seen)))
             patches = summed(self.patches) / rows.clamp_min(1)
+        elif self.whole:
+            above = torch.cat([both, mean[:, None]], 1)
+            patches = torch.cat([above, torch.cat([mean, mean.new_ones(1)])[None]])[None]
         return SiteStatistics(fit, held, both, mean, patches, bool(count.sum() > 0))
 
 
