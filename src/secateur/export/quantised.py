@@ -33,7 +33,8 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
             low, high = np.float32(-zero * scale), np.float32((most - zero) * scale)
             x = op.Clip(x, constant(low), constant(high))
         step, level = constant(np.float32(scale)), constant(np.uint8(zero))
-        return op.DequantizeLinear(op.QuantizeLinear(x, step, level), step, level)
+        levels: Any = op.QuantizeLinear(x, step, level)
+        return op.DequantizeLinear(levels, step, level)
 
     return {torch.ops.secateur.in_levels.default: in_levels}
 

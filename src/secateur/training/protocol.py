@@ -39,6 +39,7 @@ class Attachment(Protocol):
 
     def notes(self) -> Mapping[str, float]:
         """Return figures of the last epoch for the log, under names of its columns."""
+        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything, besides model and optimiser, that a bit-equal resume needs."""
