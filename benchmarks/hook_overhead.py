@@ -34,7 +34,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 METHODS: dict[str, TrainingMethod | None] = {
     "masks": None,
     "irrelevance": sc.IrrelevanceDecay(gamma=1e-4),
-    "lobster": sc.Lobster(),
+    "lobster": sc.methods.Lobster(),
 }
 PLAIN = "none"
 KEYS = ("model", "batch", "optimizer", "method", "threads")

@@ -208,7 +208,7 @@ def dense_model(data: dict[str, TensorDataset], seed: int) -> nn.Module:
     if not path.exists():
         folder = FOLDER / f"dense-{seed}"
         # No decay and a share of one: the engine alone.
-        found = run(model, sc.WeightDecay(gamma=0.0), data, folder, seed, 1.0, DENSE_EPOCHS)
+        found = run(model, sc.methods.WeightDecay(gamma=0.0), data, folder, seed, 1.0, DENSE_EPOCHS)
         save_file(found.model.state_dict(), path)
     model.load_state_dict(load_file(path))
     return model.eval()

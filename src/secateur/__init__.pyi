@@ -22,16 +22,13 @@ from .methods import BatchNormScale as BatchNormScale
 from .methods import DeadUnits as DeadUnits
 from .methods import Fluctuation as Fluctuation
 from .methods import GradualMagnitude as GradualMagnitude
-from .methods import Int4 as Int4
 from .methods import Int8 as Int8
 from .methods import IrrelevanceDecay as IrrelevanceDecay
-from .methods import Lobster as Lobster
 from .methods import Magnitude as Magnitude
 from .methods import MicroStructured as MicroStructured
 from .methods import NNRelief as NNRelief
 from .methods import Random as Random
 from .methods import Taylor as Taylor
-from .methods import WeightDecay as WeightDecay
 from .prune import prune as prune
 from .prune import quantise as quantise
 from .recovery import Compensate as Compensate

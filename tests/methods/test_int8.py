@@ -66,7 +66,7 @@ def test_feedback_brings_outputs_of_other_data_closer() -> None:
     net = nn.Sequential(nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
     mixed = torch.randn(12, 48)
     data = [torch.randn(400, 12) @ mixed + 0.1 * torch.randn(400, 48) for _ in range(4)]
-    near, fed = (drafted(net, data[:3], sc.Int4(group=16, feedback=f)).model for f in (False, True))
+    near, fed = (drafted(net, data[:3], sc.methods.Int4(group=16, feedback=f)).model for f in (False, True))
     assert distance(net, fed, data[3]) < 0.8 * distance(net, near, data[3])
 
 
@@ -197,7 +197,7 @@ def test_units_then_blocks_then_int8_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_four_bits_in_groups_are_of_linear_layers_alone() -> None:
-    draft = drafted(NET, DATA, sc.Int4(group=64))
+    draft = drafted(NET, DATA, sc.methods.Int4(group=64))
     found = draft.evidence.quantisation
     assert found is not None
     assert set(found.layers) == {"fc", "head"}
@@ -216,7 +216,7 @@ def test_four_bits_of_a_decoder_in_bfloat16() -> None:
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(64, 96), nn.SiLU(), nn.Linear(96, 32)).eval().bfloat16()
     x = torch.randn(300, 64).bfloat16()
-    model = drafted(net, [x], sc.Int4(group=32)).model
+    model = drafted(net, [x], sc.methods.Int4(group=32)).model
     layer = model[0]  # type: ignore[index]
     assert isinstance(layer, QuantisedLinear)
     assert layer.weight.dtype == torch.bfloat16
@@ -243,7 +243,7 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(UsageError, match="bits=4"):
         sc.Int8(bits=4)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="group=1"):
-        sc.Int4(group=1)
+        sc.methods.Int4(group=1)
     with pytest.raises(UnknownNameError, match="Did you mean 'stem'"):
         drafted(NET, DATA, sc.Int8(skip=("stam",)))
     with pytest.raises(CalibrationError, match="Int8 looks at data: give calibration"):

@@ -161,9 +161,9 @@ def test_weights(mine: ModuleType, calibrated: bool) -> None:
     "method",
     [
         sc.IrrelevanceDecay(1e-3),
-        sc.WeightDecay(p=1),
+        sc.methods.WeightDecay(p=1),
         sc.GradualMagnitude(0.5, every=2, scope=sc.training.LayerWise(), vectors=True, only=(nn.Linear,)),
-        sc.Lobster(),
+        sc.methods.Lobster(),
     ],
     ids=lambda method: type(method).__name__,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,12 @@ def test_methods(spec: Any, method: Any) -> None:
             {"name": "irrelevance-decay", "gamma": 0.1, "schedule": {"name": "fading", "steps": 5}},
             sc.IrrelevanceDecay(0.1, schedule=Fading(5)),
         ),
-        ({"name": "weight-decay", "p": 1, "crop": 0.2}, sc.WeightDecay(p=1, crop=0.2)),
+        ({"name": "weight-decay", "p": 1, "crop": 0.2}, sc.methods.WeightDecay(p=1, crop=0.2)),
         (
             {"name": "gradual-magnitude", "share": 0.5, "scope": "layer-wise"},
             sc.GradualMagnitude(0.5, scope=room.LayerWise()),
         ),
-        ({"name": "lobster", "tolerance": 0.1}, sc.Lobster(tolerance=0.1)),
+        ({"name": "lobster", "tolerance": 0.1}, sc.methods.Lobster(tolerance=0.1)),
         ({"name": "nn-relief", "alpha_conv": 0.9, "samples": 10}, sc.NNRelief(alpha_conv=0.9, samples=10)),
         (
             {
@@ -218,6 +219,7 @@ def test_parsing_imports_what_it_names(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_recipes_are_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_project", raising=False)  # another test's
     (tmp_path / "my_project.py").write_text("def build(*args):\n    return 1\n\nbatches = score = build\n")
     (tmp_path / "a.yaml").write_text(shipped()[name])
     recipe = load_recipe(tmp_path / "a.yaml")

@@ -280,7 +280,7 @@ def test_a_loader_that_got_shorter_is_refused(tmp_path: Path) -> None:
 def test_logs(tmp_path: Path) -> None:
     found = train(network(), Smallest(), options(tmp_path, epochs=3), share=0.5)
     lines = (tmp_path / "log.csv").read_text().splitlines()
-    assert lines[0] == "step,round,epoch,loss,rate,metric,share,seconds"
+    assert lines[0] == "step,round,epoch,loss,rate,metric,share,seconds,rho,primal,dual,same,magnitude"
     assert len(lines) == 1 + len(found.rows) == 5
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -36,7 +36,7 @@ def test_a_run_goes_on_from_the_masks_of_another(trained: nn.Module) -> None:
     second = train(first.model, Smallest(), options(iterations=2), share=0.0625, masks=first.masks)
     assert [row.share for row in second.rows[1::2]] == pytest.approx([0.125, 0.0625], abs=0.01)
     assert (second.masks & first.masks) == second.masks
-    kept = train(first.model, sc.WeightDecay(gamma=0.0), options(), share=1.0, masks=first.masks)
+    kept = train(first.model, sc.methods.WeightDecay(gamma=0.0), options(), share=1.0, masks=first.masks)
     assert kept.masks == first.masks
     assert all(not p[~first.masks[n]].any() for n, p in kept.model.named_parameters())
 

@@ -78,8 +78,8 @@ class NNRelief(OfWeights):
     >>> _ = torch.manual_seed(0)
     >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
     >>> x = torch.rand(64, 4)
-    >>> round(NNRelief().prune(net, Masks.full(net), 0.5, [x]).share, 2)
-    0.5
+    >>> NNRelief().prune(net, Masks.full(net), 0.5, [x]).share <= 0.5
+    True
     >>> masks = NNRelief.paper(alpha_linear=0.8).prune(net, Masks.full(net), None, [x])
     >>> masks.kept < masks.total
     True

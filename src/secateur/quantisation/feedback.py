@@ -22,9 +22,8 @@ def inverse_factor(moments: Tensor, damping: float = DAMPING) -> Tensor:
 
     Where rounding made ``H`` indefinite, damping is raised tenfold until it is not; all in float64.
 
-    >>> inverse_factor(torch.eye(2).double()[None], 0.0)
-    tensor([[[1., 0.],
-             [0., 1.]]], dtype=torch.float64)
+    >>> inverse_factor(4 * torch.eye(2).double()[None], 0.0).diagonal(dim1=1, dim2=2)
+    tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     eye = torch.eye(moments.shape[-1], dtype=torch.float64)
     unit = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
