@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from secateur.ground.errors import KernelError
 
 from .dense import dense_conv, dense_linear, warn_once
 from .geometry import Window
+from .made import Made
 from .memory import Memory
 from .ops import dense_bias, dense_weight, found_library, sparse_conv2d, sparse_linear
 from .packing import Activation, Packed, pack
@@ -21,7 +21,7 @@ from .unified import pack_unified
 __all__ = ["SparseConv2d", "SparseLinear", "window_of"]
 
 
-class _Sparse(nn.Module):
+class _Sparse(Made):
     """A packed matrix as buffers, and what is made from it on first use; `memory` is where outputs come from."""
 
     memory: Memory | None = None
@@ -64,18 +64,6 @@ class _Sparse(nn.Module):
             f"{self.columns}, {self.rows}, {kind}, {stored} of {total} weights stored, "
             f"{self.activation.name.lower()}"
         )
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._made = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._made = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_made": None}  # pointers are not copied
 
     def ready(self) -> Prepared | tuple[Tensor, Tensor]:
         """Return the C structure, or without kernels the dense weight and bias."""

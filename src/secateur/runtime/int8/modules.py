@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.ground.errors import KernelError
 
 from ..dense import ACTIVATIONS, warn_once
 from ..geometry import Window
+from ..made import Made
 from ..ops import found_library
 from ..packing import Activation
 from .dense import dense_int8_conv, dense_int8_linear
@@ -24,7 +24,7 @@ from .tables import TABLED
 __all__ = ["Int8SparseConv2d", "Int8SparseLinear"]
 
 
-class _Int8Sparse(nn.Module):
+class _Int8Sparse(Made):
     """A packed layer as buffers, and what is made from it on first use."""
 
     start: Tensor
@@ -65,18 +65,6 @@ class _Int8Sparse(nn.Module):
             f"{columns}, {rows}, blocks of {height} x 4, {self.values.numel()} of {total} weights stored, "
             f"{self.activation.name.lower()}, to {to}"
         )
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._made = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._made = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_made": None}  # pointers are not copied
 
     def ready(self) -> Int8Prepared:
         """Return the layer as the kernels take it, checked."""
